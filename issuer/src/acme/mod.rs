@@ -1,0 +1,1 @@
+//! RFC 8555 and friends.

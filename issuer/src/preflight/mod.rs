@@ -1,0 +1,1 @@
+//! What the CA will see, asked before the CA is.
