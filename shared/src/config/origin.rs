@@ -1,0 +1,109 @@
+//! Where each effective value comes from.
+
+use super::load::{Config, environment, key_path};
+use std::{collections::BTreeMap, fmt};
+
+/// The origin of one value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OriginOf {
+    Default,
+    /// The line of the file, from 1.
+    File(usize),
+    Environment(String),
+}
+
+/// One effective value: `issuer.slots`, as TOML, and its origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub key: String,
+    pub value: String,
+    pub origin: OriginOf,
+}
+
+impl fmt::Display for OriginOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(line) => write!(f, "line {line}"),
+            Self::Environment(variable) => f.write_str(variable),
+        }
+    }
+}
+
+impl Config {
+    /// Every effective value of this configuration, read from a file with `text`. A password in a URL is not shown.
+    pub fn origins(&self, text: &str) -> Vec<Origin> {
+        let lines = lines_of_keys(text);
+        let variables: BTreeMap<String, String> =
+            environment().into_iter().map(|(name, _)| (key_path(&name).join("."), name)).collect();
+        let table = toml::Table::try_from(self).expect("a configuration is a table");
+        let mut found = Vec::new();
+        flatten("", &toml::Value::Table(table), &mut |key, value| {
+            let origin = variables
+                .get(&key.replace('-', "_"))
+                .map(|name| OriginOf::Environment(name.clone()))
+                .or_else(|| lines.get(key).map(|line| OriginOf::File(*line)))
+                .unwrap_or(OriginOf::Default);
+            found.push(Origin { key: key.to_owned(), value: shown(key, value), origin });
+        });
+        found
+    }
+}
+
+fn flatten(prefix: &str, value: &toml::Value, found: &mut impl FnMut(&str, &toml::Value)) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, inner) in table {
+                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&path, inner, found);
+            }
+        }
+        other => found(prefix, other),
+    }
+}
+
+fn shown(key: &str, value: &toml::Value) -> String {
+    if key.ends_with("url")
+        && let Some(Ok(mut url)) = value.as_str().map(url::Url::parse)
+        && url.password().is_some()
+    {
+        let _ = url.set_password(Some("***"));
+        return format!("{:?}", url.as_str());
+    }
+    value.to_string()
+}
+
+fn lines_of_keys(text: &str) -> BTreeMap<String, usize> {
+    let mut section = String::new();
+    let mut found = BTreeMap::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(heading) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
+            section = heading.trim_matches('[').replace(['"', ' '], "");
+        } else if let Some((key, _)) = line.split_once('=')
+            && !line.starts_with('#')
+        {
+            let key = key.trim().trim_matches('"');
+            let path = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+            found.entry(path).or_insert(number + 1);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn origins_name_the_line_and_hide_passwords() {
+        let text = "[store]\nurl = \"redis://user:hunter2@127.0.0.1/\"\n[issuer]\nslots = 2\n";
+        let config = Config::parse(text, Path::new("x"), &[]).unwrap();
+        let origins = config.origins(text);
+        let find = |key: &str| origins.iter().find(|o| o.key == key).unwrap();
+        assert_eq!(find("issuer.slots").origin, OriginOf::File(4));
+        assert_eq!(find("issuer.http_port").origin, OriginOf::Default);
+        assert!(!find("store.url").value.contains("hunter2"));
+    }
+}

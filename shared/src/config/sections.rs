@@ -1,0 +1,297 @@
+//! The sections of the file, one type each. A new key has a default that keeps an old file working.
+
+use crate::domain::KeyType;
+use serde::{Deserialize, Serialize};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+/// `[store]`: where everything is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSection {
+    /// `redis://`, `rediss://` or `redis+unix://`; absent: the embedded store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// A file with the password of the URL's user, so that it needn't stand in the URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// PEM roots that the server's certificate is checked against, in place of the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_roots_file: Option<PathBuf>,
+    pub state_dir: PathBuf,
+    pub key_encryption_key_file: PathBuf,
+    /// Replicas that must have a write before the CA is told of it.
+    pub confirm_replicas: u32,
+    /// Memory bound of the embedded store, MiB.
+    pub embedded_memory_mib: u64,
+    /// Free disk space below which nothing new is ordered with the embedded store, MiB.
+    pub embedded_min_free_mib: u64,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self {
+            url: None,
+            password_file: None,
+            trusted_roots_file: None,
+            state_dir: "/var/lib/signpost".into(),
+            key_encryption_key_file: "/etc/signpost/kek".into(),
+            confirm_replicas: 0,
+            embedded_memory_mib: 4096,
+            embedded_min_free_mib: 256,
+        }
+    }
+}
+
+/// `[ca.NAME]`: a certificate authority.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ca {
+    /// The ACME directory; CAs that are shipped know theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// PEM roots for the CA's own HTTPS, besides the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_roots_file: Option<PathBuf>,
+    pub contact: Vec<String>,
+    /// Whether you agree to the terms of service that the CA's directory names.
+    pub agree_to_terms: bool,
+    /// The CA that is used where none is named.
+    pub default: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits_file: Option<PathBuf>,
+    /// The issuer's common name at the top of the chain that is wanted, where the CA offers several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preferred_chain: Option<String>,
+    /// The profile that is asked for; absent: the CA chooses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// External account binding: the key id that the CA gave you, and a file with the MAC key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eab_kid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eab_hmac_file: Option<PathBuf>,
+    /// How long after answering the last challenge the order is first asked for, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_poll_ms: Option<u64>,
+}
+
+/// `[issuer]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Issuer {
+    pub listen: SocketAddr,
+    /// Orders worked on at once.
+    pub slots: usize,
+    pub self_check: SelfCheck,
+    /// Resolvers of the self-check; empty: the system's.
+    pub resolvers: Vec<SocketAddr>,
+    /// The port that the CA's validator asks on; other than 80 for tests only.
+    pub http_port: u16,
+    /// How long the right to work on a site lasts when its holder falls silent, seconds.
+    pub lease_seconds: u64,
+    /// Keys of new sites: one, or an ECDSA and an RSA type for both.
+    pub key_types: Vec<KeyType>,
+}
+
+impl Default for Issuer {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9080)),
+            slots: 64,
+            self_check: SelfCheck::Advisory,
+            resolvers: Vec::new(),
+            http_port: 80,
+            lease_seconds: 30,
+            key_types: vec![KeyType::EcdsaP256],
+        }
+    }
+}
+
+/// What a failed self-check means for the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SelfCheck {
+    Off,
+    /// It is shown, and the CA is asked all the same.
+    Advisory,
+    /// The CA is not asked: no quota is spent.
+    Required,
+}
+
+/// `[challenge]`: the listener that the CA's validators reach.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Challenge {
+    pub listen: Vec<SocketAddr>,
+    /// A second path that tokens are answered under, for redirects written as `validation-server/TOKEN`: `/`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub second_prefix: Option<String>,
+    /// How long an answer is kept in the process before the store is asked again, seconds.
+    pub cache_seconds: u64,
+    /// Threads that answer; 0: one for each processor.
+    pub workers: usize,
+}
+
+impl Default for Challenge {
+    fn default() -> Self {
+        Self { listen: vec![any_address(80)], second_prefix: None, cache_seconds: 5, workers: 0 }
+    }
+}
+
+/// `[certificates]`: the HTTPS listener that frontends pull from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Certificates {
+    pub listen: Vec<SocketAddr>,
+    /// Absent: made by the internal CA, for `names`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_certificate_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key_file: Option<PathBuf>,
+    pub names: Vec<String>,
+    /// Threads that answer; 0: one for each processor.
+    pub workers: usize,
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self {
+            listen: vec![any_address(8443)],
+            tls_certificate_file: None,
+            tls_key_file: None,
+            names: Vec::new(),
+            workers: 0,
+        }
+    }
+}
+
+/// `[frontends]`: where the names of customers should lead.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Frontends {
+    pub addresses: Vec<IpAddr>,
+    pub cname_targets: Vec<String>,
+}
+
+/// `[notify]`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Notify {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smtp_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    pub to: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<TelemetryListen>,
+    /// A level, or `target=level` pairs separated by commas.
+    pub log: String,
+    pub format: LogFormat,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
+}
+
+/// One address for whichever program reads the file, or one for each.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TelemetryListen {
+    One(SocketAddr),
+    Each(std::collections::BTreeMap<Program, SocketAddr>),
+}
+
+/// The long-running programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Program {
+    Challenge,
+    Certificates,
+    Issuer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { listen: None, log: "info".into(), format: LogFormat::Text, otlp_endpoint: None }
+    }
+}
+
+impl Telemetry {
+    /// Where `program` shows `/metrics`, `/healthz` and `/readyz`.
+    pub fn address_of(&self, program: Program) -> SocketAddr {
+        let default_port = match program {
+            Program::Challenge => 9181,
+            Program::Certificates => 9182,
+            Program::Issuer => 9183,
+        };
+        let default = SocketAddr::from(([127, 0, 0, 1], default_port));
+        match &self.listen {
+            None => default,
+            Some(TelemetryListen::One(address)) => *address,
+            Some(TelemetryListen::Each(each)) => each.get(&program).copied().unwrap_or(default),
+        }
+    }
+}
+
+/// `[agent]`: the program on a frontend.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Agent {
+    /// `https://certs.hoster.example:8443`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    pub directory: PathBuf,
+    /// The group that may read keys; absent: only the owner may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    pub poll_seconds: u64,
+    pub nginx_test: Vec<String>,
+    pub nginx_reload: Vec<String>,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            server: None,
+            ca_file: None,
+            token_file: None,
+            certificate_file: None,
+            key_file: None,
+            directory: "/var/lib/signpost-agent".into(),
+            group: None,
+            poll_seconds: 60,
+            nginx_test: ["nginx", "-t"].map(Into::into).to_vec(),
+            nginx_reload: ["nginx", "-s", "reload"].map(Into::into).to_vec(),
+        }
+    }
+}
+
+fn any_address(port: u16) -> SocketAddr {
+    SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))
+}

@@ -1,0 +1,149 @@
+//! A certificate as it is stored: the leaf, its chain, the sealed key; and what can be read from the leaf.
+
+use super::{KeyType, site::hex};
+use jiff::Timestamp;
+use openssl::{
+    asn1::Asn1Time, asn1::Asn1TimeRef, hash::MessageDigest, sha::sha256, x509::X509, x509::X509Ref,
+};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Names a certificate: the first 16 bytes of the SHA-256 fingerprint of its leaf, in hex.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CertificateId(String);
+
+impl CertificateId {
+    pub fn of(leaf_der: &[u8]) -> Self {
+        Self(hex(&sha256(leaf_der)[..16]))
+    }
+
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CertificateId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One issued certificate. The chain is kept apart, each distinct one once.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Certificate {
+    pub leaf_der: Vec<u8>,
+    /// Every certificate above the leaf, PEM, as the CA sent it.
+    pub chain_pem: String,
+    /// The private key as `vault` sealed it.
+    pub sealed_key: Vec<u8>,
+    pub key_type: KeyType,
+    pub ca: String,
+    pub account: String,
+    pub issued: Timestamp,
+}
+
+/// What is read from a leaf.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Leaf {
+    /// Hex, with the leading zero octet that DER may need.
+    pub serial: String,
+    pub fingerprint_sha256: String,
+    pub spki_sha256: String,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+    pub issuer: String,
+    pub names: Vec<String>,
+}
+
+/// The leaf can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    #[error("the certificate can't be parsed")]
+    Unreadable(#[from] openssl::error::ErrorStack),
+    #[error("the certificate's dates are out of range")]
+    Dates,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { leaf_der, chain_pem: _, sealed_key: _, key_type, ca, account, issued } = self;
+        f.debug_struct("Certificate")
+            .field("id", &CertificateId::of(leaf_der))
+            .field("key_type", key_type)
+            .field("ca", ca)
+            .field("account", account)
+            .field("issued", issued)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Certificate {
+    pub fn id(&self) -> CertificateId {
+        CertificateId::of(&self.leaf_der)
+    }
+
+    /// # Errors
+    /// [`CertificateError`] when the stored leaf is damaged.
+    pub fn leaf(&self) -> Result<Leaf, CertificateError> {
+        let leaf = X509::from_der(&self.leaf_der)?;
+        Leaf::of(&leaf)
+    }
+
+    /// # Errors
+    /// [`CertificateError`] when the stored leaf is damaged.
+    pub fn leaf_pem(&self) -> Result<String, CertificateError> {
+        Ok(String::from_utf8_lossy(&X509::from_der(&self.leaf_der)?.to_pem()?).into_owned())
+    }
+}
+
+impl Leaf {
+    /// # Errors
+    /// [`CertificateError`] when a field can't be read.
+    pub fn of(x509: &X509Ref) -> Result<Self, CertificateError> {
+        let mut serial = x509.serial_number().to_bn()?.to_vec();
+        if serial.first().is_none_or(|octet| octet & 0x80 != 0) {
+            serial.insert(0, 0);
+        }
+        let names = x509.subject_alt_names().map(|names| {
+            names
+                .iter()
+                .filter_map(|name| {
+                    name.dnsname().map(str::to_owned).or_else(|| name.ipaddress().and_then(address))
+                })
+                .collect()
+        });
+        let issuer = x509.issuer_name().entries().map(|entry| entry.data().to_string().unwrap_or_default());
+        Ok(Self {
+            serial: hex(&serial),
+            fingerprint_sha256: hex(&x509.digest(MessageDigest::sha256())?),
+            spki_sha256: hex(&sha256(&x509.public_key()?.public_key_to_der()?)),
+            not_before: timestamp(x509.not_before())?,
+            not_after: timestamp(x509.not_after())?,
+            issuer: issuer.collect::<Vec<_>>().join(", "),
+            names: names.unwrap_or_default(),
+        })
+    }
+
+    pub fn is_valid_at(&self, now: Timestamp) -> bool {
+        self.not_before <= now && now < self.not_after
+    }
+}
+
+fn timestamp(time: &Asn1TimeRef) -> Result<Timestamp, CertificateError> {
+    let since = Asn1Time::from_unix(0)?.diff(time)?;
+    Timestamp::from_second(i64::from(since.days) * 86_400 + i64::from(since.secs))
+        .map_err(|_| CertificateError::Dates)
+}
+
+fn address(octets: &[u8]) -> Option<String> {
+    match octets.len() {
+        4 => <[u8; 4]>::try_from(octets).ok().map(|o| std::net::Ipv4Addr::from(o).to_string()),
+        16 => <[u8; 16]>::try_from(octets).ok().map(|o| std::net::Ipv6Addr::from(o).to_string()),
+        _ => None,
+    }
+}

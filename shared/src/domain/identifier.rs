@@ -1,0 +1,351 @@
+//! Hostnames as a CA accepts them. Every rule that a CA would refuse an order for is checked here, before it costs a request.
+
+use super::PublicSuffixes;
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeSet, fmt, net::IpAddr};
+
+/// Longest name, in bytes without a trailing dot (RFC 1035 section 2.3.4).
+pub const MAX_NAME_BYTES: usize = 253;
+/// Most labels that Let's Encrypt's policy accepts in one name.
+pub const MAX_LABELS: usize = 10;
+/// Labels that a wildcard DNS zone repeats without end (`www.www.…`): refused by the CA from four labels on.
+const REPEATED_LABELS: [&str; 2] = ["www", "mail"];
+
+/// A hostname in A-labels, lower case, without a trailing dot: the form that goes into an order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DnsName(String);
+
+/// The rule that a name breaks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("the name is empty")]
+    Empty,
+    #[error("{0:?} is longer than 253 bytes")]
+    TooLong(String),
+    #[error("{0:?} has an empty label: two dots in a row, or a dot in front")]
+    EmptyLabel(String),
+    #[error("{0:?} has a label longer than 63 bytes")]
+    LabelTooLong(String),
+    #[error("{0:?} has more than 10 labels, and the CA refuses that")]
+    TooManyLabels(String),
+    #[error("{0:?} ends in a dot: leave the dot out")]
+    TrailingDot(String),
+    #[error("{0:?} needs at least one dot: a CA issues nothing for a bare top-level name")]
+    NeedsDot(String),
+    #[error(
+        "{0:?} contains an invalid character: only letters, digits and hyphens are allowed (no underscore, no space)"
+    )]
+    InvalidCharacter(String),
+    #[error("{0:?} has a label that begins or ends with a hyphen")]
+    HyphenAtEdge(String),
+    #[error("{0:?} has hyphens in the third and fourth place of a label that is no punycode (xn--)")]
+    ReservedHyphens(String),
+    #[error("{0:?} is no well-formed internationalised name (IDNA, punycode)")]
+    MalformedIdn(String),
+    #[error(
+        "{0:?} is an IP address: addresses need a profile that allows them, and are not ordered as hostnames"
+    )]
+    IpAddress(String),
+    #[error("{0:?}: a wildcard needs the dns-01 challenge, http-01 can't prove it")]
+    WildcardNeedsDns(String),
+    #[error("{0:?}: a wildcard is allowed as the whole leftmost label only")]
+    WildcardPosition(String),
+    #[error("{0:?} does not end in a top-level domain of the IANA root zone")]
+    UnknownTopLevelDomain(String),
+    #[error("{0:?} is a public suffix itself: a CA issues nothing for it")]
+    PublicSuffix(String),
+    #[error(
+        "{0:?} repeats the same label in a row (www.www., mail.mail.): the CA refuses names that only a wildcard DNS zone makes"
+    )]
+    RepeatedLabels(String),
+}
+
+impl NameError {
+    /// A stable word for the rule, for programs.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::TooLong(_) => "name-length",
+            Self::EmptyLabel(_) => "empty-label",
+            Self::LabelTooLong(_) => "label-length",
+            Self::TooManyLabels(_) => "label-count",
+            Self::TrailingDot(_) => "trailing-dot",
+            Self::NeedsDot(_) => "needs-dot",
+            Self::InvalidCharacter(_) => "invalid-character",
+            Self::HyphenAtEdge(_) => "hyphen-at-edge",
+            Self::ReservedHyphens(_) => "reserved-hyphens",
+            Self::MalformedIdn(_) => "malformed-idn",
+            Self::IpAddress(_) => "ip-address",
+            Self::WildcardNeedsDns(_) => "wildcard-needs-dns-01",
+            Self::WildcardPosition(_) => "wildcard-position",
+            Self::UnknownTopLevelDomain(_) => "unknown-top-level-domain",
+            Self::PublicSuffix(_) => "public-suffix",
+            Self::RepeatedLabels(_) => "repeated-labels",
+        }
+    }
+}
+
+impl DnsName {
+    /// A hostname as a person writes it, in Unicode or A-labels, in any case.
+    ///
+    /// # Errors
+    /// The first rule that it breaks. [`PublicSuffixes::check_issuable`] has the rules that need the list.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let named = || text.to_owned();
+        if text.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if text.parse::<IpAddr>().is_ok() || text.starts_with('[') {
+            return Err(NameError::IpAddress(named()));
+        }
+        if text.ends_with('.') {
+            return Err(NameError::TrailingDot(named()));
+        }
+        if let Some(rest) = text.strip_prefix("*.") {
+            return Err(if rest.contains('*') {
+                NameError::WildcardPosition(named())
+            } else {
+                NameError::WildcardNeedsDns(named())
+            });
+        }
+        if text.contains('*') {
+            return Err(NameError::WildcardPosition(named()));
+        }
+        let ascii = to_a_labels(text)?;
+        check_labels(&ascii, text)?;
+        Ok(Self(ascii))
+    }
+
+    /// The name in A-labels.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name as people read it; the A-labels where there is no other form.
+    pub fn to_unicode(&self) -> String {
+        let (unicode, result) = idna::domain_to_unicode(&self.0);
+        if result.is_ok() { unicode } else { self.0.clone() }
+    }
+
+    pub fn labels(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.0.split('.')
+    }
+}
+
+fn to_a_labels(text: &str) -> Result<String, NameError> {
+    let ascii = Uts46::new()
+        .to_ascii(text.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow, DnsLength::Ignore)
+        .map_err(|_| NameError::MalformedIdn(text.to_owned()))?;
+    // A mapped character can become a dot (U+3002) at the end, or an address in other digits.
+    if ascii.ends_with('.') {
+        return Err(NameError::TrailingDot(text.to_owned()));
+    }
+    if ascii.parse::<IpAddr>().is_ok() {
+        return Err(NameError::IpAddress(text.to_owned()));
+    }
+    Ok(ascii.into_owned())
+}
+
+fn check_labels(ascii: &str, text: &str) -> Result<(), NameError> {
+    let named = || text.to_owned();
+    let mut labels = 0;
+    for label in ascii.split('.') {
+        labels += 1;
+        if label.is_empty() {
+            return Err(NameError::EmptyLabel(named()));
+        }
+        if !label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+            return Err(NameError::InvalidCharacter(named()));
+        }
+        if label.len() > 63 {
+            return Err(NameError::LabelTooLong(named()));
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err(NameError::HyphenAtEdge(named()));
+        }
+        if label.get(2..4) == Some("--") && !label.starts_with("xn--") {
+            return Err(NameError::ReservedHyphens(named()));
+        }
+    }
+    if ascii.len() > MAX_NAME_BYTES {
+        return Err(NameError::TooLong(named()));
+    }
+    if labels > MAX_LABELS {
+        return Err(NameError::TooManyLabels(named()));
+    }
+    if labels < 2 {
+        return Err(NameError::NeedsDot(named()));
+    }
+    let strict =
+        Uts46::new().to_ascii(ascii.as_bytes(), AsciiDenyList::STD3, Hyphens::Check, DnsLength::Verify);
+    if strict.ok().as_deref() != Some(ascii) {
+        return Err(NameError::MalformedIdn(named()));
+    }
+    if labels >= 4 && repeats_labels(ascii) {
+        return Err(NameError::RepeatedLabels(named()));
+    }
+    Ok(())
+}
+
+fn repeats_labels(ascii: &str) -> bool {
+    let labels: Vec<&str> = ascii.split('.').collect();
+    let blocked = |label: &str| REPEATED_LABELS.contains(&label);
+    labels.windows(2).any(|pair| pair[0] == pair[1] && blocked(pair[0]))
+        || labels.windows(3).any(|three| three.iter().all(|label| blocked(label)))
+}
+
+impl TryFrom<String> for DnsName {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<DnsName> for String {
+    fn from(name: DnsName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for DnsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The names of one certificate: sorted, each once, at least one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "Vec<DnsName>", into = "Vec<DnsName>")]
+pub struct NameSet(Vec<DnsName>);
+
+impl NameSet {
+    /// # Errors
+    /// [`NameError::Empty`] when there is no name.
+    pub fn new(names: impl IntoIterator<Item = DnsName>) -> Result<Self, NameError> {
+        let sorted: BTreeSet<DnsName> = names.into_iter().collect();
+        if sorted.is_empty() { Err(NameError::Empty) } else { Ok(Self(sorted.into_iter().collect())) }
+    }
+
+    pub fn one(name: DnsName) -> Self {
+        Self(vec![name])
+    }
+
+    pub fn as_slice(&self) -> &[DnsName] {
+        &self.0
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, DnsName> {
+        self.0.iter()
+    }
+
+    pub fn contains(&self, name: &DnsName) -> bool {
+        self.0.binary_search(name).is_ok()
+    }
+
+    /// # Errors
+    /// The first rule of the public suffix list that one of the names breaks.
+    pub fn check_issuable(&self, suffixes: &PublicSuffixes, test_names: bool) -> Result<(), NameError> {
+        self.iter().try_for_each(|name| suffixes.check_issuable(name, test_names))
+    }
+}
+
+impl TryFrom<Vec<DnsName>> for NameSet {
+    type Error = NameError;
+    fn try_from(names: Vec<DnsName>) -> Result<Self, NameError> {
+        Self::new(names)
+    }
+}
+
+impl From<NameSet> for Vec<DnsName> {
+    fn from(names: NameSet) -> Self {
+        names.0
+    }
+}
+
+impl fmt::Display for NameSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, name) in self.0.iter().enumerate() {
+            if place > 0 {
+                f.write_str(", ")?;
+            }
+            f.write_str(name.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_are_normalised() {
+        for (written, ascii, unicode) in [
+            ("Example.COM", "example.com", "example.com"),
+            ("상점.example.kr", "xn--hg4bs7k.example.kr", "상점.example.kr"),
+            ("XN--HG4BS7K.example.kr", "xn--hg4bs7k.example.kr", "상점.example.kr"),
+            ("bücher.example.com", "xn--bcher-kva.example.com", "bücher.example.com"),
+            ("상점。example。kr", "xn--hg4bs7k.example.kr", "상점.example.kr"),
+        ] {
+            let name = DnsName::parse(written).unwrap();
+            assert_eq!((name.as_str(), name.to_unicode().as_str()), (ascii, unicode));
+        }
+    }
+
+    #[test]
+    fn every_rule_is_named() {
+        let long_label = format!("{}.example.com", "a".repeat(64));
+        let long_name = vec!["a".repeat(60); 5].join(".");
+        for (written, rule) in [
+            ("", "empty"),
+            ("localhost", "needs-dot"),
+            ("example.com.", "trailing-dot"),
+            ("a..example.com", "empty-label"),
+            (".example.com", "empty-label"),
+            ("foo_bar.example.com", "invalid-character"),
+            ("ex ample.com", "invalid-character"),
+            ("a/b.example.com", "invalid-character"),
+            (&long_label, "label-length"),
+            (&long_name, "name-length"),
+            ("a.b.c.d.e.f.g.h.i.example.com", "label-count"),
+            ("-a.example.com", "hyphen-at-edge"),
+            ("a-.example.com", "hyphen-at-edge"),
+            ("ab--c.example.com", "reserved-hyphens"),
+            ("xn--\u{0}.example.com", "malformed-idn"),
+            ("xn--a.example.com", "malformed-idn"),
+            ("192.0.2.1", "ip-address"),
+            ("2001:db8::1", "ip-address"),
+            ("*.example.com", "wildcard-needs-dns-01"),
+            ("a.*.example.com", "wildcard-position"),
+            ("*.*.example.com", "wildcard-position"),
+            ("www.www.example.com", "repeated-labels"),
+        ] {
+            let refused = DnsName::parse(written).expect_err(written);
+            assert_eq!(refused.rule(), rule, "{written:?}: {refused}");
+        }
+        assert!(DnsName::parse("a.b.c.d.e.f.g.h.example.com").is_ok());
+        assert!(DnsName::parse("www.mail.example.com").is_ok());
+    }
+
+    #[test]
+    fn a_name_set_is_sorted_and_has_each_name_once() {
+        let names = ["b.example.com", "a.example.com", "B.example.com"].map(|n| DnsName::parse(n).unwrap());
+        assert_eq!(NameSet::new(names).unwrap().to_string(), "a.example.com, b.example.com");
+        assert_eq!(NameSet::new([]), Err(NameError::Empty));
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics_and_is_idempotent(text in "\\PC{0,80}") {
+            if let Ok(name) = DnsName::parse(&text) {
+                prop_assert_eq!(DnsName::parse(name.as_str()), Ok(name.clone()));
+                prop_assert!(name.as_str().len() <= MAX_NAME_BYTES);
+                prop_assert!(name.as_str().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.'));
+                prop_assert_eq!(DnsName::parse(&name.to_unicode()), Ok(name));
+            }
+        }
+    }
+}

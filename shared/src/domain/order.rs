@@ -1,0 +1,211 @@
+//! One order for one key type of a site, as it is persisted: a state carries exactly what is known by then.
+//!
+//! `Planned -> Ordered -> Challenged -> Ready -> Finalizing -> Issued -> Stored`. Each step consumes a state and returns
+//! the next, so a step can't be left out. Each is persisted before its side effect is relied on, so that any issuer can
+//! go on where another one was killed.
+
+use super::{CertificateId, DnsName, KeyType, NameSet, Slot, Token};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The record of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Version of this record.
+    pub v: u32,
+    pub names: NameSet,
+    pub key_type: KeyType,
+    pub ca: String,
+    pub account: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    pub created: Timestamp,
+    #[serde(flatten)]
+    pub state: OrderState,
+}
+
+impl Order {
+    /// The newest version of this record that this program can read.
+    pub const VERSION: u32 = 1;
+
+    pub fn slot(&self) -> Slot {
+        self.key_type.slot()
+    }
+
+    /// The same order, one step on.
+    pub fn with(&self, state: impl Into<OrderState>) -> Self {
+        Self { state: state.into(), ..self.clone() }
+    }
+}
+
+/// Where an order stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum OrderState {
+    Planned(Planned),
+    Ordered(Ordered),
+    Challenged(Challenged),
+    Ready(Ready),
+    Finalizing(Finalizing),
+    Issued(Issued),
+    Stored(Stored),
+}
+
+impl OrderState {
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Planned(_) => "planned",
+            Self::Ordered(_) => "ordered",
+            Self::Challenged(_) => "challenged",
+            Self::Ready(_) => "ready",
+            Self::Finalizing(_) => "finalizing",
+            Self::Issued(_) => "issued",
+            Self::Stored(_) => "stored",
+        }
+    }
+}
+
+/// About to be ordered. The CA may or may not have heard of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {}
+
+/// The CA knows the order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ordered {
+    pub order_url: String,
+    pub finalize_url: String,
+    pub authorization_urls: Vec<String>,
+    /// Until when the CA keeps the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+}
+
+/// An authorization that is still to be proved, and the challenge that will prove it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedToken {
+    pub name: DnsName,
+    pub token: Token,
+    #[serde(flatten)]
+    pub at: AuthorizationRef,
+}
+
+/// Where the CA keeps an authorization and its http-01 challenge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorizationRef {
+    pub authorization_url: String,
+    pub challenge_url: String,
+}
+
+/// The tokens are published; the CA may have been told to look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenged {
+    #[serde(flatten)]
+    pub ordered: Ordered,
+    pub tokens: Vec<PublishedToken>,
+}
+
+/// Every name is proved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    pub order_url: String,
+    pub finalize_url: String,
+}
+
+/// The key is stored, the CA may have been sent the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finalizing {
+    pub order_url: String,
+    pub finalize_url: String,
+    /// The private key, sealed; base64.
+    pub sealed_key: String,
+    /// The certificate request, DER; base64.
+    pub csr: String,
+}
+
+/// The CA has issued; the certificate can be fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    pub order_url: String,
+    pub certificate_url: String,
+    pub sealed_key: String,
+}
+
+/// The certificate is in the store; what is left is to publish it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    pub certificate: CertificateId,
+}
+
+impl Planned {
+    pub fn ordered(self, ordered: Ordered) -> Ordered {
+        ordered
+    }
+}
+
+impl Ordered {
+    pub fn challenged(self, tokens: Vec<PublishedToken>) -> Challenged {
+        Challenged { ordered: self, tokens }
+    }
+
+    /// Every authorization was valid already.
+    pub fn ready(self) -> Ready {
+        Ready { order_url: self.order_url, finalize_url: self.finalize_url }
+    }
+}
+
+impl Challenged {
+    pub fn ready(self) -> Ready {
+        self.ordered.ready()
+    }
+}
+
+impl Ready {
+    pub fn finalizing(self, sealed_key: String, csr: String) -> Finalizing {
+        Finalizing { order_url: self.order_url, finalize_url: self.finalize_url, sealed_key, csr }
+    }
+}
+
+impl Finalizing {
+    pub fn issued(self, certificate_url: String) -> Issued {
+        Issued { order_url: self.order_url, certificate_url, sealed_key: self.sealed_key }
+    }
+}
+
+impl Issued {
+    pub fn stored(self, certificate: CertificateId) -> Stored {
+        Stored { certificate }
+    }
+}
+
+macro_rules! states {
+    ($($state:ident),*) => {
+        $(impl From<$state> for OrderState {
+            fn from(state: $state) -> Self {
+                Self::$state(state)
+            }
+        })*
+    };
+}
+states!(Planned, Ordered, Challenged, Ready, Finalizing, Issued, Stored);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records of version 1, as the first release wrote them. Samples stay for ever: a newer program reads them.
+    const SAMPLES: [&str; 4] = [
+        r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"planned"}"#,
+        r#"{"v":1,"names":["a.example.com"],"key_type":"rsa-2048","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"ordered","order_url":"https://ca.example/o/1","finalize_url":"https://ca.example/f/1","authorization_urls":["https://ca.example/a/1"],"expires":"2026-11-29T00:00:00Z"}"#,
+        r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"challenged","order_url":"https://ca.example/o/1","finalize_url":"https://ca.example/f/1","authorization_urls":["https://ca.example/a/1"],"tokens":[{"name":"a.example.com","token":"evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA","authorization_url":"https://ca.example/a/1","challenge_url":"https://ca.example/c/1"}]}"#,
+        r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"finalizing","order_url":"https://ca.example/o/1","finalize_url":"https://ca.example/f/1","sealed_key":"AAAA","csr":"AAAA"}"#,
+    ];
+
+    #[test]
+    fn records_of_version_1_are_read_and_written_unchanged() {
+        for sample in SAMPLES {
+            let order: Order = serde_json::from_str(sample).unwrap();
+            assert_eq!(serde_json::to_string(&order).unwrap(), sample);
+            assert!(sample.contains(&format!("\"state\":\"{}\"", order.state.as_str())));
+        }
+    }
+}

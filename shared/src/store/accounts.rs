@@ -1,0 +1,112 @@
+//! ACME accounts, with their sealed keys. A record is replaced only by who has read its latest version.
+
+use super::{Store, StoreError, keys, scripts};
+use crate::domain::KeyType;
+use jiff::Timestamp;
+use redis::cmd;
+use serde::{Deserialize, Serialize};
+
+/// The record of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    pub v: u32,
+    pub ca: String,
+    pub name: String,
+    pub directory: String,
+    pub status: AccountStatus,
+    /// Known once the CA has answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    pub key_type: KeyType,
+    /// Sealed; base64.
+    pub sealed_key: String,
+    pub key_spki_sha256: String,
+    /// A key that is about to take the place of the current one. Stored before the CA is told; the CA may or may not
+    /// have accepted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<CandidateKey>,
+    #[serde(default)]
+    pub contact: Vec<String>,
+    /// The terms of service that were agreed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<String>,
+    pub created: Timestamp,
+    /// Grows with every key.
+    pub key_version: u32,
+}
+
+/// A key that may become the account's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidateKey {
+    pub key_type: KeyType,
+    pub sealed_key: String,
+    pub key_spki_sha256: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccountStatus {
+    /// The key is stored; the CA may or may not know it.
+    Planned,
+    Valid,
+    Deactivated,
+}
+
+/// An account as it was read, with the text it is stored as.
+#[derive(Clone, Debug)]
+pub struct StoredAccount {
+    pub account: Account,
+    raw: String,
+}
+
+impl Account {
+    pub const VERSION: u32 = 1;
+}
+
+impl Store {
+    /// # Errors
+    /// [`StoreError`]; an account that isn't there is `None`.
+    pub async fn load_account(&self, ca: &str, name: &str) -> Result<Option<StoredAccount>, StoreError> {
+        let key = keys::account(ca, name);
+        let raw: Option<String> = self.link.query(cmd("GET").arg(&key)).await?;
+        let Some(raw) = raw else { return Ok(None) };
+        let account: Account = serde_json::from_str(&raw).map_err(|e| StoreError::corrupt(key, e))?;
+        if account.v > Account::VERSION {
+            return Err(StoreError::NewerSchema { found: account.v, known: Account::VERSION });
+        }
+        Ok(Some(StoredAccount { account, raw }))
+    }
+
+    /// Writes an account in the place of what was read, or a new one.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when somebody else has written it in the meantime.
+    pub async fn write_account(
+        &self,
+        from: Option<&StoredAccount>,
+        account: Account,
+    ) -> Result<StoredAccount, StoreError> {
+        let key = keys::account(&account.ca, &account.name);
+        let raw = serde_json::to_string(&account).map_err(|e| StoreError::corrupt(&key, e))?;
+        let before = from.map_or("", |stored| stored.raw.as_str());
+        let arguments = [before.as_bytes(), raw.as_bytes()];
+        self.confirmed.script::<i64>(&scripts::REPLACE_RECORD, &[key], &arguments).await?;
+        let member = format!("{}:{}", account.ca, account.name);
+        let _: i64 = self.link.query(cmd("SADD").arg(keys::ACCOUNTS).arg(member)).await?;
+        Ok(StoredAccount { account, raw })
+    }
+
+    /// Every account.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list_accounts(&self) -> Result<Vec<Account>, StoreError> {
+        let mut members: Vec<String> = self.link.query(cmd("SMEMBERS").arg(keys::ACCOUNTS)).await?;
+        members.sort();
+        let mut found = Vec::new();
+        for (ca, name) in members.iter().filter_map(|member| member.split_once(':')) {
+            found.extend(self.load_account(ca, name).await?.map(|stored| stored.account));
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,128 @@
+//! What is asked of a store before it is trusted.
+
+use super::{Store, StoreError, keys, open::Role};
+use redis::cmd;
+
+/// The version of the layout that this program writes.
+const SCHEMA: u32 = 1;
+/// Functions and the access rights that the roles use came with 7.0.
+const OLDEST_REDIS: (u32, u32) = (7, 0);
+
+/// What a store is, and what an operator should know of it.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Health {
+    pub redis_version: String,
+    pub append_only: bool,
+    /// `always`, `everysec`, `no`; absent where the server doesn't say.
+    pub append_fsync: Option<String>,
+    pub replicas: u32,
+    pub used_memory_bytes: u64,
+    /// What can be lost, and what should be changed.
+    pub warnings: Vec<String>,
+}
+
+impl Store {
+    /// Asks what the store is, and refuses one that would lose things. Issuers also claim the layout's version.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsuitable`] with the setting to change, [`StoreError::NewerSchema`], or that it can't be asked.
+    pub async fn check(&self, confirm_replicas: u32) -> Result<Health, StoreError> {
+        let info: String = self.link.query(&cmd("INFO")).await?;
+        let field = |name: &str| {
+            info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+        };
+        let version = field("redis_version").unwrap_or("0").to_owned();
+        let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST_REDIS {
+            return Err(StoreError::Unsuitable(format!(
+                "Redis {version} is too old: 7.0 or newer is needed"
+            )));
+        }
+        let policy = field("maxmemory_policy").unwrap_or("unknown");
+        if policy != "noeviction" {
+            return Err(StoreError::Unsuitable(format!(
+                "Redis may throw records away: its maxmemory-policy is {policy}. Set maxmemory-policy noeviction"
+            )));
+        }
+        let mut health = Health {
+            append_only: field("aof_enabled") == Some("1"),
+            replicas: field("connected_slaves").and_then(|n| n.parse().ok()).unwrap_or(0),
+            used_memory_bytes: field("used_memory").and_then(|n| n.parse().ok()).unwrap_or(0),
+            redis_version: version,
+            ..Health::default()
+        };
+        if self.role == Role::Challenge {
+            self.probe_reading("sp:token:startup-check").await?;
+            return Ok(health);
+        }
+        if self.role == Role::Issuer {
+            health.append_fsync = self.append_fsync().await;
+            health.warnings = what_can_be_lost(&health, confirm_replicas);
+            self.probe_writing().await?;
+        }
+        self.check_schema().await?;
+        Ok(health)
+    }
+
+    async fn append_fsync(&self) -> Option<String> {
+        // Managed servers forbid CONFIG; then nobody knows.
+        let answer: Result<std::collections::HashMap<String, String>, _> =
+            self.link.query(cmd("CONFIG").arg("GET").arg("appendfsync")).await;
+        answer.ok()?.remove("appendfsync")
+    }
+
+    async fn check_schema(&self) -> Result<(), StoreError> {
+        if self.role == Role::Issuer {
+            let _: Option<String> =
+                self.link.query(cmd("SET").arg(keys::SCHEMA).arg(SCHEMA).arg("NX")).await?;
+        }
+        let found: Option<u32> = self.link.query(cmd("GET").arg(keys::SCHEMA)).await?;
+        match found {
+            Some(found) if found > SCHEMA => Err(StoreError::NewerSchema { found, known: SCHEMA }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn probe_reading(&self, key: &str) -> Result<(), StoreError> {
+        let _: Option<String> = self.link.query(cmd("GET").arg(key)).await.map_err(explain_rights)?;
+        Ok(())
+    }
+
+    async fn probe_writing(&self) -> Result<(), StoreError> {
+        let key = "sp:startup-check";
+        let script = "redis.call('TIME') redis.call('HSET', KEYS[1], 'a', 1) redis.call('HDEL', KEYS[1], 'a') return 1";
+        let mut probe = cmd("EVAL");
+        probe.arg(script).arg(1).arg(key);
+        let _: i64 = self.link.query(&probe).await.map_err(explain_rights)?;
+        Ok(())
+    }
+}
+
+/// A refusal at start is a matter of the user's rights, most likely.
+fn explain_rights(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Refused(e) if e.code() == Some("NOPERM") => StoreError::Unsuitable(format!(
+            "the Redis user lacks a right that this program needs: {}. deploy/handbook/durability.md lists the rights of each role",
+            e.detail().unwrap_or("NOPERM")
+        )),
+        other => other,
+    }
+}
+
+fn what_can_be_lost(health: &Health, confirm_replicas: u32) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !health.append_only {
+        warnings.push("Redis keeps no append-only file (appendonly no): a restart loses everything since its last snapshot, keys of issued certificates included".into());
+    } else if health.append_fsync.as_deref() == Some("everysec") && confirm_replicas == 0 {
+        warnings.push("Redis writes its append-only file once a second and no replica confirms (store.confirm_replicas = 0): a power failure loses up to a second of keys and orders. Set appendfsync always, or confirm by replicas".into());
+    } else if health.append_fsync.as_deref() == Some("no") {
+        warnings.push("Redis leaves it to the system when its append-only file is written (appendfsync no): a power failure loses half a minute or more".into());
+    }
+    if health.replicas < confirm_replicas {
+        warnings.push(format!(
+            "{confirm_replicas} replicas must confirm and {} are connected: no order can be placed",
+            health.replicas
+        ));
+    }
+    warnings
+}

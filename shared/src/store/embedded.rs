@@ -1,0 +1,284 @@
+//! The embedded store: a private `redis-server` on a unix socket in the state directory, for one machine.
+//!
+//! The program that needs it first starts it, detached; all others attach; it outlives them. A file lock that the server
+//! inherits says that it lives: whoever gets the lock knows that nobody serves, and starts it.
+
+use super::Role;
+use crate::config::StoreSection;
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use std::{
+    fs::{File, Permissions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// A unix socket's path has room for 107 bytes; the design leaves some.
+const MAX_SOCKET_PATH: usize = 100;
+/// How long a start may take: a large append-only file is read first.
+const START_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Where an embedded store lives, and how it is started.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    directory: PathBuf,
+    memory_mib: u64,
+    min_free_mib: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EmbeddedError {
+    #[error("the socket's path {0} is longer than {MAX_SOCKET_PATH} bytes: choose a shorter store.state_dir")]
+    PathTooLong(PathBuf),
+    #[error("{path} can't be used (store.state_dir names the directory; store.url a Redis of your own)")]
+    Files {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "redis-server can't be started: install it (apt-get install redis-server), or name a Redis with store.url"
+    )]
+    NoServer(#[source] io::Error),
+    #[error("redis-server did not come up within {} s; its log {log} ends with:\n{tail}", START_DEADLINE.as_secs())]
+    Silent { log: PathBuf, tail: String },
+    #[error("redis-server ended at once; its log {log} ends with:\n{tail}")]
+    Ended { log: PathBuf, tail: String },
+    #[error(
+        "only {free_mib} MiB are free at {path}, {wanted_mib} are wanted: nothing new is ordered, because Redis ends when \
+         it can't write its append-only file"
+    )]
+    DiskFull { path: PathBuf, free_mib: u64, wanted_mib: u64 },
+}
+
+impl Embedded {
+    /// # Errors
+    /// [`EmbeddedError::PathTooLong`].
+    pub fn at(section: &StoreSection) -> Result<Self, EmbeddedError> {
+        let directory = section.state_dir.join("store");
+        let found = Self {
+            directory,
+            memory_mib: section.embedded_memory_mib,
+            min_free_mib: section.embedded_min_free_mib,
+        };
+        let socket = found.socket();
+        if socket.as_os_str().len() > MAX_SOCKET_PATH {
+            Err(EmbeddedError::PathTooLong(socket))
+        } else {
+            Ok(found)
+        }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("redis.sock")
+    }
+
+    /// Attaches to the server, starting it where nobody has. Two programs may do this in the same instant.
+    ///
+    /// # Errors
+    /// [`EmbeddedError`] with the end of the server's log when it doesn't come up.
+    pub async fn ensure_running(&self) -> Result<(), EmbeddedError> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || this.start_or_attach())
+            .await
+            .unwrap_or_else(|e| Err(self.files(io::Error::other(e))))
+    }
+
+    /// Whether a server holds the lock.
+    pub fn is_running(&self) -> bool {
+        File::open(self.lock_path())
+            .is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// # Errors
+    /// [`EmbeddedError::DiskFull`] when too little space is left for what an order writes.
+    pub fn check_free_space(&self) -> Result<(), EmbeddedError> {
+        let stat = rustix::fs::statvfs(&self.directory).map_err(|e| self.files(e.into()))?;
+        let free_mib = stat.f_bavail.saturating_mul(stat.f_frsize) >> 20;
+        if free_mib < self.min_free_mib {
+            return Err(EmbeddedError::DiskFull {
+                path: self.directory.clone(),
+                free_mib,
+                wanted_mib: self.min_free_mib,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn connection_info(&self, role: Role) -> Result<ConnectionInfo, EmbeddedError> {
+        let path = self.secret_path(role);
+        let password =
+            std::fs::read_to_string(&path).map_err(|source| EmbeddedError::Files { path, source })?;
+        let user = RedisConnectionInfo::default().set_username(role.as_str()).set_password(password.trim());
+        let address = ConnectionAddr::Unix(self.socket());
+        let info = address.into_connection_info().map_err(|e| self.files(io::Error::other(e)))?;
+        Ok(info.set_redis_settings(user))
+    }
+
+    fn start_or_attach(&self) -> Result<(), EmbeddedError> {
+        let deadline = Instant::now() + START_DEADLINE;
+        std::fs::create_dir_all(&self.directory).map_err(|e| self.files(e))?;
+        loop {
+            if self.answers() {
+                return Ok(());
+            }
+            let lock = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(self.lock_path())
+                .map_err(|e| self.files(e))?;
+            match lock.try_lock() {
+                // Nobody serves, and nobody else is about to: the lock goes to the server with its standard input's neighbour.
+                Ok(()) => return self.start(lock, deadline),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(EmbeddedError::Silent { log: self.log_path(), tail: self.log_tail() });
+                }
+                Err(TryLockError::Error(e)) => return Err(self.files(e)),
+            }
+        }
+    }
+
+    fn start(&self, lock: File, deadline: Instant) -> Result<(), EmbeddedError> {
+        std::fs::set_permissions(&self.directory, Permissions::from_mode(0o750))
+            .map_err(|e| self.files(e))?;
+        self.write_settings().map_err(|e| self.files(e))?;
+        let _ = std::fs::remove_file(self.socket());
+        // The server's standard input is the lock: it holds it for as long as it lives, and nobody else inherits it.
+        let mut server = Command::new("redis-server")
+            .arg(self.directory.join("redis.conf"))
+            .current_dir(&self.directory)
+            .stdin(Stdio::from(lock))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(EmbeddedError::NoServer)?;
+        loop {
+            if self.answers() {
+                return Ok(());
+            }
+            if server.try_wait().map_err(|e| self.files(e))?.is_some() {
+                return Err(EmbeddedError::Ended { log: self.log_path(), tail: self.log_tail() });
+            }
+            if Instant::now() >= deadline {
+                return Err(EmbeddedError::Silent { log: self.log_path(), tail: self.log_tail() });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether a server answers and has loaded its data. `NOAUTH` is an answer; `LOADING` is not.
+    fn answers(&self) -> bool {
+        let ask = || -> io::Result<Vec<u8>> {
+            let mut stream = UnixStream::connect(self.socket())?;
+            stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+            let password = std::fs::read_to_string(self.secret_path(Role::Challenge))?;
+            write!(stream, "AUTH {} {}\r\nPING\r\n", Role::Challenge.as_str(), password.trim())?;
+            let mut answer = vec![0; 128];
+            let mut got = 0;
+            while answer[..got].iter().filter(|byte| **byte == b'\n').count() < 2 {
+                match stream.read(&mut answer[got..])? {
+                    0 => break,
+                    read => got += read,
+                }
+            }
+            answer.truncate(got);
+            Ok(answer)
+        };
+        ask().is_ok_and(|answer| answer.windows(5).any(|window| window == b"+PONG"))
+    }
+
+    /// A user for each role with no more rights than it needs; passwords that are made once and kept.
+    fn write_settings(&self) -> io::Result<()> {
+        let mut users = String::from("user default off resetkeys -@all\n");
+        for role in Role::ALL {
+            let password = self.secret(role)?;
+            users.push_str(&format!("user {} on >{password} {}\n", role.as_str(), rights(role)));
+        }
+        write_private(&self.directory.join("users.acl"), users.as_bytes())?;
+        let settings = format!(
+            "# Written by Signpost at every start.\n\
+             port 0\nunixsocket {socket}\nunixsocketperm 770\ndaemonize no\nsupervised no\ndir {dir}\nlogfile {log}\n\
+             loglevel notice\naclfile {dir}/users.acl\nappendonly yes\nappendfsync always\nsave \"\"\nmaxmemory {memory}mb\n\
+             maxmemory-policy noeviction\ndatabases 1\n",
+            socket = self.socket().display(),
+            dir = self.directory.display(),
+            log = self.log_path().display(),
+            memory = self.memory_mib,
+        );
+        write_private(&self.directory.join("redis.conf"), settings.as_bytes())
+    }
+
+    fn secret(&self, role: Role) -> io::Result<String> {
+        let path = self.secret_path(role);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim().to_owned()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let mut bytes = [0; 24];
+                openssl::rand::rand_bytes(&mut bytes)?;
+                let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                write_private(&path, secret.as_bytes())?;
+                Ok(secret)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn secret_path(&self, role: Role) -> PathBuf {
+        self.directory.join(format!("{}.password", role.as_str()))
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.directory.join("redis.lock")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.join("redis.log")
+    }
+
+    fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(self.log_path()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+
+    fn files(&self, source: io::Error) -> EmbeddedError {
+        EmbeddedError::Files { path: self.directory.clone(), source }
+    }
+}
+
+/// The rights of a role. The role that faces the world reads tokens and nothing else.
+const fn rights(role: Role) -> &'static str {
+    match role {
+        Role::Challenge => {
+            "resetkeys %R~sp:token:* resetchannels -@all +get +ping +hello +auth +client|setinfo +client|setname +info"
+        }
+        Role::Certificates => {
+            "resetkeys %R~sp:schema %R~sp:vault:* %R~sp:{p*}:site:* %R~sp:{p*}:cert:* %R~sp:{p*}:sites %R~sp:chain:* \
+             %R~sp:name:* %R~sp:frontend:* %R~sp:frontend-key:* %RW~sp:internal-ca %W~sp:audit resetchannels -@all \
+             +get +mget +set +hget +hmget +hgetall +zrangebylex +zrange +xadd +ping +hello +auth +client|setinfo \
+             +client|setname +info +time"
+        }
+        Role::Issuer => {
+            "resetkeys ~sp:* resetchannels +@all -@dangerous -@blocking -keys -scan +info +wait +config|get +client|setinfo \
+             +client|setname +dbsize +shutdown"
+        }
+    }
+}
+
+/// A file that its owner alone can read, from its first byte on.
+fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut draft =
+        tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(directory)?;
+    draft.write_all(content)?;
+    draft.as_file().sync_all()?;
+    draft.persist(path).map_err(|e| e.error)?;
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What can go wrong with the store.
+
+use crate::error::{Fault, Retry};
+use std::time::Duration;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store is not reachable")]
+    Unavailable(#[source] redis::RedisError),
+    #[error("the store did not answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    #[error("the store refused the command")]
+    Refused(#[source] redis::RedisError),
+    #[error("the embedded store can't be used")]
+    Embedded(#[from] super::EmbeddedError),
+    #[error("another issuer has taken over this site: nothing was written")]
+    Fenced,
+    #[error("the record was changed in the meantime: nothing was written")]
+    Conflict,
+    #[error("the write reached {got} replicas of the {wanted} that are required: the CA is not told")]
+    Unconfirmed { wanted: u32, got: u32 },
+    #[error("the record {key} can't be read")]
+    Corrupt {
+        key: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error(
+        "the store's layout is version {found}, this program knows up to {known}: use a newer version of it"
+    )]
+    NewerSchema { found: u32, known: u32 },
+    #[error("{0}")]
+    Unsuitable(String),
+    #[error("store.url can't be used")]
+    Url(#[source] redis::RedisError),
+    #[error("{0}")]
+    Credentials(String),
+}
+
+impl StoreError {
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Unavailable(_)
+            | Self::Timeout(_)
+            | Self::Unconfirmed { .. }
+            | Self::Fenced
+            | Self::Conflict => Fault::Store,
+            Self::Corrupt { .. } => Fault::Bug,
+            Self::Refused(_)
+            | Self::Embedded(_)
+            | Self::NewerSchema { .. }
+            | Self::Unsuitable(_)
+            | Self::Url(_)
+            | Self::Credentials(_) => Fault::Operator,
+        }
+    }
+
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Unavailable(_) | Self::Timeout(_) | Self::Unconfirmed { .. } => Retry::Backoff,
+            _ => Retry::Never,
+        }
+    }
+
+    pub(super) fn corrupt(
+        key: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Corrupt { key: key.into(), source: source.into() }
+    }
+}
+
+impl From<redis::RedisError> for StoreError {
+    fn from(error: redis::RedisError) -> Self {
+        match error.code() {
+            Some("FENCED") => Self::Fenced,
+            Some("CONFLICT") => Self::Conflict,
+            // A server that is loading, full, failing over or read-only answers so; it may be right again in a moment.
+            Some(
+                "LOADING" | "OOM" | "READONLY" | "MISCONF" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN"
+                | "BUSY",
+            ) => Self::Unavailable(error),
+            Some(_) => Self::Refused(error),
+            None if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() => {
+                Self::Unavailable(error)
+            }
+            None => match error.kind() {
+                redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::Server(_) => Self::Refused(error),
+                redis::ErrorKind::UnexpectedReturnType | redis::ErrorKind::Parse => {
+                    Self::corrupt("reply", error)
+                }
+                _ => Self::Unavailable(error),
+            },
+        }
+    }
+}

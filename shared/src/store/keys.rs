@@ -1,0 +1,75 @@
+//! The map of the keys. Everything begins with `sp:`; what one script touches shares a `{tag}`, so that it lives on one
+//! node of a cluster.
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `sp:schema` | string | version of the layout |
+//! | `sp:{pNN}:site:ID` | hash | a site: `spec`, `lease*`, `cert:SLOT`, `prev:SLOT`, `failure` |
+//! | `sp:{pNN}:order:ID:SLOT` | string | the open order of a lineage, JSON |
+//! | `sp:{pNN}:cert:ID:CERT` | string | a certificate: leaf, sealed key, reference to its chain |
+//! | `sp:{pNN}:sites` | sorted set | the ids of the partition's sites that have a certificate, in their order |
+//! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
+//! | `sp:name:NAME` | string | the site that serves a name |
+//! | `sp:token:TOKEN` | string | a key authorization; expires by itself |
+//! | `sp:account:CA:NAME` | string | an account, JSON, with its sealed keys |
+//! | `sp:accounts` | set | `CA:NAME` of every account |
+//! | `sp:{ca:NAME}:directory` | string | the CA's directory as last fetched; expires by itself |
+//! | `sp:frontend:NAME` | string | a frontend, JSON |
+//! | `sp:frontend-key:SHA256` | string | the frontend that a client certificate's key or a token belongs to |
+//! | `sp:frontends` | sorted set | the names of every frontend |
+//! | `sp:internal-ca` | string | the fleet's own CA, JSON, with its sealed key |
+//! | `sp:vault:canary` | string | a known text, sealed with the current key-encryption key |
+//! | `sp:audit` | stream | who read which key, newest million |
+
+use crate::domain::{CertificateId, DnsName, Partition, SiteId, Slot};
+
+pub(super) const SCHEMA: &str = "sp:schema";
+pub(super) const ACCOUNTS: &str = "sp:accounts";
+pub(super) const FRONTENDS: &str = "sp:frontends";
+pub(super) const INTERNAL_CA: &str = "sp:internal-ca";
+pub(super) const CANARY: &str = "sp:vault:canary";
+pub(super) const AUDIT: &str = "sp:audit";
+
+pub(super) fn site(id: &SiteId) -> String {
+    format!("sp:{{{}}}:site:{id}", id.partition())
+}
+
+pub(super) fn order(id: &SiteId, slot: Slot) -> String {
+    format!("sp:{{{}}}:order:{id}:{slot}", id.partition())
+}
+
+pub(super) fn certificate(id: &SiteId, certificate: &CertificateId) -> String {
+    format!("sp:{{{}}}:cert:{id}:{certificate}", id.partition())
+}
+
+pub(super) fn sites(partition: Partition) -> String {
+    format!("sp:{{{partition}}}:sites")
+}
+
+pub(super) fn chain(sha256_hex: &str) -> String {
+    format!("sp:chain:{sha256_hex}")
+}
+
+pub(super) fn name(name: &DnsName) -> String {
+    format!("sp:name:{name}")
+}
+
+pub(super) fn token(token: &str) -> String {
+    format!("sp:token:{token}")
+}
+
+pub(super) fn account(ca: &str, name: &str) -> String {
+    format!("sp:account:{ca}:{name}")
+}
+
+pub(super) fn directory(ca: &str) -> String {
+    format!("sp:{{ca:{ca}}}:directory")
+}
+
+pub(super) fn frontend(name: &str) -> String {
+    format!("sp:frontend:{name}")
+}
+
+pub(super) fn frontend_key(sha256_hex: &str) -> String {
+    format!("sp:frontend-key:{sha256_hex}")
+}

@@ -1,0 +1,143 @@
+//! Open orders: one for each lineage at most. A step replaces exactly the record that was read before.
+
+use super::{Lease, Store, StoreError, keys, scripts};
+use crate::domain::{Certificate, CertificateId, Failure, Order, OrderState, SiteId, Slot};
+use redis::cmd;
+
+/// An order as it was read or written last, with the text it is stored as.
+#[derive(Clone, Debug)]
+pub struct StoredOrder {
+    pub order: Order,
+    raw: String,
+}
+
+impl Store {
+    /// # Errors
+    /// [`StoreError`]; no open order is `None`.
+    pub async fn load_order(&self, site: &SiteId, slot: Slot) -> Result<Option<StoredOrder>, StoreError> {
+        let key = keys::order(site, slot);
+        let raw: Option<String> = self.link.query(cmd("GET").arg(&key)).await?;
+        let Some(raw) = raw else { return Ok(None) };
+        let order: Order = serde_json::from_str(&raw).map_err(|e| StoreError::corrupt(key, e))?;
+        if order.v > Order::VERSION {
+            return Err(StoreError::NewerSchema { found: order.v, known: Order::VERSION });
+        }
+        Ok(Some(StoredOrder { order, raw }))
+    }
+
+    /// Begins an order. There must be no open one.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`], [`StoreError::Conflict`], or that it could not be confirmed.
+    pub async fn begin_order(&self, lease: &Lease, order: Order) -> Result<StoredOrder, StoreError> {
+        self.replace_order(lease, order.slot(), "", order).await
+    }
+
+    /// Writes the next step of an order.
+    ///
+    /// # Errors
+    /// As [`Store::begin_order`]. Nothing that relies on the step may be done.
+    pub async fn advance_order(
+        &self,
+        lease: &Lease,
+        from: &StoredOrder,
+        to: impl Into<OrderState> + Send,
+    ) -> Result<StoredOrder, StoreError> {
+        self.replace_order(lease, from.order.slot(), &from.raw, from.order.with(to)).await
+    }
+
+    /// Stores a certificate, and the order's step to `Stored`, at once.
+    ///
+    /// # Errors
+    /// As [`Store::begin_order`].
+    pub async fn store_certificate(
+        &self,
+        lease: &Lease,
+        from: &StoredOrder,
+        certificate: &Certificate,
+        to: impl Into<OrderState> + Send,
+    ) -> Result<StoredOrder, StoreError> {
+        let order = from.order.with(to);
+        let raw = to_text(lease, &order)?;
+        let record = self.pack_certificate(certificate).await?;
+        self.confirmed
+            .script::<i64>(
+                &scripts::STORE_CERTIFICATE,
+                &[
+                    keys::site(&lease.site),
+                    keys::order(&lease.site, order.slot()),
+                    keys::certificate(&lease.site, &certificate.id()),
+                ],
+                &[lease.token.as_bytes(), from.raw.as_bytes(), raw.as_bytes(), &record],
+            )
+            .await?;
+        Ok(StoredOrder { order, raw })
+    }
+
+    /// Serves stored certificates from now on, all slots at once, and ends their orders. What was served before the
+    /// certificates that are served now is deleted.
+    ///
+    /// # Errors
+    /// As [`Store::begin_order`].
+    pub async fn publish(
+        &self,
+        lease: &Lease,
+        certificates: &[(Slot, CertificateId)],
+    ) -> Result<(), StoreError> {
+        let mut script_keys = vec![keys::site(&lease.site), keys::sites(lease.site.partition())];
+        let mut arguments: Vec<&[u8]> = vec![lease.token.as_bytes(), lease.site.as_str().as_bytes()];
+        for (slot, certificate) in certificates {
+            script_keys.push(keys::order(&lease.site, *slot));
+            arguments.extend([slot.as_str().as_bytes(), certificate.as_str().as_bytes()]);
+        }
+        let unused: Vec<String> = self.confirmed.script(&scripts::PUBLISH, &script_keys, &arguments).await?;
+        for id in unused {
+            let key = keys::certificate(&lease.site, &CertificateId::from_stored(id));
+            let _: i64 = self.link.query(cmd("UNLINK").arg(key)).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends an order without a certificate.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when the lease was lost.
+    pub async fn end_order(
+        &self,
+        lease: &Lease,
+        slot: Slot,
+        failure: Option<&Failure>,
+    ) -> Result<(), StoreError> {
+        let failure =
+            failure.map(serde_json::to_vec).transpose().map_err(|e| StoreError::corrupt("failure", e))?;
+        self.confirmed
+            .script(
+                &scripts::FAIL_ORDER,
+                &[keys::site(&lease.site), keys::order(&lease.site, slot)],
+                &[lease.token.as_bytes(), failure.as_deref().unwrap_or_default()],
+            )
+            .await
+    }
+
+    async fn replace_order(
+        &self,
+        lease: &Lease,
+        slot: Slot,
+        from: &str,
+        order: Order,
+    ) -> Result<StoredOrder, StoreError> {
+        let raw = to_text(lease, &order)?;
+        self.confirmed
+            .script::<i64>(
+                &scripts::WRITE_ORDER,
+                &[keys::site(&lease.site), keys::order(&lease.site, slot)],
+                &[lease.token.as_bytes(), from.as_bytes(), raw.as_bytes()],
+            )
+            .await?;
+        Ok(StoredOrder { order, raw })
+    }
+}
+
+fn to_text(lease: &Lease, order: &Order) -> Result<String, StoreError> {
+    serde_json::to_string(order).map_err(|e| StoreError::corrupt(keys::order(&lease.site, order.slot()), e))
+}

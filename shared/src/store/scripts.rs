@@ -1,0 +1,53 @@
+//! Scripts that run inside the store: what they check and what they write happens at once or not at all.
+
+use redis::Cmd;
+use std::{fmt::Write, sync::LazyLock};
+
+/// A script and the digest that the server knows it by.
+pub(super) struct Script {
+    text: &'static str,
+    sha1: String,
+}
+
+impl Script {
+    fn new(text: &'static str) -> Self {
+        let sha1 = openssl::sha::sha1(text.as_bytes()).iter().fold(String::new(), |mut out, byte| {
+            let _ = write!(out, "{byte:02x}");
+            out
+        });
+        Self { text, sha1 }
+    }
+
+    pub(super) fn call(&self, keys: &[String], arguments: &[&[u8]]) -> Cmd {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&self.sha1).arg(keys.len()).arg(keys);
+        for argument in arguments {
+            command.arg(*argument);
+        }
+        command
+    }
+
+    pub(super) fn load(&self) -> Cmd {
+        let mut command = redis::cmd("SCRIPT");
+        command.arg("LOAD").arg(self.text);
+        command
+    }
+}
+
+macro_rules! scripts {
+    ($($name:ident: $file:literal),* $(,)?) => {
+        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!(concat!("scripts/", $file))));)*
+    };
+}
+
+scripts! {
+    ACQUIRE_LEASE: "acquire_lease.lua",
+    FAIL_ORDER: "fail_order.lua",
+    PUBLISH: "publish.lua",
+    RELEASE_LEASE: "release_lease.lua",
+    RENEW_LEASE: "renew_lease.lua",
+    REPLACE_RECORD: "replace_record.lua",
+    STORE_CERTIFICATE: "store_certificate.lua",
+    WRITE_ORDER: "write_order.lua",
+    WRITE_SPEC: "write_spec.lua",
+}

@@ -1,0 +1,20 @@
+-- Makes stored certificates the ones that are served, all slots at once, and ends their orders.
+-- KEYS: site, index of sites, then one order for each slot. ARGV: token, site id, then slot and certificate for each.
+-- Answers the certificates that nothing refers to any more.
+if redis.call('HGET', KEYS[1], 'lease') ~= ARGV[1] then return redis.error_reply('FENCED another holder') end
+local unused = {}
+for i = 3, #ARGV, 2 do
+  local current, previous = 'cert:' .. ARGV[i], 'prev:' .. ARGV[i]
+  local old = redis.call('HGET', KEYS[1], current)
+  if old ~= ARGV[i + 1] then
+    local older = redis.call('HGET', KEYS[1], previous)
+    if older and older ~= ARGV[i + 1] then unused[#unused + 1] = older end
+    if old then redis.call('HSET', KEYS[1], previous, old) end
+    redis.call('HSET', KEYS[1], current, ARGV[i + 1])
+  end
+  redis.call('HDEL', KEYS[1], 'revoked:' .. ARGV[i])
+end
+redis.call('HDEL', KEYS[1], 'failure')
+redis.call('ZADD', KEYS[2], 0, ARGV[2])
+for i = 3, #KEYS do redis.call('DEL', KEYS[i]) end
+return unused
