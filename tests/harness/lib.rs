@@ -1,1 +1,27 @@
-//! Harness.
+//! What stories are told with: real servers, each a value that ends its own child when it is dropped.
+//!
+//! | module | gives |
+//! |---|---|
+//! | [`ports`], [`pki`], [`process`], [`deadline`] | free loopback addresses, a small CA, children, polling |
+//! | [`pebble`], [`mock_dns`] | Debian's ACME test server and the DNS it asks |
+//! | [`ca_proxy`] | stands before Pebble: keeps it from deadlocking, counts, attributes, injects faults |
+//! | [`redis`], [`redis_proxy`], [`resp`] | a real Redis, and a proxy that stalls, cuts and reacts to what it sees |
+//! | [`nginx`] | a real nginx from a configuration that the test gives |
+//! | [`signpost`] | the programs under test, as a user runs them |
+//! | [`bare_acme`] | an ACME client of a few lines that shares nothing with ours |
+//!
+//! A server that isn't installed is an error that names the apt package, never a skipped test.
+
+pub mod bare_acme;
+pub mod ca_proxy;
+pub mod deadline;
+pub mod mock_dns;
+pub mod nginx;
+pub mod pebble;
+pub mod pki;
+pub mod ports;
+pub mod process;
+pub mod redis;
+pub mod redis_proxy;
+pub mod resp;
+pub mod signpost;

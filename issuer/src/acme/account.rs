@@ -1,0 +1,224 @@
+//! Accounts (RFC 8555 sections 7.1.2 and 7.3), and the handle that everything signed starts from.
+
+use super::{
+    account_key::AccountKey,
+    answer::Answer,
+    client::Client,
+    eab::ExternalAccountBinding,
+    jws::{self, Jws, Signatory},
+    problem::ProblemKind,
+    request_error::RequestError,
+    transport::{Reply, RequestCounter},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::sync::Arc;
+
+/// What a new account is asked for with.
+#[derive(Clone, Debug, Default)]
+pub struct NewAccount {
+    /// `mailto:` URLs of the provider. Empty for none.
+    pub contact: Vec<String>,
+    /// The operator has agreed to what `meta.termsOfService` of the directory points at.
+    pub terms_of_service_agreed: bool,
+    /// Where the directory's `meta.externalAccountRequired` is true.
+    pub external_account_binding: Option<ExternalAccountBinding>,
+}
+
+/// An account as the CA knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountState {
+    /// Names the account for ever, in CAA records too (RFC 8657). Store it with the key.
+    pub url: String,
+    pub status: AccountStatus,
+    /// As the CA keeps it; many show none.
+    pub contact: Vec<String>,
+    /// Whether this call made it. `false` where the key had an account already.
+    pub created: bool,
+}
+
+/// RFC 8555 section 7.1.6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccountStatus {
+    Valid,
+    Deactivated,
+    Revoked,
+    #[serde(other)]
+    Unknown,
+}
+
+/// A client, the account's key and its URL: what it takes to act for an account. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Account {
+    client: Client,
+    key: AccountKey,
+    url: Arc<str>,
+}
+
+/// RFC 8555 section 7.1.2.
+#[derive(Deserialize)]
+struct AccountObject {
+    status: AccountStatus,
+    #[serde(default)]
+    contact: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NewAccountPayload<'a> {
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    contact: &'a [String],
+    terms_of_service_agreed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    external_account_binding: Option<Jws>,
+}
+
+impl Client {
+    /// Makes an account for a key, or finds the one that the key has (RFC 8555 section 7.3). Safe to repeat, so store
+    /// the key first.
+    ///
+    /// # Errors
+    /// [`RequestError`]; of kind `externalAccountRequired` or `userActionRequired` where the operator has to act.
+    pub async fn create_account(
+        &self,
+        key: &AccountKey,
+        wanted: &NewAccount,
+    ) -> Result<AccountState, RequestError> {
+        let directory = self.directory().await?;
+        let binding = &wanted.external_account_binding;
+        let payload = NewAccountPayload {
+            contact: &wanted.contact,
+            terms_of_service_agreed: wanted.terms_of_service_agreed,
+            external_account_binding: match binding {
+                Some(binding) => Some(binding.bind(key.jwk(), &directory.new_account)?),
+                None => None,
+            },
+        };
+        let reply = self.post(key, Signatory::Jwk, &directory.new_account, &payload).await?;
+        account_state(&reply, reply.location()?.to_owned())
+    }
+
+    /// The account that a key has, if it has one (RFC 8555 section 7.3.1). Never makes one.
+    ///
+    /// # Errors
+    /// [`RequestError`]; of kind `unauthorized` where the account was deactivated or revoked.
+    pub async fn find_account(&self, key: &AccountKey) -> Result<Option<AccountState>, RequestError> {
+        let directory = self.directory().await?;
+        let lookup = serde_json::json!({"onlyReturnExisting": true});
+        match self.post(key, Signatory::Jwk, &directory.new_account, &lookup).await {
+            Ok(reply) => account_state(&reply, reply.location()?.to_owned()).map(Some),
+            Err(error) if error.kind() == Some(ProblemKind::AccountDoesNotExist) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Account {
+    /// Sends nothing.
+    pub fn new(client: Client, key: AccountKey, url: impl Into<Arc<str>>) -> Self {
+        Self { client, key, url: url.into() }
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn key(&self) -> &AccountKey {
+        &self.key
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The same account, whose requests (nonces that had to be fetched for them included) are counted by `counter` too.
+    #[must_use]
+    pub fn counted(&self, counter: RequestCounter) -> Self {
+        Self { client: self.client.counted(counter), key: self.key.clone(), url: Arc::clone(&self.url) }
+    }
+
+    /// The account as the CA knows it now.
+    ///
+    /// # Errors
+    /// [`RequestError`]; of kind `unauthorized` where the account was deactivated or revoked.
+    pub async fn fetch(&self) -> Result<AccountState, RequestError> {
+        account_state(&self.post_as_get(&self.url, None).await?, self.url.to_string())
+    }
+
+    /// Replaces the contact (RFC 8555 section 7.3.2).
+    ///
+    /// # Errors
+    /// [`RequestError`]; of kind `invalidContact` or `unsupportedContact` where the CA dislikes it.
+    pub async fn update_contact(&self, contact: &[String]) -> Result<AccountState, RequestError> {
+        let reply = self.post(&self.url, &serde_json::json!({"contact": contact})).await?;
+        account_state(&reply, self.url.to_string())
+    }
+
+    /// Ends the account, for ever (RFC 8555 section 7.3.6).
+    ///
+    /// # Errors
+    /// [`RequestError`] when the CA refuses.
+    pub async fn deactivate(&self) -> Result<AccountState, RequestError> {
+        let reply = self.post(&self.url, &serde_json::json!({"status": "deactivated"})).await?;
+        account_state(&reply, self.url.to_string())
+    }
+
+    /// A signed POST in the name of the account.
+    pub(super) async fn post<T: Serialize>(&self, url: &str, payload: &T) -> Result<Reply, RequestError> {
+        self.client.post_bytes(&self.key, Signatory::Account(&self.url), url, jws::json(payload), None).await
+    }
+
+    /// RFC 8555 section 6.3.
+    pub(super) async fn post_as_get(
+        &self,
+        url: &str,
+        accept: Option<&'static str>,
+    ) -> Result<Reply, RequestError> {
+        self.client.post_bytes(&self.key, Signatory::Account(&self.url), url, Vec::new(), accept).await
+    }
+
+    pub(super) async fn fetch_object<T: DeserializeOwned>(
+        &self,
+        url: &str,
+    ) -> Result<Answer<T>, RequestError> {
+        let reply = self.post_as_get(url, None).await?;
+        Ok(Answer { value: reply.object()?, retry_after: reply.retry_after })
+    }
+}
+
+fn account_state(reply: &Reply, url: String) -> Result<AccountState, RequestError> {
+    let object: AccountObject = reply.object()?;
+    Ok(AccountState {
+        url,
+        status: object.status,
+        contact: object.contact.unwrap_or_default(),
+        created: reply.status == 201,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_account_of_rfc_8555_section_7_1_2_is_read() {
+        let example = r#"{
+            "status": "valid",
+            "contact": ["mailto:cert-admin@example.org", "mailto:admin@example.org"],
+            "termsOfServiceAgreed": true,
+            "orders": "https://example.com/acme/orders/rzGoeA"
+        }"#;
+        let object: AccountObject = serde_json::from_str(example).unwrap();
+        assert_eq!(object.status, AccountStatus::Valid);
+        assert_eq!(object.contact.unwrap().len(), 2);
+        let other: AccountObject = serde_json::from_str(r#"{"status":"paused","contact":null}"#).unwrap();
+        assert_eq!(other.status, AccountStatus::Unknown);
+    }
+
+    #[test]
+    fn a_new_account_says_no_more_than_it_must() {
+        let payload =
+            NewAccountPayload { contact: &[], terms_of_service_agreed: true, external_account_binding: None };
+        assert_eq!(serde_json::to_string(&payload).unwrap(), r#"{"termsOfServiceAgreed":true}"#);
+    }
+}

@@ -1,0 +1,249 @@
+//! Orders (RFC 8555 sections 7.1.3 and 7.4).
+
+use super::{
+    account::Account,
+    answer::Answer,
+    identifier::Identifier,
+    problem::{Problem, ProblemKind},
+    renewal_info::CertificateId,
+    request_error::{Refusal, RequestError},
+    timestamp,
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What is ordered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NewOrder {
+    pub identifiers: Vec<Identifier>,
+    /// One of the directory's `meta.profiles` (draft-ietf-acme-profiles).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// The certificate of the same account that this one replaces (RFC 9773 section 5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<CertificateId>,
+}
+
+/// An order as the CA has it (RFC 8555 section 7.1.3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    pub status: OrderStatus,
+    #[serde(default, deserialize_with = "timestamp::lenient", skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    #[serde(default)]
+    pub identifiers: Vec<Identifier>,
+    /// URLs, in an order of the CA's own choosing.
+    #[serde(default)]
+    pub authorizations: Vec<String>,
+    pub finalize: String,
+    /// There once the order is valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// Why the order failed. Often generic: the challenges of its authorizations know more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<CertificateId>,
+}
+
+/// RFC 8555 section 7.1.6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrderStatus {
+    Pending,
+    Ready,
+    Processing,
+    Valid,
+    Invalid,
+    /// A state that the RFC does not know: look again later.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The answer to a new order. The CA may return an open one for the same names instead of a new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedOrder {
+    /// Store it at once: later answers need not repeat it.
+    pub url: String,
+    pub order: Order,
+    pub retry_after: Option<Duration>,
+    pub replacement: Replacement,
+}
+
+/// What became of [`NewOrder::replaces`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replacement {
+    NotAsked,
+    /// The directory has no `renewalInfo`, so `replaces` was not sent.
+    NotOffered,
+    /// The order says that it replaces the certificate.
+    Recorded,
+    /// The CA took the order but does not say so: an open order of before, or a CA that ignores the field.
+    NotRecorded,
+    /// The CA refused the field, and the order was placed without it.
+    Refused(Box<Refusal>),
+}
+
+impl Account {
+    /// Places an order. Where `replaces` is refused it is placed once more without (RFC 9773 section 5 asks for it with
+    /// `alreadyReplaced`; CAs have refused the field with other types too), and the answer says so.
+    ///
+    /// # Errors
+    /// [`RequestError`] when the order itself is refused. Subproblems name the identifiers to leave out.
+    pub async fn new_order(&self, wanted: &NewOrder) -> Result<PlacedOrder, RequestError> {
+        let directory = self.client().directory().await?;
+        let url = directory.new_order.as_str();
+        let without = NewOrder { replaces: None, ..wanted.clone() };
+        let Some(replaces) = &wanted.replaces else {
+            return self.place(url, &without, Replacement::NotAsked).await;
+        };
+        if directory.renewal_info.is_none() {
+            return self.place(url, &without, Replacement::NotOffered).await;
+        }
+        match self.place(url, wanted, Replacement::NotRecorded).await {
+            Ok(placed) if placed.order.replaces.as_ref() == Some(replaces) => {
+                Ok(PlacedOrder { replacement: Replacement::Recorded, ..placed })
+            }
+            Err(RequestError::Problem(refusal)) if blames_replaces(&refusal) => {
+                self.place(url, &without, Replacement::Refused(refusal)).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The order as it is now.
+    ///
+    /// # Errors
+    /// [`RequestError`]; [`RequestError::is_gone`] where it expired and was purged.
+    pub async fn fetch_order(&self, order_url: &str) -> Result<Answer<Order>, RequestError> {
+        self.fetch_object(order_url).await
+    }
+
+    /// Asks for the certificate (RFC 8555 section 7.4). The answer is often `processing`: fetch the order until it is
+    /// valid. After any error fetch the order too, before it is taken for failed: the CA may have gone on.
+    ///
+    /// # Errors
+    /// [`RequestError`]; of kind `orderNotReady` where the order is not, or no longer, ready; of kind `badCSR` or
+    /// `badPublicKey` where another key or CSR is needed.
+    pub async fn finalize(&self, finalize_url: &str, csr_der: &[u8]) -> Result<Answer<Order>, RequestError> {
+        let csr = serde_json::json!({"csr": URL_SAFE_NO_PAD.encode(csr_der)});
+        let reply = self.post(finalize_url, &csr).await?;
+        Ok(Answer { value: reply.object()?, retry_after: reply.retry_after })
+    }
+
+    async fn place(
+        &self,
+        url: &str,
+        order: &NewOrder,
+        replacement: Replacement,
+    ) -> Result<PlacedOrder, RequestError> {
+        let reply = self.post(url, order).await?;
+        let order_url = reply.location()?.to_owned();
+        Ok(PlacedOrder {
+            url: order_url,
+            order: reply.object()?,
+            retry_after: reply.retry_after,
+            replacement,
+        })
+    }
+}
+
+/// Whether an error of an order that said `replaces` may be about that: it can't be told for sure, and one more request
+/// costs less than a certificate that is never renewed.
+fn blames_replaces(refusal: &Refusal) -> bool {
+    match refusal.problem.kind() {
+        ProblemKind::AlreadyReplaced
+        | ProblemKind::Conflict
+        | ProblemKind::Malformed
+        | ProblemKind::Unauthorized => true,
+        ProblemKind::ServerInternal => {
+            refusal.problem.detail.as_ref().is_some_and(|text| text.contains("replaces"))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 8555 section 7.1.3.
+    const EXAMPLE: &str = r#"{
+        "status": "valid",
+        "expires": "2016-01-20T14:09:07.99Z",
+        "identifiers": [
+            {"type": "dns", "value": "www.example.org"},
+            {"type": "dns", "value": "example.org"}
+        ],
+        "notBefore": "2016-01-01T00:00:00Z",
+        "notAfter": "2016-01-08T00:00:00Z",
+        "authorizations": [
+            "https://example.com/acme/authz/PAniVnsZcis",
+            "https://example.com/acme/authz/r4HqLzrSrpI"
+        ],
+        "finalize": "https://example.com/acme/order/TOlocE8rfgo/finalize",
+        "certificate": "https://example.com/acme/cert/jWCdfHVGY2M"
+    }"#;
+
+    #[test]
+    fn the_example_is_read_and_survives_storage() {
+        let order: Order = serde_json::from_str(EXAMPLE).unwrap();
+        assert_eq!(order.status, OrderStatus::Valid);
+        assert_eq!(order.expires.unwrap().to_string(), "2016-01-20T14:09:07.99Z");
+        assert_eq!(order.identifiers, [Identifier::dns("www.example.org"), Identifier::dns("example.org")]);
+        assert_eq!(order.authorizations.len(), 2);
+        assert_eq!(order.certificate.as_deref(), Some("https://example.com/acme/cert/jWCdfHVGY2M"));
+        let stored = serde_json::to_string(&order).unwrap();
+        assert_eq!(serde_json::from_str::<Order>(&stored).unwrap(), order);
+    }
+
+    #[test]
+    fn a_failed_order_and_an_unknown_state_are_read() {
+        let failed = r#"{"status":"invalid","expires":"soon","finalize":"https://a/f","authorizations":[],
+            "error":{"type":"urn:ietf:params:acme:error:caa","detail":"CAA forbids"},"profile":"classic",
+            "replaces":"aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE"}"#;
+        let order: Order = serde_json::from_str(failed).unwrap();
+        assert_eq!((order.status, order.expires), (OrderStatus::Invalid, None));
+        assert_eq!(order.error.unwrap().kind(), ProblemKind::Caa);
+        assert_eq!(order.replaces.unwrap().as_str(), "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE");
+        let odd: Order = serde_json::from_str(r#"{"status":"held","finalize":"https://a/f"}"#).unwrap();
+        assert_eq!(odd.status, OrderStatus::Unknown);
+        assert!(serde_json::from_str::<Order>(r#"{"status":"valid"}"#).is_err());
+    }
+
+    #[test]
+    fn an_order_says_no_more_than_it_must() {
+        let order = NewOrder { identifiers: vec![Identifier::dns("A.example")], ..NewOrder::default() };
+        assert_eq!(
+            serde_json::to_string(&order).unwrap(),
+            r#"{"identifiers":[{"type":"dns","value":"a.example"}]}"#
+        );
+    }
+
+    #[test]
+    fn errors_that_may_be_about_replaces_are_known() {
+        let refusal = |kind: &str, detail: &str| Refusal {
+            status: 400,
+            problem: Problem {
+                type_urn: Some(format!("urn:ietf:params:acme:error:{kind}")),
+                detail: Some(detail.to_owned()),
+                ..Problem::default()
+            },
+            retry_after: None,
+            help: None,
+            terms_of_service: None,
+            location: None,
+        };
+        for kind in ["alreadyReplaced", "conflict", "malformed", "unauthorized"] {
+            assert!(blames_replaces(&refusal(kind, "x")), "{kind}");
+        }
+        assert!(blames_replaces(&refusal("serverInternal", "Could not validate ARI 'replaces' field")));
+        for kind in ["serverInternal", "rateLimited", "rejectedIdentifier"] {
+            assert!(!blames_replaces(&refusal(kind, "x")), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What can go wrong with a request, whose fault it is, and when to try again.
+
+use super::{
+    account_key::KeyError,
+    chain::ChainError,
+    problem::{Problem, ProblemKind},
+};
+use shared::error::{Fault, Retry};
+use std::time::Duration;
+
+/// A request that did not get what it asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The CA was not reached, or the answer broke off. Whether the request had an effect is unknown.
+    #[error("the CA could not be reached at {url}")]
+    Transport { url: String, source: reqwest::Error },
+    /// The CA refused with a problem document.
+    #[error("the CA refused ({}): {}", .0.status, .0.problem)]
+    Problem(Box<Refusal>),
+    /// An error without a problem document: a proxy's, a load balancer's, or a redirect.
+    #[error("{url} answered with HTTP status {status} and no problem document: {excerpt:?}")]
+    Body { url: String, status: u16, excerpt: String, retry_after: Option<Duration> },
+    /// A success that can't be understood.
+    #[error("{url} answered with {what}")]
+    Malformed { url: String, what: String },
+    /// The downloaded certificate can't be used.
+    #[error("{url} answered with an unusable certificate chain")]
+    Chain { url: String, source: ChainError },
+    /// The answer was longer than any ACME object.
+    #[error("the answer of {url} is longer than {limit_bytes} bytes")]
+    TooLong { url: String, limit_bytes: usize },
+    /// The directory has no such entry.
+    #[error("this CA does not offer {entry:?} in its directory")]
+    NotOffered { entry: &'static str },
+    /// The request could not be signed.
+    #[error("the request could not be signed")]
+    Signing(#[from] KeyError),
+    /// The HTTP client could not be set up.
+    #[error("the HTTP client could not be set up")]
+    Setup(#[source] reqwest::Error),
+}
+
+/// A problem document, and what its headers said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status; the one inside the document is ignored.
+    pub status: u16,
+    pub problem: Problem,
+    /// As the server said it, not clamped.
+    pub retry_after: Option<Duration>,
+    /// `Link: rel="help"`: where the CA explains the limit.
+    pub help: Option<String>,
+    /// `Link: rel="terms-of-service"`: what has to be agreed to (RFC 8555 section 7.3.3).
+    pub terms_of_service: Option<String>,
+    /// The account that has the key already, when a rollover was refused (RFC 8555 section 7.3.5).
+    pub location: Option<String>,
+}
+
+impl RequestError {
+    /// The type of the problem document, where there is one.
+    pub fn kind(&self) -> Option<ProblemKind> {
+        self.refusal().map(|refusal| refusal.problem.kind())
+    }
+
+    /// The CA's words, where it said any.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Problem(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    pub fn problem(&self) -> Option<&Problem> {
+        self.refusal().map(|refusal| &refusal.problem)
+    }
+
+    /// The HTTP status of an answer that was an error.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Problem(refusal) => Some(refusal.status),
+            Self::Body { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// The server's word on when to come back, not clamped.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Problem(refusal) => refusal.retry_after,
+            Self::Body { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether the object is gone: an order or authorization that the CA has purged after it expired, or that belongs
+    /// to another account. Start anew.
+    pub fn is_gone(&self) -> bool {
+        self.status() == Some(404)
+    }
+
+    /// Who has to act. What the CA says about a validation is in the challenge instead, with its own
+    /// [`Problem::validation_fault`].
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Transport { source, .. } if source.is_builder() => Fault::Operator,
+            Self::Transport { .. } | Self::Malformed { .. } | Self::Chain { .. } | Self::TooLong { .. } => {
+                Fault::Ca
+            }
+            Self::NotOffered { .. } | Self::Setup(_) => Fault::Operator,
+            Self::Signing(_) => Fault::Bug,
+            Self::Body { status: 429, .. } => Fault::Operator,
+            Self::Body { .. } => Fault::Ca,
+            Self::Problem(refusal) => refusal.fault(),
+        }
+    }
+
+    /// Whether the same request may succeed later. Where the CA named a time, that is the answer.
+    pub fn retry(&self) -> Retry {
+        let later = self.retry_after().map_or(Retry::Backoff, Retry::After);
+        match self {
+            Self::Transport { source, .. } if source.is_builder() => Retry::Never,
+            Self::Transport { .. } | Self::Malformed { .. } | Self::Chain { .. } | Self::TooLong { .. } => {
+                Retry::Backoff
+            }
+            Self::NotOffered { .. } | Self::Signing(_) | Self::Setup(_) => Retry::Never,
+            Self::Body { .. } => later,
+            Self::Problem(refusal) => refusal.retry(),
+        }
+    }
+}
+
+impl Refusal {
+    fn fault(&self) -> Fault {
+        use ProblemKind as Kind;
+        match self.problem.kind() {
+            Kind::BadNonce | Kind::Conflict | Kind::OrderNotReady | Kind::ServerInternal => Fault::Ca,
+            Kind::Caa
+            | Kind::Compound
+            | Kind::Connection
+            | Kind::Dns
+            | Kind::IncorrectResponse
+            | Kind::RejectedIdentifier
+            | Kind::Tls
+            | Kind::UnsupportedIdentifier => Fault::Customer,
+            Kind::AccountDoesNotExist
+            | Kind::AlreadyRevoked
+            | Kind::BadRevocationReason
+            | Kind::BadSignatureAlgorithm
+            | Kind::ExternalAccountRequired
+            | Kind::InvalidContact
+            | Kind::InvalidProfile
+            | Kind::RateLimited
+            | Kind::Unauthorized
+            | Kind::UnsupportedContact
+            | Kind::UserActionRequired => Fault::Operator,
+            Kind::AlreadyReplaced | Kind::BadCsr | Kind::BadPublicKey => Fault::Bug,
+            // Boulder says "malformed" of names too, and of objects that it has purged.
+            Kind::Malformed | Kind::Other if self.problem.identifiers().next().is_some() => Fault::Customer,
+            Kind::Malformed | Kind::Other => match self.status {
+                404 => Fault::Ca,
+                429 => Fault::Operator,
+                500.. => Fault::Ca,
+                _ => Fault::Bug,
+            },
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        use ProblemKind as Kind;
+        let later = self.retry_after.map_or(Retry::Backoff, Retry::After);
+        match self.problem.kind() {
+            // A pause has no end of its own.
+            Kind::RateLimited if self.problem.unpause_url().is_some() => Retry::Never,
+            Kind::BadNonce
+            | Kind::Caa
+            | Kind::Conflict
+            | Kind::Connection
+            | Kind::Dns
+            | Kind::IncorrectResponse
+            | Kind::OrderNotReady
+            | Kind::RateLimited
+            | Kind::ServerInternal
+            | Kind::Tls => later,
+            Kind::Compound | Kind::Malformed | Kind::Other if self.status == 429 || self.status >= 500 => {
+                later
+            }
+            _ => Retry::Never,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, kind: &str, retry_after: Option<u64>) -> RequestError {
+        RequestError::Problem(Box::new(Refusal {
+            status,
+            problem: Problem {
+                type_urn: Some(format!("urn:ietf:params:acme:error:{kind}")),
+                detail: Some("why".to_owned()),
+                ..Problem::default()
+            },
+            retry_after: retry_after.map(Duration::from_secs),
+            help: None,
+            terms_of_service: None,
+            location: None,
+        }))
+    }
+
+    #[test]
+    fn each_refusal_says_whose_fault_it_is_and_when_to_try_again() {
+        let after = |seconds| Retry::After(Duration::from_secs(seconds));
+        for (status, kind, retry_after, fault, retry) in [
+            (429, "rateLimited", Some(36), Fault::Operator, after(36)),
+            (429, "rateLimited", None, Fault::Operator, Retry::Backoff),
+            (500, "serverInternal", Some(60), Fault::Ca, after(60)),
+            (400, "rejectedIdentifier", None, Fault::Customer, Retry::Never),
+            (403, "caa", None, Fault::Customer, Retry::Backoff),
+            (403, "unauthorized", None, Fault::Operator, Retry::Never),
+            (403, "userActionRequired", None, Fault::Operator, Retry::Never),
+            (409, "conflict", None, Fault::Ca, Retry::Backoff),
+            (400, "badCSR", None, Fault::Bug, Retry::Never),
+            (400, "malformed", None, Fault::Bug, Retry::Never),
+            (404, "malformed", None, Fault::Ca, Retry::Never),
+            (503, "somethingNew", Some(5), Fault::Ca, after(5)),
+        ] {
+            let error = refused(status, kind, retry_after);
+            assert_eq!((error.fault(), error.retry()), (fault, retry), "{kind}");
+            assert_eq!((error.status(), error.is_gone()), (Some(status), status == 404));
+        }
+    }
+
+    #[test]
+    fn a_malformed_name_is_the_customers() {
+        let document = br#"{"type":"urn:ietf:params:acme:error:malformed","subproblems":[
+            {"type":"urn:ietf:params:acme:error:malformed","identifier":{"type":"dns","value":"_example.org"}}]}"#;
+        let RequestError::Problem(mut refusal) = refused(400, "malformed", None) else {
+            unreachable!("made as one")
+        };
+        refusal.problem = Problem::parse(document).unwrap();
+        assert_eq!((refusal.fault(), refusal.retry()), (Fault::Customer, Retry::Never));
+    }
+
+    #[test]
+    fn a_page_of_a_load_balancer_keeps_status_and_time() {
+        let error = RequestError::Body {
+            url: "https://a/".to_owned(),
+            status: 503,
+            excerpt: "<html>".to_owned(),
+            retry_after: Some(Duration::from_secs(7)),
+        };
+        assert_eq!((error.kind(), error.status()), (None, Some(503)));
+        assert_eq!((error.fault(), error.retry()), (Fault::Ca, Retry::After(Duration::from_secs(7))));
+    }
+
+    #[test]
+    fn the_message_is_the_cas_own() {
+        assert_eq!(refused(429, "rateLimited", None).to_string(), "the CA refused (429): rateLimited: why");
+    }
+}

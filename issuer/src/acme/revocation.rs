@@ -1,0 +1,155 @@
+//! Revocation (RFC 8555 section 7.6), by the account or by the certificate's own key.
+
+use super::{
+    account::Account, account_key::AccountKey, client::Client, jws::Signatory, problem::ProblemKind,
+    request_error::RequestError, transport::Reply,
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use openssl::pkey::{PKeyRef, Private};
+use serde::Serialize;
+use std::{fmt, str::FromStr};
+
+/// Why (RFC 5280 section 5.3.1): the codes that public CAs take from subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevocationReason {
+    /// 0: no reason given.
+    Unspecified,
+    /// 1: the private key is known to others. Blocks the key for ever.
+    KeyCompromise,
+    /// 4: replaced by another certificate.
+    Superseded,
+    /// 5: the name is no longer served here.
+    CessationOfOperation,
+}
+
+/// What it came to; the certificate is revoked either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    Done,
+    AlreadyRevoked,
+}
+
+/// The text names no reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown reason {0:?}: use unspecified, key-compromise, superseded or cessation-of-operation")]
+pub struct UnknownRevocationReason(String);
+
+#[derive(Serialize)]
+struct RevokeCertificate {
+    certificate: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<u8>,
+}
+
+impl RevocationReason {
+    pub const ALL: [Self; 4] =
+        [Self::Unspecified, Self::KeyCompromise, Self::Superseded, Self::CessationOfOperation];
+
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Unspecified => 0,
+            Self::KeyCompromise => 1,
+            Self::Superseded => 4,
+            Self::CessationOfOperation => 5,
+        }
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::KeyCompromise => "key-compromise",
+            Self::Superseded => "superseded",
+            Self::CessationOfOperation => "cessation-of-operation",
+        }
+    }
+}
+
+impl fmt::Display for RevocationReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for RevocationReason {
+    type Err = UnknownRevocationReason;
+    fn from_str(text: &str) -> Result<Self, UnknownRevocationReason> {
+        let found = Self::ALL.into_iter().find(|reason| reason.as_str() == text);
+        found.ok_or_else(|| UnknownRevocationReason(text.to_owned()))
+    }
+}
+
+impl Account {
+    /// Revokes a certificate as the account that ordered it, or that is authorized for all of its names.
+    ///
+    /// # Errors
+    /// [`RequestError`]; of kind `unauthorized` where the account may not, or the certificate has expired.
+    pub async fn revoke(
+        &self,
+        certificate_der: &[u8],
+        reason: Option<RevocationReason>,
+    ) -> Result<Revocation, RequestError> {
+        let directory = self.client().directory().await?;
+        outcome(
+            self.post(revoke_url(directory.revoke_cert.as_deref())?, &request(certificate_der, reason)).await,
+        )
+    }
+}
+
+impl Client {
+    /// Revokes a certificate as whoever has its key: needs no account.
+    ///
+    /// # Errors
+    /// [`RequestError`]; of kind `unauthorized` where it is another key.
+    pub async fn revoke_by_certificate_key(
+        &self,
+        key: &PKeyRef<Private>,
+        certificate_der: &[u8],
+        reason: Option<RevocationReason>,
+    ) -> Result<Revocation, RequestError> {
+        let key = AccountKey::from_private_key(key.to_owned())?;
+        let directory = self.directory().await?;
+        let url = revoke_url(directory.revoke_cert.as_deref())?;
+        outcome(self.post(&key, Signatory::Jwk, url, &request(certificate_der, reason)).await)
+    }
+}
+
+fn revoke_url(url: Option<&str>) -> Result<&str, RequestError> {
+    url.ok_or(RequestError::NotOffered { entry: "revokeCert" })
+}
+
+fn request(certificate_der: &[u8], reason: Option<RevocationReason>) -> RevokeCertificate {
+    RevokeCertificate {
+        certificate: URL_SAFE_NO_PAD.encode(certificate_der),
+        reason: reason.map(RevocationReason::code),
+    }
+}
+
+fn outcome(answer: Result<Reply, RequestError>) -> Result<Revocation, RequestError> {
+    match answer {
+        Ok(_) => Ok(Revocation::Done),
+        Err(error) if error.kind() == Some(ProblemKind::AlreadyRevoked) => Ok(Revocation::AlreadyRevoked),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_request_has_the_form_of_rfc_8555_section_7_6() {
+        let with =
+            serde_json::to_string(&request(&[0xfb, 0xff], Some(RevocationReason::Superseded))).unwrap();
+        assert_eq!(with, r#"{"certificate":"-_8","reason":4}"#);
+        assert_eq!(serde_json::to_string(&request(&[0], None)).unwrap(), r#"{"certificate":"AA"}"#);
+    }
+
+    #[test]
+    fn reasons_are_read_as_they_are_written() {
+        for reason in RevocationReason::ALL {
+            assert_eq!(reason.as_str().parse(), Ok(reason));
+        }
+        assert_eq!(RevocationReason::ALL.map(RevocationReason::code), [0, 1, 4, 5]);
+        assert!("certificateHold".parse::<RevocationReason>().is_err());
+    }
+}
