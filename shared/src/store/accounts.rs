@@ -96,6 +96,15 @@ impl Store {
         Ok(StoredAccount { account, raw })
     }
 
+    /// Forgets an account that is as it was read. Its keys are gone with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when somebody else has written it in the meantime.
+    pub async fn remove_account(&self, stored: &StoredAccount) -> Result<(), StoreError> {
+        let key = keys::account(&stored.account.ca, &stored.account.name);
+        self.confirmed.script(&scripts::REMOVE_RECORD, &[key], &[stored.raw.as_bytes()]).await
+    }
+
     /// Every account.
     ///
     /// # Errors

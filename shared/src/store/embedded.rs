@@ -20,6 +20,9 @@ const MAX_SOCKET_PATH: usize = 100;
 /// How long a start may take: a large append-only file is read first.
 const START_DEADLINE: Duration = Duration::from_secs(120);
 
+/// How long a stop may take.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Where an embedded store lives, and how it is started.
 #[derive(Clone, Debug)]
 pub struct Embedded {
@@ -90,6 +93,29 @@ impl Embedded {
     pub fn is_running(&self) -> bool {
         File::open(self.lock_path())
             .is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Ends the server once everything is written. `false` where none ran.
+    ///
+    /// # Errors
+    /// [`super::StoreError`] when it can't be told to end, or doesn't.
+    pub async fn stop(&self) -> Result<bool, super::StoreError> {
+        if !self.is_running() {
+            return Ok(false);
+        }
+        let client =
+            redis::Client::open(self.connection_info(Role::Issuer)?).map_err(super::StoreError::Url)?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        // The answer to a shutdown is that the connection ends.
+        let _: Result<(), redis::RedisError> = redis::cmd("SHUTDOWN").query_async(&mut connection).await;
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while self.is_running() {
+            if Instant::now() >= deadline {
+                return Err(EmbeddedError::Silent { log: self.log_path(), tail: self.log_tail() }.into());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(true)
     }
 
     /// # Errors
@@ -245,7 +271,7 @@ impl Embedded {
     fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(self.log_path()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(10)..].join("\n")
+        lines[lines.len().saturating_sub(3)..].join("\n")
     }
 
     fn files(&self, source: io::Error) -> EmbeddedError {
@@ -257,16 +283,16 @@ impl Embedded {
 const fn rights(role: Role) -> &'static str {
     match role {
         Role::Challenge => {
-            "resetkeys %R~sp:token:* resetchannels -@all +get +ping +hello +auth +client|setinfo +client|setname +info"
+            "resetkeys %R~sp:token:* resetchannels -@all +get +ping +hello +auth +client|setname +info"
         }
         Role::Certificates => {
             "resetkeys %R~sp:schema %R~sp:vault:* %R~sp:{p*}:site:* %R~sp:{p*}:cert:* %R~sp:{p*}:sites %R~sp:chain:* \
              %R~sp:name:* %R~sp:frontend:* %R~sp:frontend-key:* %RW~sp:internal-ca %W~sp:audit resetchannels -@all \
-             +get +mget +set +hget +hmget +hgetall +zrangebylex +zrange +xadd +ping +hello +auth +client|setinfo \
+             +get +mget +set +hget +hmget +hgetall +zrangebylex +zrange +xadd +ping +hello +auth \
              +client|setname +info +time"
         }
         Role::Issuer => {
-            "resetkeys ~sp:* resetchannels +@all -@dangerous -@blocking -keys -scan +info +wait +config|get +client|setinfo \
+            "resetkeys ~sp:* resetchannels +@all -@dangerous -@blocking -keys -scan +info +wait +config|get \
              +client|setname +dbsize +shutdown"
         }
     }

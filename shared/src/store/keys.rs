@@ -7,7 +7,7 @@
 //! | `sp:{pNN}:site:ID` | hash | a site: `spec`, `lease*`, `cert:SLOT`, `prev:SLOT`, `failure` |
 //! | `sp:{pNN}:order:ID:SLOT` | string | the open order of a lineage, JSON |
 //! | `sp:{pNN}:cert:ID:CERT` | string | a certificate: leaf, sealed key, reference to its chain |
-//! | `sp:{pNN}:sites` | sorted set | the ids of the partition's sites that have a certificate, in their order |
+//! | `sp:{pNN}:sites` | sorted set | the ids of the partition's sites, in their order |
 //! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
 //! | `sp:name:NAME` | string | the site that serves a name |
 //! | `sp:token:TOKEN` | string | a key authorization; expires by itself |

@@ -1,7 +1,7 @@
 //! The right to work on a site: one holder at a time, for a time, with a token that every write is checked against.
 
 use super::{Store, StoreError, keys, scripts};
-use crate::domain::{Site, SiteId};
+use crate::domain::{Site, SiteId, Slot};
 use std::{fmt, time::Duration};
 
 /// A lease that was acquired. It is not renewed by itself.
@@ -10,6 +10,13 @@ pub struct Lease {
     pub site: SiteId,
     pub(super) token: String,
     pub length: Duration,
+}
+
+/// One attempt to get a lease. Asked for again with the same attempt, a lease whose answer was lost is not waited for.
+#[derive(Clone, Debug)]
+pub struct LeaseAttempt {
+    owner: String,
+    random: String,
 }
 
 /// Who holds a lease: enough to know, on the same machine, whether the holder still lives.
@@ -49,6 +56,15 @@ impl Owner {
         }
     }
 
+    /// An attempt of this process to get a lease.
+    pub fn attempt(&self) -> LeaseAttempt {
+        let mut random = [0; 8];
+        openssl::rand::rand_bytes(&mut random)
+            .expect("the system's random generator works, or no key could be made");
+        let random = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        LeaseAttempt { owner: self.to_string(), random }
+    }
+
     /// Whether `holder` was a process that this one could see, and that has ended. When in doubt, no.
     fn knows_dead(&self, holder: &str) -> bool {
         let parts: Vec<&str> = holder.split('/').collect();
@@ -86,12 +102,10 @@ impl Store {
         site: &SiteId,
         wanted: &Site,
         owner: &Owner,
+        attempt: &LeaseAttempt,
         length: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
         let mut dead = String::new();
-        let mut random = [0; 8];
-        openssl::rand::rand_bytes(&mut random).map_err(|e| StoreError::corrupt("random", e))?;
-        let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let spec = serde_json::to_string(wanted).map_err(|e| StoreError::corrupt("site", e))?;
         loop {
             let (acquired, first, second, remaining_ms): (i64, String, Option<String>, Option<u64>) = {
@@ -99,13 +113,14 @@ impl Store {
                     .confirmed
                     .script(
                         &scripts::ACQUIRE_LEASE,
-                        &[keys::site(site)],
+                        &[keys::site(site), keys::sites(site.partition())],
                         &[
-                            owner.to_string().as_bytes(),
+                            attempt.owner.as_bytes(),
                             length.as_millis().to_string().as_bytes(),
-                            random.as_bytes(),
+                            attempt.random.as_bytes(),
                             dead.as_bytes(),
                             spec.as_bytes(),
+                            site.as_str().as_bytes(),
                         ],
                     )
                     .await?;
@@ -136,12 +151,15 @@ impl Store {
         self.link.script(&scripts::RENEW_LEASE, &[keys::site(&lease.site)], &arguments).await
     }
 
-    /// Gives the site back. One that was lost already is left alone.
+    /// Gives the site back, and ends the orders of these slots: they are published, and names lead to the site. A lease
+    /// that was lost already is left alone, and so are the orders.
     ///
     /// # Errors
     /// [`StoreError`]; the lease then ends by itself.
-    pub async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.link.script(&scripts::RELEASE_LEASE, &[keys::site(&lease.site)], &[lease.token.as_bytes()]).await
+    pub async fn release_lease(&self, lease: &Lease, done: &[Slot]) -> Result<(), StoreError> {
+        let mut touched = vec![keys::site(&lease.site)];
+        touched.extend(done.iter().map(|slot| keys::order(&lease.site, *slot)));
+        self.link.script(&scripts::RELEASE_LEASE, &touched, &[lease.token.as_bytes()]).await
     }
 }
 

@@ -42,12 +42,11 @@ impl Link {
     }
 
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        let value = self.run(async |connection| connection.req_packed_command(command).await).await?;
-        T::from_redis_value(value).map_err(|e| StoreError::corrupt("reply", e))
+        parse(self.run(Request::Command(command)).await?)
     }
 
     pub(super) async fn pipe<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, StoreError> {
-        self.run(async |connection| pipeline.query_async(connection).await).await
+        parse(self.run(Request::Pipeline(pipeline)).await?)
     }
 
     /// Runs a script, loading it where the server doesn't have it yet.
@@ -58,27 +57,21 @@ impl Link {
         arguments: &[&[u8]],
     ) -> Result<T, StoreError> {
         let call = script.call(keys, arguments);
-        let value: Value = self
-            .run(async |connection| match connection.req_packed_command(&call).await {
-                Err(e) if e.code() == Some("NOSCRIPT") => {
-                    connection.req_packed_command(&script.load()).await?;
-                    connection.req_packed_command(&call).await
-                }
-                answer => answer,
-            })
-            .await?;
-        T::from_redis_value(value).map_err(|e| StoreError::corrupt("reply", e))
+        match self.run(Request::Command(&call)).await {
+            Err(StoreError::Refused(e)) if e.code() == Some("NOSCRIPT") => {
+                self.run(Request::Command(&script.load())).await?;
+                parse(self.run(Request::Command(&call)).await?)
+            }
+            answer => parse(answer?),
+        }
     }
 
-    async fn run<T>(
-        &self,
-        command: impl AsyncFn(&mut ConnectionManager) -> Result<T, RedisError>,
-    ) -> Result<T, StoreError> {
+    async fn run(&self, request: Request<'_>) -> Result<Value, StoreError> {
         let mut revived = false;
         loop {
             let used = self.current.load_full();
             let mut connection = ConnectionManager::clone(&used);
-            let answer = tokio::time::timeout(DEADLINE, command(&mut connection)).await;
+            let answer = tokio::time::timeout(DEADLINE, request.send(&mut connection)).await;
             match answer {
                 Ok(Ok(value)) => {
                     self.healthy.store(true, Ordering::Relaxed);
@@ -134,6 +127,27 @@ impl Link {
             was_healthy = answer.is_ok();
         }
     }
+}
+
+/// What is asked of the server.
+#[derive(Clone, Copy)]
+enum Request<'a> {
+    Command(&'a Cmd),
+    Pipeline(&'a Pipeline),
+}
+
+impl Request<'_> {
+    async fn send(self, connection: &mut ConnectionManager) -> Result<Value, RedisError> {
+        match self {
+            // An error reply is a value to the library until it is asked for.
+            Self::Command(command) => connection.req_packed_command(command).await?.extract_error(),
+            Self::Pipeline(pipeline) => pipeline.query_async(connection).await,
+        }
+    }
+}
+
+fn parse<T: FromRedisValue>(value: Value) -> Result<T, StoreError> {
+    T::from_redis_value(value).map_err(|e| StoreError::corrupt("reply", e))
 }
 
 /// Nobody listens: the command can't have been seen.

@@ -25,7 +25,7 @@ mod orders;
 mod scripts;
 mod sites;
 
-pub use accounts::{Account, AccountStatus, StoredAccount};
+pub use accounts::{Account, AccountStatus, CandidateKey, StoredAccount};
 pub use audit::AuditEntry;
 pub use canary::{VaultError, open_vault};
 pub use certificates::lineage_of;
@@ -33,7 +33,7 @@ pub use check::Health;
 pub use embedded::{Embedded, EmbeddedError};
 pub use error::StoreError;
 pub use internal_ca::InternalCaRecord;
-pub use leases::{Lease, LeaseAnswer, Owner};
+pub use leases::{Lease, LeaseAnswer, LeaseAttempt, Owner};
 pub use open::{Role, Store};
 pub use orders::StoredOrder;
 pub use sites::{Pointers, StoredSite};

@@ -115,6 +115,6 @@ fn with_settings(info: ConnectionInfo) -> ConnectionInfo {
         .set_nodelay(true)
         .set_keepalive(keepalive)
         .set_user_timeout(Duration::from_secs(2));
-    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
     info.set_tcp_settings(tcp).set_redis_settings(redis)
 }

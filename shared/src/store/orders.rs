@@ -74,8 +74,8 @@ impl Store {
         Ok(StoredOrder { order, raw })
     }
 
-    /// Serves stored certificates from now on, all slots at once, and ends their orders. What was served before the
-    /// certificates that are served now is deleted.
+    /// Serves stored certificates from now on, all slots at once. Safe to repeat. What was served before the certificates
+    /// that were served until now is deleted.
     ///
     /// # Errors
     /// As [`Store::begin_order`].
@@ -84,13 +84,12 @@ impl Store {
         lease: &Lease,
         certificates: &[(Slot, CertificateId)],
     ) -> Result<(), StoreError> {
-        let mut script_keys = vec![keys::site(&lease.site), keys::sites(lease.site.partition())];
-        let mut arguments: Vec<&[u8]> = vec![lease.token.as_bytes(), lease.site.as_str().as_bytes()];
+        let mut arguments: Vec<&[u8]> = vec![lease.token.as_bytes()];
         for (slot, certificate) in certificates {
-            script_keys.push(keys::order(&lease.site, *slot));
             arguments.extend([slot.as_str().as_bytes(), certificate.as_str().as_bytes()]);
         }
-        let unused: Vec<String> = self.confirmed.script(&scripts::PUBLISH, &script_keys, &arguments).await?;
+        let unused: Vec<String> =
+            self.confirmed.script(&scripts::PUBLISH, &[keys::site(&lease.site)], &arguments).await?;
         for id in unused {
             let key = keys::certificate(&lease.site, &CertificateId::from_stored(id));
             let _: i64 = self.link.query(cmd("UNLINK").arg(key)).await?;

@@ -46,6 +46,7 @@ scripts! {
     PUBLISH: "publish.lua",
     RELEASE_LEASE: "release_lease.lua",
     RENEW_LEASE: "renew_lease.lua",
+    REMOVE_RECORD: "remove_record.lua",
     REPLACE_RECORD: "replace_record.lua",
     STORE_CERTIFICATE: "store_certificate.lua",
     WRITE_ORDER: "write_order.lua",

@@ -53,7 +53,7 @@ impl Store {
         self.confirmed.write(pipeline).await.map(drop)
     }
 
-    /// Sites that have a certificate, in the order of their ids, beginning after `after`.
+    /// Sites in the order of their ids, beginning after `after`, with a certificate or without.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,9 +1,10 @@
--- Makes stored certificates the ones that are served, all slots at once, and ends their orders.
--- KEYS: site, index of sites, then one order for each slot. ARGV: token, site id, then slot and certificate for each.
+-- Makes stored certificates the ones that are served, all slots at once. Their orders end later, when names lead to the
+-- site: killed in between, the next run publishes again, which changes nothing.
+-- KEYS: site. ARGV: token, then slot and certificate for each.
 -- Answers the certificates that nothing refers to any more.
 if redis.call('HGET', KEYS[1], 'lease') ~= ARGV[1] then return redis.error_reply('FENCED another holder') end
 local unused = {}
-for i = 3, #ARGV, 2 do
+for i = 2, #ARGV, 2 do
   local current, previous = 'cert:' .. ARGV[i], 'prev:' .. ARGV[i]
   local old = redis.call('HGET', KEYS[1], current)
   if old ~= ARGV[i + 1] then
@@ -15,6 +16,4 @@ for i = 3, #ARGV, 2 do
   redis.call('HDEL', KEYS[1], 'revoked:' .. ARGV[i])
 end
 redis.call('HDEL', KEYS[1], 'failure')
-redis.call('ZADD', KEYS[2], 0, ARGV[2])
-for i = 3, #KEYS do redis.call('DEL', KEYS[i]) end
 return unused

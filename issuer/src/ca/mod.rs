@@ -1,0 +1,155 @@
+//! The certificate authorities that can be used: those that are shipped, and those of the configuration.
+//!
+//! What is known of a CA is data, never code. What its directory says goes before what stands here.
+
+use openssl::x509::X509;
+use serde::Deserialize;
+use shared::config::{Ca as Section, Config};
+use std::{io, path::PathBuf, time::Duration};
+
+const SHIPPED: [(&str, &str); 4] = [
+    ("google", include_str!("profiles/google.toml")),
+    ("letsencrypt", include_str!("profiles/letsencrypt.toml")),
+    ("letsencrypt-staging", include_str!("profiles/letsencrypt-staging.toml")),
+    ("zerossl", include_str!("profiles/zerossl.toml")),
+];
+/// A CA of one's own, on one's own network, answers at once.
+const OWN_FIRST_POLL: Duration = Duration::from_millis(25);
+/// What most CAs take.
+const NAMES_PER_CERTIFICATE: usize = 100;
+
+/// A CA as it is used: its profile with the configuration on top.
+#[derive(Clone, Debug)]
+pub struct Ca {
+    pub name: String,
+    pub title: String,
+    pub directory: String,
+    pub trusted_roots: Vec<X509>,
+    /// Whether it refuses names that are not public.
+    pub public: bool,
+    pub names_per_certificate: usize,
+    /// When an order is first asked for after its last challenge was answered.
+    pub first_poll: Duration,
+    pub section: Section,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Profile {
+    title: String,
+    directory: String,
+    public: bool,
+    names_per_certificate: usize,
+    first_poll_ms: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    #[error("no CA is configured: add a section such as [ca.letsencrypt] with agree_to_terms = true")]
+    NoneConfigured,
+    #[error("there is no CA {name:?}: configured are {configured}")]
+    Unknown { name: String, configured: String },
+    #[error("several CAs are configured and none has default = true: say which with --ca")]
+    NoDefault,
+    #[error("ca.{0}.directory is missing, and no CA of that name is shipped")]
+    NoDirectory(String),
+    #[error("the roots {path} can't be read")]
+    Roots {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Ca {
+    /// The CA of that name, or the default one.
+    ///
+    /// # Errors
+    /// [`CaError`] with what to configure.
+    pub fn of(config: &Config, name: Option<&str>) -> Result<Self, CaError> {
+        let (name, section) = match name {
+            Some(name) => config.ca.get_key_value(name).ok_or_else(|| CaError::Unknown {
+                name: name.to_owned(),
+                configured: config.ca.keys().cloned().collect::<Vec<_>>().join(", "),
+            })?,
+            None => match config.ca.iter().find(|(_, section)| section.default) {
+                Some(found) => found,
+                None if config.ca.len() > 1 => return Err(CaError::NoDefault),
+                None => config.ca.iter().next().ok_or(CaError::NoneConfigured)?,
+            },
+        };
+        let profile = profile(name);
+        let directory = section
+            .directory
+            .clone()
+            .or_else(|| profile.as_ref().map(|profile| profile.directory.clone()))
+            .ok_or_else(|| CaError::NoDirectory(name.clone()))?;
+        // A section that points elsewhere is another CA, whatever its name.
+        let profile = profile.filter(|profile| profile.directory == directory);
+        let first_poll = section.first_poll_ms.map(Duration::from_millis);
+        Ok(Self {
+            name: name.clone(),
+            title: profile.as_ref().map_or_else(|| name.clone(), |profile| profile.title.clone()),
+            trusted_roots: roots(section)?,
+            public: profile.as_ref().is_some_and(|profile| profile.public),
+            names_per_certificate: profile
+                .as_ref()
+                .map_or(NAMES_PER_CERTIFICATE, |profile| profile.names_per_certificate),
+            first_poll: first_poll
+                .or_else(|| profile.map(|profile| Duration::from_millis(profile.first_poll_ms)))
+                .unwrap_or(OWN_FIRST_POLL),
+            directory,
+            section: section.clone(),
+        })
+    }
+}
+
+fn profile(name: &str) -> Option<Profile> {
+    let (_, text) = SHIPPED.iter().find(|(shipped, _)| *shipped == name)?;
+    Some(toml::from_str(text).expect("shipped profiles parse: a unit test reads them"))
+}
+
+fn roots(section: &Section) -> Result<Vec<X509>, CaError> {
+    let Some(path) = &section.trusted_roots_file else { return Ok(Vec::new()) };
+    let error = |source: io::Error| CaError::Roots { path: path.clone(), source };
+    let found = X509::stack_from_pem(&std::fs::read(path).map_err(error)?).map_err(|e| error(e.into()))?;
+    if found.is_empty() { Err(error(io::Error::other("it holds no certificate"))) } else { Ok(found) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn config(text: &str) -> Config {
+        Config::parse(text, Path::new("x"), &[]).unwrap()
+    }
+
+    #[test]
+    fn shipped_profiles_parse_and_know_their_directory() {
+        for (name, _) in SHIPPED {
+            let ca = Ca::of(&config(&format!("[ca.{name}]\n")), None).unwrap();
+            assert!(ca.directory.starts_with("https://") && ca.public, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_section_of_another_directory_is_another_ca() {
+        let own = config("[ca.letsencrypt]\ndirectory = \"https://127.0.0.1/dir\"\n");
+        let ca = Ca::of(&own, None).unwrap();
+        assert_eq!((ca.public, ca.first_poll), (false, OWN_FIRST_POLL));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (text, name, expected) in [
+            ("", None, "no CA is configured"),
+            ("[ca.a]\n", None, "ca.a.directory is missing"),
+            ("[ca.google]\n[ca.zerossl]\n", None, "none has default"),
+            ("[ca.google]\n", Some("b"), "configured are google"),
+        ] {
+            let error = Ca::of(&config(text), name).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What most commands begin with: the configuration, the log, the store, the vault.
+
+use super::output::{Exit, Failed, Output};
+use crate::ca::Ca;
+use shared::{
+    config::Config,
+    store::{Role, Store, StoreError, VaultError, open_vault},
+    telemetry,
+    vault::Vault,
+};
+use std::{path::Path, sync::Arc};
+
+/// An open store, and the configuration it was opened with.
+pub(super) struct Context {
+    pub(super) config: Config,
+    pub(super) store: Store,
+}
+
+impl Context {
+    /// Reads the configuration, begins to log, opens the store and asks whether it can be trusted.
+    pub(super) async fn open(path: Option<&Path>, output: Output) -> Result<Self, Failed> {
+        let config = load_config(path)?;
+        let store = Store::open(&config.store, Role::Issuer).await.map_err(|e| of_store(&e))?;
+        let health = store.check(config.store.confirm_replicas).await.map_err(|e| of_store(&e))?;
+        for warning in &health.warnings {
+            output.note(&format!("warning: {warning}"));
+        }
+        Ok(Self { config, store })
+    }
+
+    /// The keys that private keys are sealed with.
+    pub(super) async fn vault(&self, output: Output) -> Result<Arc<Vault>, Failed> {
+        let (vault, made) =
+            open_vault(&self.store, &self.config.store).await.map_err(|error| of_vault(&error))?;
+        if let Some(path) = made {
+            output.note(&format!(
+                "IMPORTANT: a key-encryption key was made: {}\n           Back this file up, apart from the store. Without it no stored private key can be opened.",
+                path.display()
+            ));
+        }
+        Ok(Arc::new(vault))
+    }
+
+    pub(super) fn ca(&self, name: Option<&str>) -> Result<Ca, Failed> {
+        Ca::of(&self.config, name).map_err(|e| Failed::because(Exit::Usage, "configuration", &e))
+    }
+}
+
+/// The configuration, with logging begun as it says. People who watch see what matters; the log is for files and pipes.
+pub(super) fn load_config(path: Option<&Path>) -> Result<Config, Failed> {
+    let config = Config::load(path).map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
+    let default = shared::config::Telemetry::default().log;
+    let filter = (config.telemetry.log == default).then_some("warn");
+    telemetry::begin_logging(&config.telemetry, filter)
+        .map_err(|e| Failed::new(Exit::Usage, "configuration", format!("telemetry.log: {e}")))?;
+    Ok(config)
+}
+
+pub(super) fn of_store(error: &StoreError) -> Failed {
+    let exit = match error {
+        StoreError::Unsuitable(_)
+        | StoreError::Url(_)
+        | StoreError::Credentials(_)
+        | StoreError::NewerSchema { .. }
+        | StoreError::Embedded(shared::store::EmbeddedError::PathTooLong(_)) => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    Failed::because(exit, "store", error)
+}
+
+fn of_vault(error: &VaultError) -> Failed {
+    match error {
+        VaultError::Store(error) => of_store(error),
+        VaultError::Keyring(_, advice) => Failed::new(Exit::Usage, "keyring", advice),
+        VaultError::WrongRing { .. } => Failed::because(Exit::Usage, "keyring", error),
+        VaultError::Seal(_) => Failed::because(Exit::Failed, "keyring", error),
+    }
+}

@@ -1,0 +1,84 @@
+//! The command line: one file for each verb. `output` is the only place that prints.
+
+mod account;
+mod config;
+mod context;
+mod frontend;
+mod issue;
+mod key;
+mod output;
+mod revoke;
+mod status;
+mod store;
+mod watch;
+
+use clap::{Parser, Subcommand};
+use output::{Exit, Failed, Output};
+use std::path::PathBuf;
+
+/// Orders, stores and renews the certificates of a fleet.
+#[derive(Debug, Parser)]
+#[command(name = "issuer", version, max_term_width = 110)]
+pub struct Arguments {
+    /// The configuration file [default: /etc/signpost/signpost.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print one JSON document on standard output, and nothing else there
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// ACME accounts: create, import, list, show, rollover, update, deactivate
+    #[command(subcommand)]
+    Account(account::Command),
+    /// Get certificates now, in the foreground; what the store has is used
+    Issue(issue::Arguments),
+    /// What is served, until when, and what is wrong
+    Status(status::Arguments),
+    /// Revoke what a name is served with
+    Revoke(revoke::Arguments),
+    /// Who may pull certificates
+    #[command(subcommand)]
+    Frontend(frontend::Command),
+    /// The keys that seal private keys
+    #[command(subcommand)]
+    Key(key::Command),
+    /// The store: what it is, and stopping the embedded one
+    #[command(subcommand)]
+    Store(store::Command),
+    /// The configuration: check it, see where each value comes from
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+/// Runs a command to its exit code. Ctrl-C at any moment: what was begun stays where it is, and the next run goes on.
+pub async fn run(arguments: Arguments) -> Exit {
+    let output = Output::new(arguments.json);
+    let work = dispatch(arguments, &output);
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        _ = watch::interrupted() => Err(Failed::interrupted()),
+    };
+    match outcome {
+        Ok(exit) => exit,
+        Err(failed) => output.fail(&failed),
+    }
+}
+
+async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed> {
+    let path = arguments.config.as_deref();
+    match arguments.command {
+        Command::Config(command) => config::run(&command, path, output),
+        Command::Key(command) => key::run(&command, path, output),
+        Command::Account(command) => account::run(command, path, output).await,
+        Command::Issue(wanted) => issue::run(wanted, path, output).await,
+        Command::Status(wanted) => status::run(&wanted, path, output).await,
+        Command::Revoke(wanted) => revoke::run(&wanted, path, output).await,
+        Command::Frontend(command) => frontend::run(command, path, output).await,
+        Command::Store(command) => store::run(&command, path, output).await,
+    }
+}

@@ -1,0 +1,83 @@
+//! Holding a site: the lease is renewed while work goes on, and given back at its end.
+
+use super::progress::Timeline;
+use shared::{
+    domain::{Site, SiteId, Slot},
+    store::{Lease, LeaseAnswer, Owner, Store, StoreError},
+};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// The longest pause between two questions whether another issuer has finished.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A lease that is renewed for as long as this lives.
+pub(super) struct HeldLease {
+    pub(super) lease: Lease,
+    store: Store,
+    renewal: JoinHandle<()>,
+}
+
+impl HeldLease {
+    /// Waits until nobody else works on the site.
+    pub(super) async fn acquire(
+        store: &Store,
+        id: &SiteId,
+        wanted: &Site,
+        owner: &Owner,
+        length: Duration,
+        timeline: &Timeline,
+    ) -> Result<Self, StoreError> {
+        let mut told = false;
+        let attempt = owner.attempt();
+        loop {
+            let answer =
+                super::patience::write(|| store.acquire_lease(id, wanted, owner, &attempt, length)).await?;
+            match answer {
+                LeaseAnswer::Acquired(lease) => {
+                    let renewal = tokio::spawn(renew(store.clone(), lease.clone()));
+                    return Ok(Self { lease, store: store.clone(), renewal });
+                }
+                LeaseAnswer::Held { owner, remaining } => {
+                    if !told {
+                        let seconds = remaining.as_secs() + 1;
+                        timeline.tell(
+                            "waiting",
+                            None,
+                            format!("{owner} works on it; its lease ends in {seconds} s unless it goes on"),
+                        );
+                        told = true;
+                    }
+                    tokio::time::sleep(remaining.clamp(Duration::from_millis(50), LONGEST_PAUSE)).await;
+                }
+            }
+        }
+    }
+
+    /// Gives the site back and ends the orders that are done. A lease that can't be given back ends by itself; orders
+    /// that were not ended are published once more by the next run, which changes nothing.
+    pub(super) async fn release(self, done: &[Slot]) {
+        self.renewal.abort();
+        if let Err(error) = self.store.release_lease(&self.lease, done).await {
+            tracing::warn!(error = shared::error::chain(&error), site = %self.lease.site, "the lease was not given back; it ends by itself");
+        }
+    }
+}
+
+impl Drop for HeldLease {
+    fn drop(&mut self) {
+        self.renewal.abort();
+    }
+}
+
+async fn renew(store: Store, lease: Lease) {
+    loop {
+        tokio::time::sleep(lease.length / 3).await;
+        match store.renew_lease(&lease).await {
+            Ok(()) => {}
+            // Every write is fenced: whoever lost the lease finds out at the next one.
+            Err(StoreError::Fenced) => return,
+            Err(error) => tracing::warn!(error = shared::error::chain(&error), "the lease was not renewed"),
+        }
+    }
+}

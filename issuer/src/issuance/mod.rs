@@ -1,0 +1,27 @@
+//! An order's life: planned, proved, finalized, stored, published; and gone on with where another run was killed.
+//!
+//! - [`Issuance`]: everything that ordering needs, made once; [`Issuance::issue`] is the way in.
+//! - `site`: what a site lacks, under its lease: one order for each key type, published together.
+//! - `steps`: the order machine. Each step does one thing with the CA and persists what came of it.
+//! - `account`: the account's key and URL, made where there are none.
+//! - `pace`: when to ask the CA again. `patience`: what is tried again when the CA or the store stumbles.
+//! - `verdict`: what went wrong, whose fault it is, and what to change.
+//! - `progress`: what is told to whoever watches.
+
+mod account;
+mod check;
+mod lease;
+mod pace;
+mod patience;
+mod progress;
+mod setup;
+mod site;
+mod steps;
+mod verdict;
+
+pub use account::{AccountError, create_account, import_account, open_account, resolve_candidate, roll_over};
+pub use progress::{Progress, Step, Timeline};
+pub(crate) use setup::{DEFAULT_ACCOUNT, client_for};
+pub use setup::{Issuance, SetupError};
+pub use site::{Issue, Outcome, Published, Wanted};
+pub use verdict::Verdict;

@@ -1,0 +1,63 @@
+//! What is tried again. A CA or a store that stumbles for a moment does not fail an order; one that is gone does not hold
+//! a worker for long: the order stays where it is, and the next run goes on.
+
+use crate::acme::RequestError;
+use shared::{error::Retry, store::StoreError};
+use std::time::Duration;
+
+/// Pauses between the tries of one request to the CA, where it names none.
+const CA_PAUSES_MS: [u64; 4] = [500, 1_500, 4_000, 10_000];
+/// The longest wish of a CA that is waited for here; a longer one is for the schedule.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Pauses between the tries of one write to the store: it recovers, or is replaced, within about half a minute.
+const STORE_PAUSES_MS: [u64; 8] = [50, 200, 500, 1_000, 2_000, 5_000, 10_000, 10_000];
+
+/// Asks the CA, and again where that can help soon.
+pub(super) async fn ask<T, F>(request: impl Fn() -> F) -> Result<T, RequestError>
+where
+    F: Future<Output = Result<T, RequestError>>,
+{
+    let mut pauses = CA_PAUSES_MS.into_iter().map(Duration::from_millis);
+    loop {
+        let error = match request().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let Some(pause) = pauses.next() else { return Err(error) };
+        let pause = match error.retry() {
+            // A limit is not ours to test again.
+            _ if error.status() == Some(429) => return Err(error),
+            Retry::Never => return Err(error),
+            Retry::After(wish) if wish > LONGEST_WAIT => return Err(error),
+            Retry::After(wish) => wish.max(pause),
+            Retry::Backoff => pause,
+        };
+        tracing::warn!(
+            error = shared::error::chain(&error),
+            pause_ms = pause.as_millis(),
+            "asking the CA again"
+        );
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Writes to the store, and again where it was not reachable. Every write is safe to repeat.
+pub(super) async fn write<T, F>(write: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut pauses = STORE_PAUSES_MS.into_iter().map(Duration::from_millis);
+    loop {
+        let error = match write().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        match (error.retry(), pauses.next()) {
+            (Retry::Backoff, Some(pause)) => {
+                tracing::warn!(error = shared::error::chain(&error), "writing to the store again");
+                tokio::time::sleep(pause).await;
+            }
+            _ => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Everything that ordering needs, made once for a program.
+
+use super::{AccountError, check::Checker, open_account, pace::Pace};
+use crate::{
+    acme::{self, Client, ClientSettings, Directory, RequestError},
+    ca::Ca,
+    preflight::{Reach, Resolver, ResolverError, Rules, Validator},
+};
+use shared::{
+    config::Config,
+    domain::{KeyType, PublicSuffixes},
+    store::{Owner, Store, StoreError},
+    vault::Vault,
+};
+use std::{sync::Arc, time::Duration};
+
+/// For one request to a CA.
+const CA_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a directory is used before it is fetched again.
+const DIRECTORY_KEPT: Duration = Duration::from_secs(3600);
+/// The account that is used where none is named.
+pub(crate) const DEFAULT_ACCOUNT: &str = "default";
+
+/// A CA, an account with it, a store and the keys to it: what it takes to issue.
+pub struct Issuance {
+    pub(super) store: Store,
+    pub(super) vault: Arc<Vault>,
+    pub(super) ca: Ca,
+    pub(super) account: acme::Account,
+    pub(super) account_name: String,
+    pub(super) checker: Checker,
+    pub(super) owner: Owner,
+    pub(super) lease_length: Duration,
+    pub(super) validation_pace: Pace,
+    pub(super) issuing_pace: Pace,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("the account can't be used")]
+    Account(#[from] AccountError),
+    #[error("the CA {name} can't be asked for its directory {url}")]
+    Directory {
+        name: String,
+        url: String,
+        #[source]
+        source: RequestError,
+    },
+    #[error("the CA's client can't be set up")]
+    Client(#[source] RequestError),
+    #[error("the store can't be used")]
+    Store(#[from] StoreError),
+    #[error("the resolvers of the self-check can't be used")]
+    Resolver(#[from] ResolverError),
+}
+
+impl Issuance {
+    /// Opens the account, which is made where there is none.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub async fn open(store: Store, vault: Arc<Vault>, ca: Ca, config: &Config) -> Result<Self, SetupError> {
+        let client = client_for(&store, &ca).await?;
+        let (_, account) =
+            open_account(&store, &vault, &ca, &client, DEFAULT_ACCOUNT, KeyType::EcdsaP256).await?;
+        let suffixes = PublicSuffixes::shipped();
+        let rules =
+            Rules::for_port(config.issuer.http_port, move |host| suffixes.ends_in_known_top_level(host));
+        let resolver = Resolver::with_servers(&config.issuer.resolvers)?;
+        let validator = Validator::new(rules, resolver).with_frontends(config.frontends.addresses.clone());
+        Ok(Self {
+            checker: Checker::new(Reach::new(validator), config.issuer.self_check),
+            validation_pace: Pace::new(ca.first_poll),
+            issuing_pace: Pace::new(ca.first_poll),
+            store,
+            vault,
+            ca,
+            account,
+            account_name: DEFAULT_ACCOUNT.to_owned(),
+            owner: Owner::this_process(),
+            lease_length: Duration::from_secs(config.issuer.lease_seconds),
+        })
+    }
+
+    /// Requests sent to the CA so far.
+    pub fn requests(&self) -> u64 {
+        self.account.client().requests()
+    }
+
+    pub fn account_url(&self) -> &str {
+        self.account.url()
+    }
+
+    pub fn ca(&self) -> &Ca {
+        &self.ca
+    }
+}
+
+/// A client that knows the CA's directory: the one that another program fetched within the hour, or a fresh one.
+///
+/// # Errors
+/// [`SetupError`].
+pub(crate) async fn client_for(store: &Store, ca: &Ca) -> Result<Client, SetupError> {
+    let client = Client::new(ClientSettings {
+        directory_url: ca.directory.clone(),
+        trusted_roots: ca.trusted_roots.clone(),
+        timeout: CA_TIMEOUT,
+    })
+    .map_err(SetupError::Client)?;
+    let kept = store.load_directory(&ca.name).await?;
+    if let Some(directory) = kept.as_deref().and_then(|text| kept_directory(text, &ca.directory)) {
+        client.use_directory(directory);
+        return Ok(client);
+    }
+    let fetched = super::patience::ask(|| client.directory()).await.map_err(|source| {
+        SetupError::Directory { name: ca.name.clone(), url: ca.directory.clone(), source }
+    })?;
+    let record = serde_json::json!({ "url": ca.directory, "directory": &*fetched });
+    store.store_directory(&ca.name, &record.to_string(), DIRECTORY_KEPT).await?;
+    Ok(client)
+}
+
+/// A kept directory is that of this CA only if it was fetched from the same address.
+fn kept_directory(text: &str, url: &str) -> Option<Directory> {
+    let mut record: serde_json::Value = serde_json::from_str(text).ok()?;
+    if record.get("url")?.as_str() != Some(url) {
+        return None;
+    }
+    serde_json::from_value(record.get_mut("directory")?.take()).ok()
+}

@@ -1,0 +1,553 @@
+//! The order machine: each step does one thing with the CA, and persists what came of it before anything relies on it.
+
+use super::{
+    Issuance,
+    patience::{ask, write},
+    progress::Timeline,
+    verdict::Verdict,
+};
+use crate::acme::{
+    self, Answer, Authorization, AuthorizationStatus, Chain, ChallengeKind, Expectation, Identifier,
+    NewOrder, OrderStatus, ProblemKind, RequestCounter, RequestError, csr, generate_certificate_key,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::{Timestamp, ToSpan};
+use openssl::pkey::{PKey, Private};
+use shared::{
+    domain::{
+        AuthorizationRef, Certificate, CertificateId, Challenged, DnsName, Finalizing, Issued, OrderState,
+        Ordered, Planned, PublishedToken, Ready, Slot,
+    },
+    store::{Lease, StoredOrder, lineage_of},
+    vault::{Binding, SealedKind},
+};
+use std::time::Duration;
+use tokio::{task::JoinSet, time::Instant};
+
+/// Requests of one order that are sent at once.
+const AT_ONCE: usize = 8;
+/// Orders that are placed in one run, where the CA forgets them.
+const MOST_STARTS: u32 = 2;
+/// How long the CA may take to make up its mind before the order is left for the next run.
+const VALIDATION_DEADLINE: Duration = Duration::from_secs(600);
+/// Tokens outlive their order a little; a CA that names no end gets this long.
+const ORDER_LIFE_HOURS: i64 = 24 * 7;
+
+/// Work on one order.
+pub(super) struct Work<'a> {
+    issuance: &'a Issuance,
+    account: acme::Account,
+    lease: &'a Lease,
+    slot: Slot,
+    timeline: &'a Timeline,
+}
+
+/// What the CA says an order has come to.
+enum Look {
+    Ready,
+    Valid {
+        certificate_url: String,
+    },
+    /// It expired, or the CA forgot it.
+    Gone,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(
+        issuance: &'a Issuance,
+        lease: &'a Lease,
+        slot: Slot,
+        timeline: &'a Timeline,
+        counter: &RequestCounter,
+    ) -> Self {
+        Self { account: issuance.account.counted(counter.clone()), issuance, lease, slot, timeline }
+    }
+
+    /// From wherever the order stands to a stored certificate.
+    pub(super) async fn finish(&self, order: StoredOrder) -> Result<CertificateId, Verdict> {
+        let mut order = order;
+        // What was read from the store may be long past at the CA.
+        let mut resumed = !matches!(order.order.state, OrderState::Planned(_));
+        if resumed {
+            self.timeline.tell(
+                "resumed",
+                Some(self.slot),
+                format!("the order was {}", order.order.state.as_str()),
+            );
+        }
+        let mut starts = 0;
+        loop {
+            if matches!(order.order.state, OrderState::Planned(_)) {
+                starts += 1;
+                if starts > MOST_STARTS {
+                    return Err(Verdict::new(
+                        shared::error::Fault::Ca,
+                        shared::domain::FailureClass::Ca,
+                        "the CA forgets every order right after it was placed",
+                        "ask the CA; nothing more is ordered until the next run",
+                    ));
+                }
+            }
+            order = match order.order.state.clone() {
+                OrderState::Planned(planned) => {
+                    resumed = false;
+                    self.place(&order, planned).await?
+                }
+                OrderState::Ordered(ordered) => self.challenge(&order, ordered).await?,
+                OrderState::Challenged(challenged) => self.prove(&order, challenged, resumed).await?,
+                OrderState::Ready(ready) => self.make_key(&order, ready).await?,
+                OrderState::Finalizing(finalizing) => self.finalize(&order, finalizing, resumed).await?,
+                OrderState::Issued(issued) => self.download(&order, issued).await?,
+                OrderState::Stored(stored) => return Ok(stored.certificate),
+            };
+        }
+    }
+
+    /// `Planned -> Ordered`
+    async fn place(&self, order: &StoredOrder, planned: Planned) -> Result<StoredOrder, Verdict> {
+        let wanted = NewOrder {
+            identifiers: order.order.names.iter().map(Identifier::from).collect(),
+            profile: order.order.profile.clone(),
+            replaces: None,
+        };
+        let placed = ask(|| self.account.new_order(&wanted)).await.map_err(refused)?;
+        let ordered = planned.ordered(Ordered {
+            order_url: placed.url,
+            finalize_url: placed.order.finalize,
+            authorization_urls: placed.order.authorizations,
+            expires: placed.order.expires,
+        });
+        let next = self.persist(order, ordered.clone()).await?;
+        self.timeline.tell("ordered", Some(self.slot), "");
+        // Every name was proved before: nothing to ask.
+        if placed.order.status == OrderStatus::Ready {
+            return self.persist(&next, ordered.ready()).await;
+        }
+        Ok(next)
+    }
+
+    /// `Ordered -> Challenged`, or `Ready` where nothing is left to prove
+    async fn challenge(&self, order: &StoredOrder, ordered: Ordered) -> Result<StoredOrder, Verdict> {
+        let authorizations = match self.authorizations(&ordered.authorization_urls).await {
+            Err(error) if error.is_gone() => return self.start_over(order).await,
+            answer => answer.map_err(refused)?,
+        };
+        let mut tokens = Vec::new();
+        for (authorization_url, authorization) in authorizations {
+            let name = name_of(&authorization)?;
+            match authorization.status {
+                AuthorizationStatus::Valid => {}
+                AuthorizationStatus::Pending => {
+                    let challenge = authorization
+                        .challenge(&ChallengeKind::Http01)
+                        .and_then(|challenge| Some((challenge.parse_token()?, challenge.url.clone())));
+                    let Some((token, challenge_url)) = challenge else {
+                        return Err(Verdict::new(
+                            shared::error::Fault::Ca,
+                            shared::domain::FailureClass::Policy,
+                            format!("the CA offers no http-01 challenge for {}", name.to_unicode()),
+                            "this name needs another kind of proof (dns-01)",
+                        ));
+                    };
+                    let at = AuthorizationRef { authorization_url, challenge_url };
+                    tokens.push(PublishedToken { name, token, at });
+                }
+                // Dead: so is the order. A new one is placed.
+                _ if authorization.problem().is_none() => return self.start_over(order).await,
+                _ => return Err(self.failed(&[(authorization_url, authorization)])),
+            }
+        }
+        if tokens.is_empty() {
+            return self.persist(order, ordered.ready()).await;
+        }
+        self.publish_tokens(&tokens, ordered.expires).await?;
+        let next = self.persist(order, ordered.challenged(tokens)).await?;
+        self.timeline.tell("challenged", Some(self.slot), "");
+        Ok(next)
+    }
+
+    /// `Challenged -> Ready`
+    async fn prove(
+        &self,
+        order: &StoredOrder,
+        challenged: Challenged,
+        resumed: bool,
+    ) -> Result<StoredOrder, Verdict> {
+        let order_url = &challenged.ordered.order_url;
+        let tokens = &challenged.tokens;
+        if resumed {
+            match self.look(order_url).await? {
+                Some(Look::Gone) => return self.start_over(order).await,
+                Some(Look::Valid { .. } | Look::Ready) => return self.proved(order, challenged).await,
+                None => self.publish_tokens(tokens, challenged.ordered.expires).await?,
+            }
+        }
+        self.issuance.checker.check(tokens, self.account.key(), self.slot, self.timeline).await?;
+        self.answer(tokens).await?;
+        self.timeline.tell("answered", Some(self.slot), "the CA was told to look");
+        let look = self.watch(order_url, &self.issuance.validation_pace, |status| {
+            matches!(status, OrderStatus::Pending | OrderStatus::Unknown)
+        });
+        match look.await? {
+            Look::Gone => self.start_over(order).await,
+            Look::Ready | Look::Valid { .. } => self.proved(order, challenged).await,
+        }
+    }
+
+    async fn proved(&self, order: &StoredOrder, challenged: Challenged) -> Result<StoredOrder, Verdict> {
+        self.withdraw(&challenged.tokens);
+        let next = self.persist(order, challenged.ready()).await?;
+        self.timeline.tell("ready", Some(self.slot), "the CA has seen every name");
+        Ok(next)
+    }
+
+    /// `Ready -> Finalizing`
+    async fn make_key(&self, order: &StoredOrder, ready: Ready) -> Result<StoredOrder, Verdict> {
+        let kind = order.order.key_type;
+        // RSA keys take their time; other orders go on meanwhile.
+        let key = tokio::task::spawn_blocking(move || generate_certificate_key(kind))
+            .await
+            .map_err(|e| Verdict::bug(e.to_string()))?
+            .map_err(|e| Verdict::bug(e.to_string()))?;
+        let identifiers: Vec<Identifier> = order.order.names.iter().map(Identifier::from).collect();
+        let csr = csr::for_names(&key, &identifiers).map_err(|e| Verdict::bug(e.to_string()))?;
+        let spki = spki_sha256(&key)?;
+        let lineage = lineage_of(&self.lease.site, self.slot);
+        let binding = Binding { kind: SealedKind::CertificateKey, owner: &lineage, spki_sha256: &spki };
+        let der =
+            zeroize::Zeroizing::new(key.private_key_to_pkcs8().map_err(|e| Verdict::bug(e.to_string()))?);
+        let sealed = self.issuance.vault.seal(&der, &binding).map_err(|e| Verdict::bug(e.to_string()))?;
+        let next =
+            self.persist(order, ready.finalizing(STANDARD.encode(sealed), STANDARD.encode(csr))).await?;
+        self.timeline.tell("finalizing", Some(self.slot), "the key is stored");
+        Ok(next)
+    }
+
+    /// `Finalizing -> Issued`
+    async fn finalize(
+        &self,
+        order: &StoredOrder,
+        finalizing: Finalizing,
+        resumed: bool,
+    ) -> Result<StoredOrder, Verdict> {
+        let order_url = &finalizing.order_url;
+        if resumed {
+            match self.look(order_url).await? {
+                Some(Look::Gone) => return self.start_over(order).await,
+                Some(Look::Valid { certificate_url }) => {
+                    return self.issued(order, finalizing, certificate_url).await;
+                }
+                Some(Look::Ready) | None => {}
+            }
+        }
+        let csr = STANDARD.decode(&finalizing.csr).map_err(|e| Verdict::bug(e.to_string()))?;
+        match self.account.finalize(&finalizing.finalize_url, &csr).await {
+            Ok(Answer { value, .. }) if value.status == OrderStatus::Valid && value.certificate.is_some() => {
+                let certificate_url = value.certificate.unwrap_or_default();
+                return self.issued(order, finalizing, certificate_url).await;
+            }
+            Ok(_) => {}
+            // The key was refused for good: another one, for the same order.
+            Err(error) if matches!(error.kind(), Some(ProblemKind::BadCsr | ProblemKind::BadPublicKey)) => {
+                return Err(refused(error));
+            }
+            Err(error) if error.is_gone() => return self.start_over(order).await,
+            // Whatever else was said: the order knows whether the CA went on all the same.
+            Err(error) => match self.look(order_url).await {
+                Ok(Some(Look::Valid { certificate_url })) => {
+                    return self.issued(order, finalizing, certificate_url).await;
+                }
+                Ok(Some(Look::Ready)) => return Err(refused(error).keeping_the_order()),
+                Ok(Some(Look::Gone)) => return self.start_over(order).await,
+                Ok(None) => {}
+                Err(verdict) => return Err(verdict),
+            },
+        }
+        let look = self.watch(order_url, &self.issuance.issuing_pace, |status| {
+            matches!(status, OrderStatus::Processing | OrderStatus::Unknown | OrderStatus::Ready)
+        });
+        match look.await? {
+            Look::Valid { certificate_url } => self.issued(order, finalizing, certificate_url).await,
+            Look::Ready => {
+                Err(Verdict::bug("an order that is watched until it leaves `ready` was found ready"))
+            }
+            Look::Gone => self.start_over(order).await,
+        }
+    }
+
+    async fn issued(
+        &self,
+        order: &StoredOrder,
+        finalizing: Finalizing,
+        certificate_url: String,
+    ) -> Result<StoredOrder, Verdict> {
+        let next = self.persist(order, finalizing.issued(certificate_url)).await?;
+        self.timeline.tell("issued", Some(self.slot), "");
+        Ok(next)
+    }
+
+    /// `Issued -> Stored`
+    async fn download(&self, order: &StoredOrder, issued: Issued) -> Result<StoredOrder, Verdict> {
+        let preferred = self.issuance.ca.section.preferred_chain.as_deref();
+        let chain = ask(|| self.account.fetch_preferred_chain(&issued.certificate_url, preferred))
+            .await
+            .map_err(|error| match &error {
+                RequestError::Chain { source, .. } => Verdict::from_chain(source),
+                _ if error.is_gone() => refused(error),
+                _ => refused(error).keeping_the_order(),
+            })?
+            .value;
+        if !chain.matched {
+            let wanted = preferred.unwrap_or_default();
+            self.timeline.tell(
+                "chain",
+                Some(self.slot),
+                format!("the CA offers no chain that ends at {wanted:?}: its own choice is used"),
+            );
+        }
+        let certificate = self.checked(order, &issued, &chain.chain)?;
+        let stored = issued.stored(certificate.id());
+        let next =
+            write(|| self.issuance.store.store_certificate(self.lease, order, &certificate, stored.clone()))
+                .await
+                .map_err(|e| Verdict::from_store(&e))?;
+        self.timeline.tell("stored", Some(self.slot), "");
+        Ok(next)
+    }
+
+    /// A certificate is stored only if it is the one that was ordered, for the key that is stored.
+    fn checked(&self, order: &StoredOrder, issued: &Issued, chain: &Chain) -> Result<Certificate, Verdict> {
+        let sealed_key = STANDARD.decode(&issued.sealed_key).map_err(|e| Verdict::bug(e.to_string()))?;
+        let lineage = lineage_of(&self.lease.site, self.slot);
+        let binding =
+            Binding { kind: SealedKind::CertificateKey, owner: &lineage, spki_sha256: chain.spki_sha256() };
+        // The key is bound to its public key: it opens for the certificate of this key and for no other.
+        let key = self
+            .issuance
+            .vault
+            .open(&sealed_key, &binding)
+            .map_err(|_| Verdict::from_chain(&acme::ChainError::WrongKey))?;
+        let key = PKey::private_key_from_pkcs8(&key).map_err(|e| Verdict::bug(e.to_string()))?;
+        let spki_der = key.public_key_to_der().map_err(|e| Verdict::bug(e.to_string()))?;
+        let identifiers: Vec<Identifier> = order.order.names.iter().map(Identifier::from).collect();
+        let now = Timestamp::now();
+        let expected =
+            Expectation { spki_der: &spki_der, identifiers: &identifiers, now_unix: now.as_second() };
+        chain.check(&expected).map_err(|e| Verdict::from_chain(&e))?;
+        Ok(Certificate {
+            leaf_der: chain.leaf_der().to_vec(),
+            chain_pem: chain.issuers_pem(),
+            sealed_key,
+            key_type: order.order.key_type,
+            ca: order.order.ca.clone(),
+            account: order.order.account.clone(),
+            issued: now,
+        })
+    }
+
+    /// The order is dead at the CA: the same wish, planned anew.
+    async fn start_over(&self, order: &StoredOrder) -> Result<StoredOrder, Verdict> {
+        self.timeline.tell("expired", Some(self.slot), "the CA no longer has the order: a new one is placed");
+        self.persist(order, Planned {}).await
+    }
+
+    async fn persist(
+        &self,
+        order: &StoredOrder,
+        state: impl Into<OrderState>,
+    ) -> Result<StoredOrder, Verdict> {
+        let state = state.into();
+        write(|| self.issuance.store.advance_order(self.lease, order, state.clone()))
+            .await
+            .map_err(|e| Verdict::from_store(&e))
+    }
+
+    async fn publish_tokens(
+        &self,
+        tokens: &[PublishedToken],
+        expires: Option<Timestamp>,
+    ) -> Result<(), Verdict> {
+        let key = self.account.key();
+        let answers: Vec<_> = tokens
+            .iter()
+            .map(|published| (published.token.clone(), key.key_authorization(&published.token)))
+            .collect();
+        let life = ORDER_LIFE_HOURS.hours();
+        let end = expires.unwrap_or_else(|| Timestamp::now().saturating_add(life).unwrap_or(Timestamp::MAX));
+        let until = end.saturating_add(1.hour()).unwrap_or(Timestamp::MAX);
+        write(|| self.issuance.store.publish_tokens(&answers, until))
+            .await
+            .map_err(|e| Verdict::from_store(&e))
+    }
+
+    /// In the background: tokens end by themselves, and nothing waits for it.
+    fn withdraw(&self, tokens: &[PublishedToken]) {
+        let store = self.issuance.store.clone();
+        let tokens: Vec<_> = tokens.iter().map(|published| published.token.clone()).collect();
+        tokio::spawn(async move {
+            if let Err(error) = store.withdraw_tokens(tokens.iter()).await {
+                tracing::debug!(error = shared::error::chain(&error), "tokens are left to end by themselves");
+            }
+        });
+    }
+
+    async fn answer(&self, tokens: &[PublishedToken]) -> Result<(), Verdict> {
+        let urls = tokens.iter().map(|published| published.at.challenge_url.clone()).collect();
+        at_once(urls, &self.account, |account, url| async move {
+            ask(|| account.answer_challenge(&url)).await.map(drop)
+        })
+        .await
+        .map(drop)
+        .map_err(|error| refused(error).keeping_the_order())
+    }
+
+    async fn authorizations(&self, urls: &[String]) -> Result<Vec<(String, Authorization)>, RequestError> {
+        at_once(urls.to_vec(), &self.account, |account, url| async move {
+            let answer = ask(|| account.fetch_authorization(&url)).await?;
+            Ok((url, answer.value))
+        })
+        .await
+    }
+
+    /// One look at the order; `None` while the CA has not made up its mind.
+    async fn look(&self, order_url: &str) -> Result<Option<Look>, Verdict> {
+        let order = match ask(|| self.account.fetch_order(order_url)).await {
+            Err(error) if error.is_gone() => return Ok(Some(Look::Gone)),
+            answer => answer.map_err(|error| refused(error).keeping_the_order())?.value,
+        };
+        Ok(match order.status {
+            OrderStatus::Ready => Some(Look::Ready),
+            OrderStatus::Valid => Some(Look::Valid {
+                certificate_url: order
+                    .certificate
+                    .ok_or_else(|| Verdict::bug("a valid order without a certificate"))?,
+            }),
+            OrderStatus::Invalid
+                if order.error.is_none() && order.expires.is_some_and(|end| end < Timestamp::now()) =>
+            {
+                Some(Look::Gone)
+            }
+            OrderStatus::Invalid => return Err(self.reason(&order).await),
+            OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Unknown => None,
+        })
+    }
+
+    /// Looks at the order until it has left the states that `waits` names, no oftener than the CA wishes.
+    async fn watch(
+        &self,
+        order_url: &str,
+        pace: &super::pace::Pace,
+        waits: impl Fn(OrderStatus) -> bool,
+    ) -> Result<Look, Verdict> {
+        let deadline = Instant::now() + VALIDATION_DEADLINE;
+        let mut asked = None;
+        for look in 0.. {
+            tokio::time::sleep(pace.pause(look, asked)).await;
+            let answer = match ask(|| self.account.fetch_order(order_url)).await {
+                Err(error) if error.is_gone() => return Ok(Look::Gone),
+                answer => answer.map_err(|error| refused(error).keeping_the_order())?,
+            };
+            asked = answer.retry_after;
+            let order = answer.value;
+            if !waits(order.status) {
+                pace.learn(look);
+                return match order.status {
+                    OrderStatus::Invalid => Err(self.reason(&order).await),
+                    OrderStatus::Valid => {
+                        Ok(Look::Valid { certificate_url: order.certificate.unwrap_or_default() })
+                    }
+                    _ => Ok(Look::Ready),
+                };
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        Err(Verdict::new(
+            shared::error::Fault::Ca,
+            shared::domain::FailureClass::Ca,
+            format!("the CA has not made up its mind within {} s", VALIDATION_DEADLINE.as_secs()),
+            "wait: the next run goes on with the same order",
+        )
+        .keeping_the_order())
+    }
+
+    /// Why an order failed: its challenges know more than the order itself.
+    async fn reason(&self, order: &acme::Order) -> Verdict {
+        match self.authorizations(&order.authorizations).await {
+            Ok(authorizations)
+                if authorizations.iter().any(|(_, authorization)| authorization.problem().is_some()) =>
+            {
+                self.failed(&authorizations)
+            }
+            _ => {
+                let what = order
+                    .error
+                    .as_ref()
+                    .map_or_else(|| "the CA does not say why".to_owned(), ToString::to_string);
+                Verdict::new(
+                    shared::error::Fault::Ca,
+                    shared::domain::FailureClass::Ca,
+                    format!("the order failed: {what}"),
+                    "the next run places a new order",
+                )
+            }
+        }
+    }
+
+    /// The verdict on authorizations, at least one of which has a problem.
+    fn failed(&self, authorizations: &[(String, Authorization)]) -> Verdict {
+        let mut verdicts = authorizations.iter().filter_map(|(_, authorization)| {
+            let problem = authorization.problem()?;
+            Some(Verdict::from_validation(&name_of(authorization).ok()?, problem))
+        });
+        let Some(first) = verdicts.next() else {
+            return Verdict::bug("an authorization failed without a problem");
+        };
+        verdicts.fold(first, |all, next| Verdict { what: format!("{}; {}", all.what, next.what), ..all })
+    }
+}
+
+/// Runs a request for each URL, a few at a time, and keeps their order. The first error ends it.
+async fn at_once<T, F>(
+    urls: Vec<String>,
+    account: &acme::Account,
+    request: impl Fn(acme::Account, String) -> F,
+) -> Result<Vec<T>, RequestError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, RequestError>> + Send + 'static,
+{
+    let mut answers: Vec<Option<T>> = urls.iter().map(|_| None).collect();
+    let mut waiting = urls.into_iter().enumerate();
+    let mut running = JoinSet::new();
+    loop {
+        while running.len() < AT_ONCE
+            && let Some((place, url)) = waiting.next()
+        {
+            let answer = request(account.clone(), url);
+            running.spawn(async move { (place, answer.await) });
+        }
+        match running.join_next().await {
+            None => break,
+            Some(Ok((place, answer))) => answers[place] = Some(answer?),
+            Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+    Ok(answers.into_iter().flatten().collect())
+}
+
+fn refused(error: RequestError) -> Verdict {
+    Verdict::from_request(&error)
+}
+
+fn name_of(authorization: &Authorization) -> Result<DnsName, Verdict> {
+    DnsName::parse(&authorization.identifier.value).map_err(|e| {
+        Verdict::bug(format!("the CA sent an authorization for a name that was not ordered: {e}"))
+    })
+}
+
+fn spki_sha256(key: &PKey<Private>) -> Result<String, Verdict> {
+    let der = key.public_key_to_der().map_err(|e| Verdict::bug(e.to_string()))?;
+    Ok(openssl::sha::sha256(&der).iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,221 @@
+//! What went wrong with an order: whose fault it is, what happened in plain words, and what to change.
+
+use crate::acme::{ChainError, Problem, ProblemKind, RequestError};
+use jiff::Timestamp;
+use shared::{
+    domain::{DnsName, Failure, FailureClass},
+    error::Fault,
+    store::StoreError,
+};
+use std::time::Duration;
+
+/// Why there is no certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub fault: Fault,
+    pub class: FailureClass,
+    pub what: String,
+    pub remedy: String,
+    /// The CA will refuse before this long from now.
+    pub wait: Option<Duration>,
+    /// The order is still open at the CA, and the next run goes on with it.
+    pub keep_order: bool,
+}
+
+impl Verdict {
+    pub fn new(
+        fault: Fault,
+        class: FailureClass,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { fault, class, what: what.into(), remedy: remedy.into(), wait: None, keep_order: false }
+    }
+
+    #[must_use]
+    pub fn keeping_the_order(self) -> Self {
+        Self { keep_order: true, ..self }
+    }
+
+    /// As it is remembered with the site, after `before`.
+    pub fn to_failure(&self, before: Option<&Failure>, now: Timestamp) -> Failure {
+        Failure {
+            at: now,
+            count: before.map_or(0, |failure| failure.count).saturating_add(1),
+            fault: self.fault,
+            class: self.class,
+            what: self.what.clone(),
+            remedy: self.remedy.clone(),
+            not_before: self.wait.and_then(|wait| now.checked_add(wait).ok()),
+        }
+    }
+
+    pub fn from_store(error: &StoreError) -> Self {
+        let remedy = match error {
+            StoreError::Fenced => "nothing: the other issuer finishes the order",
+            StoreError::Unconfirmed { .. } => "bring the replicas back, or lower store.confirm_replicas",
+            _ => "look at Redis; nothing was lost, and the next run goes on where this one stopped",
+        };
+        Self::new(Fault::Store, FailureClass::Store, shared::error::chain(error), remedy).keeping_the_order()
+    }
+
+    pub fn bug(what: impl Into<String>) -> Self {
+        Self::new(Fault::Bug, FailureClass::Bug, what, "please report this, with the log")
+    }
+
+    /// The CA refused a request.
+    pub fn from_request(error: &RequestError) -> Self {
+        let what = shared::error::chain(error);
+        let Some(refusal) = error.refusal() else {
+            let mut verdict = match error.fault() {
+                Fault::Operator if error.status() == Some(429) => limit(what),
+                Fault::Operator => Self::new(
+                    Fault::Operator,
+                    FailureClass::Account,
+                    what,
+                    "check the [ca] section of the configuration",
+                ),
+                Fault::Bug => Self::bug(what),
+                fault => Self::new(
+                    fault,
+                    FailureClass::Ca,
+                    what,
+                    "look at the CA's status page and at the way to it (outbound 443); the next run goes on",
+                ),
+            };
+            verdict.wait = error.retry_after();
+            verdict.keep_order = verdict.class == FailureClass::Ca;
+            return verdict;
+        };
+        let problem = &refusal.problem;
+        let mut verdict = match problem.kind() {
+            ProblemKind::RateLimited => match problem.unpause_url() {
+                Some(url) => Self::new(
+                    Fault::Operator,
+                    FailureClass::Paused,
+                    what,
+                    format!(
+                        "the CA has paused this name after many failures; put right what failed, then visit {url}"
+                    ),
+                ),
+                None => limit(what),
+            },
+            ProblemKind::RejectedIdentifier | ProblemKind::UnsupportedIdentifier => Self::new(
+                Fault::Customer,
+                FailureClass::Policy,
+                what,
+                "the CA's policy forbids the name; it can't be retried",
+            ),
+            ProblemKind::Caa => caa(what),
+            ProblemKind::UserActionRequired => {
+                let terms = refusal
+                    .terms_of_service
+                    .as_deref()
+                    .or(problem.instance.as_deref())
+                    .unwrap_or("the CA's page");
+                Self::new(
+                    Fault::Operator,
+                    FailureClass::Account,
+                    what,
+                    format!("read and accept {terms}, then run `issuer account update`"),
+                )
+            }
+            ProblemKind::ExternalAccountRequired => Self::new(
+                Fault::Operator,
+                FailureClass::Account,
+                what,
+                "the CA wants an external account binding: set eab_kid and eab_hmac_file in its section",
+            ),
+            ProblemKind::AccountDoesNotExist | ProblemKind::Unauthorized => Self::new(
+                Fault::Operator,
+                FailureClass::Account,
+                what,
+                "see `issuer account show`: the account may have been deactivated, or its key changed",
+            ),
+            ProblemKind::InvalidProfile => Self::new(
+                Fault::Operator,
+                FailureClass::Account,
+                what,
+                "set another `profile` in the CA's section, or none",
+            ),
+            _ => match error.fault() {
+                Fault::Ca => Self::new(Fault::Ca, FailureClass::Ca, what, "wait: the fault is the CA's")
+                    .keeping_the_order(),
+                Fault::Bug => Self::bug(what),
+                fault => Self::new(fault, FailureClass::Policy, what, "see what the CA says"),
+            },
+        };
+        verdict.wait = refusal.retry_after;
+        verdict
+    }
+
+    /// The CA looked at a name and was not satisfied.
+    pub fn from_validation(name: &DnsName, problem: &Problem) -> Self {
+        let what = format!("{}: {problem}", name.to_unicode());
+        let detail = problem.detail.as_deref().unwrap_or_default();
+        let our_path = "every frontend must redirect /.well-known/acme-challenge/ to the validation host";
+        match problem.kind() {
+            ProblemKind::Dns => Self::new(
+                Fault::Customer,
+                FailureClass::Dns,
+                what,
+                "the name's DNS must answer: an A or AAAA record that leads to a frontend, and DNSSEC, where it is signed, must hold",
+            ),
+            ProblemKind::Caa => caa(what),
+            ProblemKind::Connection if detail.contains("redirect") => Self::new(
+                Fault::Operator,
+                FailureClass::RedirectRule,
+                what,
+                format!("the CA does not follow this redirect: {our_path}, with 302 and one hop, on port 80"),
+            ),
+            ProblemKind::Connection => Self::new(
+                Fault::Customer,
+                FailureClass::Firewall,
+                what,
+                "port 80 must be open to the whole world, over every address that the name's DNS gives",
+            ),
+            ProblemKind::Unauthorized | ProblemKind::IncorrectResponse => Self::new(
+                Fault::Customer,
+                FailureClass::NotPointingHere,
+                what,
+                format!("another server answers, or the redirect rule is missing there: {our_path}"),
+            ),
+            ProblemKind::ServerInternal | ProblemKind::RateLimited => {
+                Self::new(Fault::Ca, FailureClass::Ca, what, "wait: the fault is the CA's")
+            }
+            _ => Self::new(
+                problem.validation_fault(),
+                FailureClass::NotPointingHere,
+                what,
+                format!("see what the CA says; {our_path}"),
+            ),
+        }
+    }
+
+    pub fn from_chain(error: &ChainError) -> Self {
+        Self::new(
+            Fault::Ca,
+            FailureClass::BadCertificate,
+            format!("the CA's certificate is not stored: {}", shared::error::chain(error)),
+            "the next run orders again; if it repeats, ask the CA",
+        )
+    }
+}
+
+fn limit(what: String) -> Verdict {
+    Verdict::new(
+        Fault::Operator,
+        FailureClass::Limit,
+        what,
+        "wait: a limit of the CA is reached; the order is placed when it allows",
+    )
+}
+
+fn caa(what: String) -> Verdict {
+    Verdict::new(
+        Fault::Customer,
+        FailureClass::Caa,
+        what,
+        "the name's CAA records must allow this CA, or be removed",
+    )
+}
