@@ -7,7 +7,8 @@
 //! | [`ca_proxy`] | stands before Pebble: keeps it from deadlocking, counts, attributes, injects faults |
 //! | [`redis`], [`redis_proxy`], [`resp`] | a real Redis, and a proxy that stalls, cuts and reacts to what it sees |
 //! | [`nginx`] | a real nginx from a configuration that the test gives |
-//! | [`signpost`] | the programs under test, as a user runs them |
+//! | [`signpost`], [`stage`] | the programs under test, as a user runs them; the whole scene around them |
+//! | [`stored`] | what the store holds, opened through the vault |
 //! | [`bare_acme`] | an ACME client of a few lines that shares nothing with ours |
 //!
 //! A server that isn't installed is an error that names the apt package, never a skipped test.
@@ -25,3 +26,5 @@ pub mod redis;
 pub mod redis_proxy;
 pub mod resp;
 pub mod signpost;
+pub mod stage;
+pub mod stored;

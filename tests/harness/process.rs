@@ -221,7 +221,7 @@ impl Drop for Process {
     }
 }
 
-/// Kills one child from inside a fault rule or a proxy's trigger.
+/// Kills or freezes one child from inside a fault rule or a proxy's trigger.
 #[derive(Debug, Clone, Copy)]
 pub struct Killer {
     pid: u32,
@@ -231,6 +231,11 @@ impl Killer {
     /// `kill -9` without waiting; a child that has ended already is no error. The [`Process`] must still be held.
     pub fn kill9(&self) {
         let _ = send(self.pid, Signal::KILL);
+    }
+
+    /// SIGSTOP, as [`Killer::kill9`].
+    pub fn pause(&self) {
+        let _ = send(self.pid, Signal::STOP);
     }
 }
 

@@ -1,1 +1,137 @@
-fn main() {}
+//! Pulls certificates onto a frontend: fetches what changed, verifies it, publishes it atomically, and reloads the web
+//! server when a name came or went. Keeps serving what it has when the centre is gone.
+
+mod client;
+mod config;
+mod disk;
+mod listing;
+mod nginx;
+mod publish;
+mod removal;
+mod run;
+mod status;
+mod sync;
+#[cfg(test)]
+mod sync_tests;
+#[cfg(test)]
+mod test_pki;
+mod verify;
+
+use crate::{
+    client::Client,
+    config::{AgentConfig, AgentConfigError, StoreConfig},
+    disk::Directory,
+    status::Overview,
+    sync::Report,
+};
+use clap::{Parser, Subcommand};
+use jiff::Timestamp;
+use shared::error::chain;
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+
+/// Pulls certificates onto a frontend and reloads its web server.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// The configuration file [default: /etc/signpost/signpost.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One JSON document on standard output
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Option<Verb>,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Verb {
+    /// Sync again and again, until SIGTERM (the default)
+    Run,
+    /// Sync once
+    Sync {
+        /// Take items out of service however many vanished from the listing, even all of them
+        #[arg(long)]
+        confirm_removals: bool,
+    },
+    /// What is on disk, and how the last sync went
+    Status,
+}
+
+const FAILED: u8 = 1;
+const BAD_CONFIGURATION: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(ansi).with_target(false).init();
+    match execute(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(error) => {
+            let code = if error.is::<AgentConfigError>() { BAD_CONFIGURATION } else { FAILED };
+            if arguments.json {
+                println!("{}", serde_json::json!({ "error": chain(error.as_ref()) }));
+            }
+            eprintln!("frontend-agent: {}", chain(error.as_ref()));
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Whether all of it went well.
+fn execute(arguments: &Arguments) -> anyhow::Result<bool> {
+    let file = arguments.config.as_deref();
+    match arguments.command.unwrap_or(Verb::Run) {
+        Verb::Run => {
+            let config = AgentConfig::load(file)?;
+            tokio::runtime::Runtime::new()?.block_on(run::run(&config))?;
+            Ok(true)
+        }
+        Verb::Sync { confirm_removals } => {
+            let config = AgentConfig::load(file)?;
+            let mut client = Client::new(&config)?;
+            let report = tokio::runtime::Runtime::new()?.block_on(sync::sync(
+                &config,
+                &mut client,
+                confirm_removals,
+            ))?;
+            if arguments.json {
+                println!("{}", serde_json::to_string_pretty(&report)?);
+            } else {
+                show(&report);
+            }
+            Ok(report.is_success())
+        }
+        Verb::Status => {
+            let overview = Overview::of(&Directory::existing(&StoreConfig::load(file)?))?;
+            if arguments.json {
+                println!("{}", serde_json::to_string_pretty(&overview)?);
+            } else {
+                print!("{}", overview.to_text(Timestamp::now()));
+            }
+            Ok(true)
+        }
+    }
+}
+
+fn show(report: &Report) {
+    for published in &report.published {
+        println!("published  {}", published.names.join(" "));
+    }
+    for id in &report.removed {
+        println!("removed    {id}");
+    }
+    println!(
+        "{} published, {} unchanged, {} waiting, {} removed, {} failed in {} ms{}",
+        report.published.len(),
+        report.unchanged,
+        report.waiting,
+        report.removed.len(),
+        report.failed.len(),
+        report.duration_ms,
+        if report.reloaded { ", web server reloaded" } else { "" },
+    );
+    if !report.is_success() {
+        eprintln!("frontend-agent: {}", report.problems());
+    }
+}

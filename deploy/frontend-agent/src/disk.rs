@@ -1,0 +1,308 @@
+//! The agent's directory. What is on disk is the truth: there is no other record of what is published.
+//!
+//! ```text
+//! store/ID/VERSION/    {ecdsa,rsa}-{fullchain,privkey}.pem, fullchain.pem, privkey.pem, meta.json
+//! store/ID/removed     since when the server no longer lists it (only then)
+//! live/ID              -> ../store/ID/VERSION, flipped by rename(2)
+//! nginx/               map.conf, names.conf
+//! status.json          what the last sync did          lock    held during a sync
+//! ```
+
+use crate::{config::StoreConfig, listing::ItemId};
+use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use shared::domain::Slot;
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// How long one sync waits for another to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The directory, and who may read keys in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Directory {
+    root: PathBuf,
+    group_id: Option<u32>,
+}
+
+/// `meta.json`: what a version holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    pub(crate) id: ItemId,
+    pub(crate) names: Vec<String>,
+    pub(crate) slots: BTreeMap<Slot, SlotMeta>,
+    /// Sizes in bytes, by which a damaged version is noticed.
+    pub(crate) files: BTreeMap<String, u64>,
+    pub(crate) published: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SlotMeta {
+    pub(crate) fingerprint_sha256: String,
+    pub(crate) spki_sha256: String,
+    pub(crate) serial: String,
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
+}
+
+/// An item that is live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) version: String,
+    pub(crate) meta: Meta,
+    /// Since when the server no longer lists it.
+    pub(crate) removed: Option<Timestamp>,
+    /// False when a file is missing, cut off, or readable by others than the configuration says.
+    pub(crate) intact: bool,
+}
+
+/// Held during a sync.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Directory {
+    /// Makes what is missing of the directory.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub(crate) fn open(config: &StoreConfig) -> io::Result<Self> {
+        let directory = Self::existing(config);
+        fs::create_dir_all(config.directory.parent().unwrap_or(Path::new("/")))?;
+        for path in [directory.root.clone(), directory.store(), directory.live(), directory.nginx()] {
+            match directory.make_directory(&path) {
+                // Made by an earlier sync or by a package, perhaps before there was a group.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => directory.let_group_enter(&path)?,
+                made => made?,
+            }
+        }
+        Ok(directory)
+    }
+
+    /// Without making anything.
+    pub(crate) fn existing(config: &StoreConfig) -> Self {
+        Self { root: config.directory.clone(), group_id: config.group_id }
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    pub(crate) fn live(&self) -> PathBuf {
+        self.root.join("live")
+    }
+
+    pub(crate) fn nginx(&self) -> PathBuf {
+        self.root.join("nginx")
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn item(&self, id: &ItemId) -> PathBuf {
+        self.store().join(id.as_str())
+    }
+
+    /// Waits for another sync to end, but not for ever.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WouldBlock`] while another sync goes on.
+    pub(crate) fn lock(&self) -> io::Result<Lock> {
+        let path = self.root.join("lock");
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        let started = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Lock { _file: file }),
+                Err(rustix::io::Errno::WOULDBLOCK) if started.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Everything that is live. An entry that cannot be read is left out, so that it is fetched again.
+    ///
+    /// # Errors
+    /// From the file system, when the directory itself cannot be read: that is no empty one.
+    pub(crate) fn scan(&self) -> io::Result<BTreeMap<ItemId, Kept>> {
+        let mut found = BTreeMap::new();
+        for entry in fs::read_dir(self.live())? {
+            let name = entry?.file_name();
+            let Some(id) = name.to_str().and_then(|name| ItemId::parse(name).ok()) else { continue };
+            match self.load(&id) {
+                Ok(kept) => drop(found.insert(id, kept)),
+                Err(error) => {
+                    tracing::warn!(%id, %error, "a published item can't be read and is fetched again")
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn load(&self, id: &ItemId) -> io::Result<Kept> {
+        let target = fs::read_link(self.live().join(id.as_str()))?;
+        let version = target.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let files = self.item(id).join(&version);
+        let meta: Meta = serde_json::from_slice(&fs::read(files.join("meta.json"))?)?;
+        if meta.id != *id {
+            return Err(io::Error::new(ErrorKind::InvalidData, "meta.json is of another item"));
+        }
+        let intact = meta.files.iter().all(|(name, bytes)| self.is_intact(&files.join(name), *bytes));
+        let removed = match fs::read_to_string(self.removed_marker(id)) {
+            Ok(text) => Some(text.trim().parse().unwrap_or_else(|_| Timestamp::now())),
+            Err(_) => None,
+        };
+        Ok(Kept { version, meta, removed, intact })
+    }
+
+    fn removed_marker(&self, id: &ItemId) -> PathBuf {
+        self.item(id).join("removed")
+    }
+
+    /// Notes that the server no longer lists the item; its files stay.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub(crate) fn mark_removed(&self, id: &ItemId, since: Timestamp) -> io::Result<()> {
+        self.write_whole(&self.removed_marker(id), since.to_string().as_bytes(), 0o600)
+    }
+
+    /// The item is listed again.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub(crate) fn unmark_removed(&self, id: &ItemId) -> io::Result<()> {
+        match fs::remove_file(self.removed_marker(id)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes the item with all its versions.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub(crate) fn delete(&self, id: &ItemId) -> io::Result<()> {
+        fs::remove_file(self.live().join(id.as_str()))?;
+        fs::remove_dir_all(self.item(id))
+    }
+
+    /// A directory that the group may enter, and nobody else.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub(crate) fn make_directory(&self, path: &Path) -> io::Result<()> {
+        DirBuilder::new().mode(0o700).create(path)?;
+        self.let_group_enter(path)
+    }
+
+    fn let_group_enter(&self, path: &Path) -> io::Result<()> {
+        let Some(group_id) = self.group_id else { return Ok(()) };
+        let now = fs::metadata(path)?;
+        if now.gid() != group_id {
+            chown(path, None, Some(group_id))?;
+        }
+        if now.mode() & 0o050 != 0o050 {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o750))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a published file is as it was written, and readable by whom the configuration says.
+    fn is_intact(&self, path: &Path, bytes: u64) -> bool {
+        let Ok(found) = fs::symlink_metadata(path) else { return false };
+        let is_key = path.to_string_lossy().ends_with("privkey.pem");
+        let owner = match self.group_id {
+            Some(group_id) => found.gid() == group_id && found.mode() & 0o777 == 0o640,
+            None => found.mode() & 0o777 == 0o600,
+        };
+        found.is_file() && found.len() == bytes && (owner || !is_key)
+    }
+
+    /// A new file with a private key: owner and mode are set before the content.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub(crate) fn create_key_file(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        if let Some(group_id) = self.group_id {
+            fchown(&file, None, Some(group_id))?;
+            file.set_permissions(fs::Permissions::from_mode(0o640))?;
+        }
+        write_and_sync(file, content)
+    }
+
+    /// A new file that is no secret.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub(crate) fn create_public_file(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        write_and_sync(file, content)
+    }
+
+    /// Replaces a file so that a reader finds the old content or the new, never a part.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub(crate) fn write_whole(&self, path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        write_and_sync(file, content)?;
+        fs::rename(&temporary, path)?;
+        sync_directory(path.parent().unwrap_or(Path::new("/")))
+    }
+}
+
+fn write_and_sync(mut file: File, content: &[u8]) -> io::Result<()> {
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// So that a rename survives a power failure.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_syncs_exclude_each_other() {
+        let root = tempfile::tempdir().unwrap();
+        let config = StoreConfig { directory: root.path().join("a/b"), group_id: None };
+        let directory = Directory::open(&config).unwrap();
+        assert_eq!(fs::metadata(directory.root()).unwrap().permissions().mode() & 0o777, 0o700);
+        let held = directory.lock().unwrap();
+        let file = File::open(directory.root().join("lock")).unwrap();
+        assert!(flock(&file, FlockOperation::NonBlockingLockExclusive).is_err());
+        drop(held);
+        assert!(flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_is_no_empty_one() {
+        let config = StoreConfig { directory: "/nonexistent/signpost".into(), group_id: None };
+        assert!(Directory::existing(&config).scan().is_err());
+    }
+}

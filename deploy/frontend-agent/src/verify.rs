@@ -1,0 +1,266 @@
+//! Verifies a certificate and its key before a web server gets to see them.
+//!
+//! One bad pair makes nginx refuse a whole reload and ends a running Apache, so nothing that came over the network is
+//! published unverified, whoever sent it.
+
+use jiff::{SignedDuration, Timestamp};
+use openssl::{
+    pkey::{Id, PKey, PKeyRef, Private},
+    x509::{X509, X509Ref, X509VerifyResult},
+};
+use shared::domain::{CertificateError, Leaf, Slot};
+use zeroize::Zeroizing;
+
+/// A clock that is behind the CA's by less than this does no harm.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
+
+/// A verified pair, ready to be published.
+pub(crate) struct Pair {
+    pub(crate) slot: Slot,
+    pub(crate) fullchain: Vec<u8>,
+    pub(crate) privkey: Zeroizing<Vec<u8>>,
+    pub(crate) leaf: Leaf,
+}
+
+/// What a pair must be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expected<'a> {
+    pub(crate) slot: Slot,
+    /// Of the leaf, hex; as the listing has it.
+    pub(crate) fingerprint_sha256: &'a str,
+    /// Every one of them must be covered.
+    pub(crate) names: &'a [String],
+    /// When the certificate that is live now became valid: a new one is not older.
+    pub(crate) live_not_before: Option<Timestamp>,
+    pub(crate) now: Timestamp,
+}
+
+/// Why a pair is not published.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VerifyError {
+    #[error("the {0} file is no clean PEM: only {1} blocks were expected")]
+    Shape(&'static str, &'static str),
+    #[error("the certificate can't be read")]
+    Unreadable(#[from] CertificateError),
+    #[error("the private key can't be read")]
+    KeyUnreadable,
+    #[error("OpenSSL failed")]
+    OpenSsl(#[from] openssl::error::ErrorStack),
+    #[error("the fingerprint {got} is not {expected}, which the listing announced")]
+    Fingerprint { expected: String, got: String },
+    #[error("the key is no {0} key")]
+    Slot(Slot),
+    #[error("the private key does not belong to the certificate")]
+    KeyMismatch,
+    #[error("the chain is broken at certificate {0}: it is not signed by the next one")]
+    Chain(usize),
+    #[error("the certificate does not cover {0}")]
+    Name(String),
+    #[error("the certificate becomes valid only at {0}")]
+    NotYetValid(Timestamp),
+    #[error("the certificate expired at {0}")]
+    Expired(Timestamp),
+    #[error("the certificate of {got} is older than the live one of {live}")]
+    Older { live: Timestamp, got: Timestamp },
+}
+
+/// Checks everything that can be checked without asking anybody.
+///
+/// # Errors
+/// [`VerifyError`] with the first thing that is wrong.
+pub(crate) fn verify(
+    fullchain: Vec<u8>,
+    privkey: Zeroizing<Vec<u8>>,
+    expected: &Expected<'_>,
+) -> Result<Pair, VerifyError> {
+    if !has_only_blocks(&fullchain, &["CERTIFICATE"], usize::MAX) {
+        return Err(VerifyError::Shape("certificate", "CERTIFICATE"));
+    }
+    if !has_only_blocks(&privkey, &["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"], 1) {
+        return Err(VerifyError::Shape("key", "PRIVATE KEY"));
+    }
+    let chain = X509::stack_from_pem(&fullchain)?;
+    let key = PKey::private_key_from_pem(&privkey).map_err(|_| VerifyError::KeyUnreadable)?;
+    let x509 = chain.first().ok_or(VerifyError::Shape("certificate", "CERTIFICATE"))?;
+    let leaf = Leaf::of(x509)?;
+    if !leaf.fingerprint_sha256.eq_ignore_ascii_case(expected.fingerprint_sha256) {
+        let expected = expected.fingerprint_sha256.to_owned();
+        return Err(VerifyError::Fingerprint { expected, got: leaf.fingerprint_sha256 });
+    }
+    check_key(x509, &key, expected.slot)?;
+    check_chain(&chain)?;
+    if let Some(name) = expected.names.iter().find(|name| !is_covered(name, &leaf.names)) {
+        return Err(VerifyError::Name(name.clone()));
+    }
+    check_dates(&leaf, expected)?;
+    Ok(Pair { slot: expected.slot, fullchain, privkey, leaf })
+}
+
+fn check_key(x509: &X509Ref, key: &PKeyRef<Private>, slot: Slot) -> Result<(), VerifyError> {
+    let id = match slot {
+        Slot::Ecdsa => Id::EC,
+        Slot::Rsa => Id::RSA,
+    };
+    if key.id() != id {
+        return Err(VerifyError::Slot(slot));
+    }
+    if !x509.public_key()?.public_eq(key) {
+        return Err(VerifyError::KeyMismatch);
+    }
+    Ok(())
+}
+
+fn check_chain(chain: &[X509]) -> Result<(), VerifyError> {
+    for (number, pair) in chain.windows(2).enumerate() {
+        let [certificate, issuer] = pair else { continue };
+        let linked = issuer.issued(certificate) == X509VerifyResult::OK
+            && certificate.verify(&*issuer.public_key()?)?;
+        if !linked {
+            return Err(VerifyError::Chain(number + 1));
+        }
+    }
+    Ok(())
+}
+
+fn check_dates(leaf: &Leaf, expected: &Expected<'_>) -> Result<(), VerifyError> {
+    if leaf.not_before > expected.now.saturating_add(CLOCK_TOLERANCE).expect("a duration in hours and less") {
+        return Err(VerifyError::NotYetValid(leaf.not_before));
+    }
+    if leaf.not_after <= expected.now {
+        return Err(VerifyError::Expired(leaf.not_after));
+    }
+    // By the beginning, not by the end: a move to a shorter lifetime is no step back.
+    match expected.live_not_before {
+        Some(live) if leaf.not_before < live => Err(VerifyError::Older { live, got: leaf.not_before }),
+        _ => Ok(()),
+    }
+}
+
+/// Exactly, or by a wildcard in place of the leftmost label (RFC 6125 section 6.4.3).
+fn is_covered(name: &str, sans: &[String]) -> bool {
+    sans.iter().any(|san| {
+        san.eq_ignore_ascii_case(name)
+            || san.strip_prefix("*.").is_some_and(|parent| {
+                !name.starts_with("*.")
+                    && name.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent))
+            })
+    })
+}
+
+/// Whether the text is one to `most` PEM blocks of the given kinds, and nothing besides.
+fn has_only_blocks(pem: &[u8], kinds: &[&str], most: usize) -> bool {
+    let Ok(text) = std::str::from_utf8(pem) else { return false };
+    let mut blocks = 0;
+    let mut open: Option<&str> = None;
+    for line in text.lines().map(str::trim_end) {
+        let begin = line.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----"));
+        let end = line.strip_prefix("-----END ").and_then(|rest| rest.strip_suffix("-----"));
+        match (open, begin, end) {
+            (None, Some(kind), None) if kinds.contains(&kind) => open = Some(kind),
+            (Some(kind), None, Some(ended)) if kind == ended => {
+                open = None;
+                blocks += 1;
+            }
+            (Some(_), None, None)
+                if line.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b)) => {}
+            (None, None, None) if line.is_empty() => {}
+            _ => return false,
+        }
+    }
+    open.is_none() && (1..=most).contains(&blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_pki::{TestPki, days};
+
+    fn expected<'a>(pair: &'a crate::test_pki::Issued, names: &'a [String]) -> Expected<'a> {
+        Expected {
+            slot: pair.slot,
+            fingerprint_sha256: &pair.fingerprint,
+            names,
+            live_not_before: None,
+            now: Timestamp::now(),
+        }
+    }
+
+    #[test]
+    fn a_good_pair_of_each_kind_passes() {
+        let pki = TestPki::new();
+        for slot in Slot::ALL {
+            let issued = pki.issue(&["a.example", "*.b.example"], slot, days(-1), days(90));
+            let names = ["a.example", "*.b.example", "x.b.example"].map(str::to_owned);
+            let pair =
+                verify(issued.fullchain.clone(), issued.privkey.clone(), &expected(&issued, &names)).unwrap();
+            assert_eq!((pair.slot, pair.leaf.names.len()), (slot, 2));
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused_by_name() {
+        let pki = TestPki::new();
+        let names = ["a.example".to_owned()];
+        let good = pki.issue(&["a.example"], Slot::Ecdsa, days(-1), days(90));
+        let other = pki.issue(&["a.example"], Slot::Ecdsa, days(-1), days(90));
+        let stranger = TestPki::new().issue(&["a.example"], Slot::Ecdsa, days(-1), days(90));
+        let expired = pki.issue(&["a.example"], Slot::Ecdsa, days(-90), days(-1));
+        let future = pki.issue(&["a.example"], Slot::Ecdsa, days(1), days(90));
+        let refuse = |fullchain: &[u8], key: &[u8], expected: Expected<'_>| {
+            let result = verify(fullchain.to_vec(), Zeroizing::new(key.to_vec()), &expected);
+            result.err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        let with = |what: &str| what.to_owned();
+        let at = expected(&good, &names);
+        let foreign_names = ["c.a.example".to_owned()];
+        let leaf_end = good.fullchain.len() - pki.ca_pem().len();
+        let broken_chain = [&good.fullchain[..leaf_end], &TestPki::new().ca_pem()[..]].concat();
+        let both = [&good.fullchain[..], &good.privkey[..]].concat();
+        let two_keys = [&good.privkey[..], &good.privkey[..]].concat();
+        for (fullchain, key, expected, words) in [
+            (
+                &good.fullchain,
+                &good.privkey[..],
+                Expected { fingerprint_sha256: &other.fingerprint, ..at },
+                "listing announced",
+            ),
+            (&good.fullchain, &other.privkey[..], at, "does not belong"),
+            (&good.fullchain, &stranger.privkey[..], at, "does not belong"),
+            (&good.fullchain, &good.privkey[..], Expected { slot: Slot::Rsa, ..at }, "no rsa key"),
+            (
+                &good.fullchain,
+                &good.privkey[..],
+                Expected { names: &foreign_names, ..at },
+                "cover c.a.example",
+            ),
+            (
+                &good.fullchain,
+                &good.privkey[..],
+                Expected { live_not_before: Some(days(0)), ..at },
+                "older than the live",
+            ),
+            (
+                &expired.fullchain,
+                &expired.privkey[..],
+                Expected { fingerprint_sha256: &expired.fingerprint, ..at },
+                "expired",
+            ),
+            (
+                &future.fullchain,
+                &future.privkey[..],
+                Expected { fingerprint_sha256: &future.fingerprint, ..at },
+                "only at",
+            ),
+            (&broken_chain, &good.privkey[..], at, "broken at certificate 1"),
+            (&both, &good.privkey[..], at, "no clean PEM"),
+            (&good.fullchain, &two_keys[..], at, "no clean PEM"),
+            (&good.fullchain[..good.fullchain.len() - 40].to_vec(), &good.privkey[..], at, "no clean PEM"),
+            (&Vec::new(), &good.privkey[..], at, "no clean PEM"),
+            (&b"<html>".to_vec(), &good.privkey[..], at, "no clean PEM"),
+        ] {
+            let refused = refuse(fullchain, key, expected);
+            assert!(refused.contains(&with(words)), "{words:?} expected, got {refused:?}");
+            assert!(!refused.contains("PRIVATE KEY-----"));
+        }
+    }
+}
