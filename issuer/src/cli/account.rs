@@ -14,6 +14,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use shared::{
+    config::Config,
     domain::KeyType,
     store::{Account, AccountStatus, StoredAccount},
     vault::Vault,
@@ -85,11 +86,11 @@ struct Desk {
     name: String,
 }
 
-pub(super) async fn run(command: Command, path: Option<&Path>, output: &Output) -> Result<Exit, Failed> {
+pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
     match command {
-        Command::List => list(path, output).await,
+        Command::List => list(config, output).await,
         Command::Create { which, key_type } => {
-            let desk = Desk::open(which, path, *output).await?;
+            let desk = Desk::open(which, config, *output).await?;
             let existing =
                 desk.context.store.load_account(&desk.ca.name, &desk.name).await.map_err(|e| of_store(&e))?;
             let (stored, _) = match existing {
@@ -111,7 +112,7 @@ pub(super) async fn run(command: Command, path: Option<&Path>, output: &Output) 
             Ok(Exit::Done)
         }
         Command::Import { file, which } => {
-            let desk = Desk::open(which, path, *output).await?;
+            let desk = Desk::open(which, config, *output).await?;
             let key = read_key(&file)?;
             let stored =
                 import_account(&desk.context.store, &desk.vault, &desk.ca, &desk.client, &desk.name, &key)
@@ -121,7 +122,7 @@ pub(super) async fn run(command: Command, path: Option<&Path>, output: &Output) 
             Ok(Exit::Done)
         }
         Command::Show { which } => {
-            let desk = Desk::open(which, path, *output).await?;
+            let desk = Desk::open(which, config, *output).await?;
             let stored = desk.stored().await?;
             if stored.account.status != AccountStatus::Valid {
                 show(&stored.account, None, output);
@@ -133,7 +134,7 @@ pub(super) async fn run(command: Command, path: Option<&Path>, output: &Output) 
             Ok(Exit::Done)
         }
         Command::Rollover { which, key_type } => {
-            let desk = Desk::open(which, path, *output).await?;
+            let desk = Desk::open(which, config, *output).await?;
             desk.stored().await?;
             let (stored, _) = desk.account().await?;
             let stored = resolve_candidate(&desk.context.store, &desk.vault, &desk.client, stored)
@@ -147,7 +148,7 @@ pub(super) async fn run(command: Command, path: Option<&Path>, output: &Output) 
             Ok(Exit::Done)
         }
         Command::Update { which } => {
-            let desk = Desk::open(which, path, *output).await?;
+            let desk = Desk::open(which, config, *output).await?;
             desk.stored().await?;
             let (stored, account) = desk.account().await?;
             let contact = desk.ca.section.contact.clone();
@@ -163,7 +164,7 @@ pub(super) async fn run(command: Command, path: Option<&Path>, output: &Output) 
             Ok(Exit::Done)
         }
         Command::Deactivate { which } => {
-            let desk = Desk::open(which, path, *output).await?;
+            let desk = Desk::open(which, config, *output).await?;
             desk.stored().await?;
             let (stored, account) = desk.account().await?;
             let state = account.deactivate().await.map_err(|e| Failed::because(Exit::Failed, "ca", &e))?;
@@ -178,8 +179,8 @@ pub(super) async fn run(command: Command, path: Option<&Path>, output: &Output) 
 }
 
 impl Desk {
-    async fn open(which: Which, path: Option<&Path>, output: Output) -> Result<Self, Failed> {
-        let context = Context::open(path, output).await?;
+    async fn open(which: Which, config: Config, output: Output) -> Result<Self, Failed> {
+        let context = Context::open(config, output).await?;
         let ca = context.ca(which.ca.as_deref())?;
         let vault = context.vault(output).await?;
         let client =
@@ -215,8 +216,8 @@ impl Desk {
     }
 }
 
-async fn list(path: Option<&Path>, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open(path, *output).await?;
+async fn list(config: Config, output: &Output) -> Result<Exit, Failed> {
+    let context = Context::open(config, *output).await?;
     let accounts = context.store.list_accounts().await.map_err(|e| of_store(&e))?;
     let shown: Vec<Value> = accounts.iter().map(describe).collect();
     output.result(&json!({ "accounts": shown }), || {

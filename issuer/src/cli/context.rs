@@ -17,9 +17,8 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// Reads the configuration, begins to log, opens the store and asks whether it can be trusted.
-    pub(super) async fn open(path: Option<&Path>, output: Output) -> Result<Self, Failed> {
-        let config = load_config(path)?;
+    /// Opens the store and asks whether it can be trusted.
+    pub(super) async fn open(config: Config, output: Output) -> Result<Self, Failed> {
         let store = Store::open(&config.store, Role::Issuer).await.map_err(|e| of_store(&e))?;
         let health = store.check(config.store.confirm_replicas).await.map_err(|e| of_store(&e))?;
         for warning in &health.warnings {

@@ -7,6 +7,7 @@ use super::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::{
+    config::Config,
     domain::{Frontend, FrontendName, Right, Scope, ScopePattern},
     tls::{InternalCa, KeyPair},
 };
@@ -56,8 +57,8 @@ pub(super) struct Add {
     replace: bool,
 }
 
-pub(super) async fn run(command: Command, path: Option<&Path>, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open(path, *output).await?;
+pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
+    let context = Context::open(config, *output).await?;
     match command {
         Command::Add(wanted) => add(wanted, &context, output).await,
         Command::List => {

@@ -10,8 +10,9 @@ use crate::{
     issuance::{Issuance, Issue, Outcome, SetupError, Verdict, Wanted},
 };
 use serde_json::{Value, json};
+use shared::config::Config;
 use shared::domain::{DnsName, Failure, KeyType, NameError, NameSet, PublicSuffixes, Slot};
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 #[derive(Debug, clap::Args)]
@@ -39,16 +40,14 @@ pub(super) struct Arguments {
     slots: Option<usize>,
 }
 
-pub(super) async fn run(arguments: Arguments, path: Option<&Path>, output: &Output) -> Result<Exit, Failed> {
+pub(super) async fn run(arguments: Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
     let began = Instant::now();
-    let config =
-        shared::config::Config::load(path).map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
     let ca = Ca::of(&config, arguments.ca.as_deref())
         .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
     // Before anything is opened, stored or asked.
     let name_sets = name_sets(&arguments, &ca)?;
     let key_types = key_types(&arguments)?;
-    let context = Context::open(path, *output).await?;
+    let context = Context::open(config, *output).await?;
     let vault = context.vault(*output).await?;
     let slots = arguments.slots.unwrap_or(context.config.issuer.slots).max(1);
     let issuance =

@@ -71,14 +71,15 @@ pub async fn run(arguments: Arguments) -> Exit {
 
 async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed> {
     let path = arguments.config.as_deref();
+    let config = || context::load_config(path);
     match arguments.command {
         Command::Config(command) => config::run(&command, path, output),
         Command::Key(command) => key::run(&command, path, output),
-        Command::Account(command) => account::run(command, path, output).await,
-        Command::Issue(wanted) => issue::run(wanted, path, output).await,
-        Command::Status(wanted) => status::run(&wanted, path, output).await,
-        Command::Revoke(wanted) => revoke::run(&wanted, path, output).await,
-        Command::Frontend(command) => frontend::run(command, path, output).await,
-        Command::Store(command) => store::run(&command, path, output).await,
+        Command::Account(command) => account::run(command, config()?, output).await,
+        Command::Issue(wanted) => issue::run(wanted, config()?, output).await,
+        Command::Status(wanted) => status::run(&wanted, config()?, output).await,
+        Command::Revoke(wanted) => revoke::run(&wanted, config()?, output).await,
+        Command::Frontend(command) => frontend::run(command, config()?, output).await,
+        Command::Store(command) => store::run(&command, config()?, output).await,
     }
 }

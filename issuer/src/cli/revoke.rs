@@ -11,11 +11,12 @@ use crate::{
 use openssl::pkey::PKey;
 use serde_json::json;
 use shared::{
+    config::Config,
     domain::{DnsName, KeyType, Slot},
     store::{LeaseAnswer, Owner, lineage_of},
     vault::{Binding, SealedKind},
 };
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -37,9 +38,9 @@ enum By {
     CertificateKey,
 }
 
-pub(super) async fn run(arguments: &Arguments, path: Option<&Path>, output: &Output) -> Result<Exit, Failed> {
+pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
     let name = DnsName::parse(&arguments.name).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
-    let context = Context::open(path, *output).await?;
+    let context = Context::open(config, *output).await?;
     let vault = context.vault(*output).await?;
     let unknown = || {
         Failed::new(

@@ -7,10 +7,10 @@ use super::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::{
+    config::Config,
     domain::{DnsName, Slot},
     store::{StoreError, StoredSite},
 };
-use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     limit: usize,
 }
 
-pub(super) async fn run(arguments: &Arguments, path: Option<&Path>, output: &Output) -> Result<Exit, Failed> {
+pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
     let names = arguments
         .names
         .iter()
@@ -37,7 +37,7 @@ pub(super) async fn run(arguments: &Arguments, path: Option<&Path>, output: &Out
                 .ok_or_else(|| Failed::new(Exit::Usage, "usage", format!("{text:?} is no site id")))?,
         ),
     };
-    let context = Context::open(path, *output).await?;
+    let context = Context::open(config, *output).await?;
     let mut sites = Vec::new();
     let mut next = None;
     if names.is_empty() {

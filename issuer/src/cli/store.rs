@@ -1,12 +1,12 @@
 //! `issuer store status|stop`
 
 use super::{
-    context::{load_config, of_store},
+    context::of_store,
     output::{Exit, Failed, Output},
 };
 use serde_json::json;
+use shared::config::Config;
 use shared::store::{Embedded, Role, Store};
-use std::path::Path;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -16,8 +16,7 @@ pub(super) enum Command {
     Stop,
 }
 
-pub(super) async fn run(command: &Command, path: Option<&Path>, output: &Output) -> Result<Exit, Failed> {
-    let config = load_config(path)?;
+pub(super) async fn run(command: &Command, config: Config, output: &Output) -> Result<Exit, Failed> {
     match command {
         Command::Status => {
             let store = Store::open(&config.store, Role::Issuer).await.map_err(|e| of_store(&e))?;

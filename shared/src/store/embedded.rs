@@ -232,7 +232,8 @@ impl Embedded {
             "# Written by Signpost at every start.\n\
              port 0\nunixsocket {socket}\nunixsocketperm 770\ndaemonize no\nsupervised no\ndir {dir}\nlogfile {log}\n\
              loglevel notice\naclfile {dir}/users.acl\nappendonly yes\nappendfsync always\nsave \"\"\nmaxmemory {memory}mb\n\
-             maxmemory-policy noeviction\ndatabases 1\n",
+             maxmemory-policy noeviction\ndatabases 1\n\
+             hash-max-listpack-value 1024\n",
             socket = self.socket().display(),
             dir = self.directory.display(),
             log = self.log_path().display(),

@@ -72,6 +72,7 @@ impl StoreError {
 
 impl From<redis::RedisError> for StoreError {
     fn from(error: redis::RedisError) -> Self {
+        let error = first_of_pipeline(error);
         match error.code() {
             Some("FENCED") => Self::Fenced,
             Some("CONFLICT") => Self::Conflict,
@@ -92,5 +93,13 @@ impl From<redis::RedisError> for StoreError {
                 _ => Self::Unavailable(error),
             },
         }
+    }
+}
+
+/// A pipeline's error has no code; the first of its commands' errors has.
+fn first_of_pipeline(error: redis::RedisError) -> redis::RedisError {
+    match error.clone().into_server_errors().as_deref() {
+        Some([(_, first), ..]) => first.clone().into(),
+        _ => error,
     }
 }
