@@ -3,6 +3,7 @@
 //! - [`Issuance`]: everything that ordering needs, made once; [`Issuance::issue`] is the way in.
 //! - `site`: what a site lacks, under its lease: one order for each key type, published together.
 //! - `steps`: the order machine. Each step does one thing with the CA and persists what came of it.
+//! - `look`: what the CA has made of an order, and why it failed.
 //! - `account`: the account's key and URL, made where there are none.
 //! - `pace`: when to ask the CA again. `patience`: what is tried again when the CA or the store stumbles.
 //! - `verdict`: what went wrong, whose fault it is, and what to change.
@@ -11,6 +12,7 @@
 mod account;
 mod check;
 mod lease;
+mod look;
 mod pace;
 mod patience;
 mod progress;

@@ -11,7 +11,8 @@ use crate::{acme::RequestCounter, issuance::progress::Step};
 use jiff::Timestamp;
 use shared::{
     domain::{
-        CertificateId, Failure, KeyType, Leaf, NameSet, Order, OrderState, Planned, Site, SiteId, Slot,
+        CertificateId, Failure, FailureClass, KeyType, Leaf, NameSet, Order, OrderState, Planned, Site,
+        SiteId, Slot,
     },
     store::{StoreError, StoredSite},
 };
@@ -220,6 +221,9 @@ impl Issuance {
         verdict: &Verdict,
         before: Option<&Failure>,
     ) -> Result<(), StoreError> {
+        if verdict.class == FailureClass::Store {
+            return Ok(()); // what can't be written can't be remembered either
+        }
         let failure = verdict.to_failure(before, Timestamp::now());
         if verdict.keep_order {
             super::patience::write(|| self.store.write_failure(&held.lease, &failure)).await

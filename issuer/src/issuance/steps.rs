@@ -2,54 +2,39 @@
 
 use super::{
     Issuance,
+    look::{Look, at_once, name_of, refused},
     patience::{ask, write},
     progress::Timeline,
     verdict::Verdict,
 };
 use crate::acme::{
-    self, Answer, Authorization, AuthorizationStatus, Chain, ChallengeKind, Expectation, Identifier,
-    NewOrder, OrderStatus, ProblemKind, RequestCounter, RequestError, csr, generate_certificate_key,
+    self, Answer, AuthorizationStatus, Chain, ChallengeKind, Expectation, Identifier, NewOrder, OrderStatus,
+    ProblemKind, RequestCounter, RequestError, csr, generate_certificate_key,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{Timestamp, ToSpan};
 use openssl::pkey::{PKey, Private};
 use shared::{
     domain::{
-        AuthorizationRef, Certificate, CertificateId, Challenged, DnsName, Finalizing, Issued, OrderState,
-        Ordered, Planned, PublishedToken, Ready, Slot,
+        AuthorizationRef, Certificate, CertificateId, Challenged, Finalizing, Issued, OrderState, Ordered,
+        Planned, PublishedToken, Ready, Slot,
     },
     store::{Lease, StoredOrder, lineage_of},
     vault::{Binding, SealedKind},
 };
-use std::time::Duration;
-use tokio::{task::JoinSet, time::Instant};
 
-/// Requests of one order that are sent at once.
-const AT_ONCE: usize = 8;
 /// Orders that are placed in one run, where the CA forgets them.
 const MOST_STARTS: u32 = 2;
-/// How long the CA may take to make up its mind before the order is left for the next run.
-const VALIDATION_DEADLINE: Duration = Duration::from_secs(600);
 /// Tokens outlive their order a little; a CA that names no end gets this long.
 const ORDER_LIFE_HOURS: i64 = 24 * 7;
 
 /// Work on one order.
 pub(super) struct Work<'a> {
     issuance: &'a Issuance,
-    account: acme::Account,
+    pub(super) account: acme::Account,
     lease: &'a Lease,
-    slot: Slot,
+    pub(super) slot: Slot,
     timeline: &'a Timeline,
-}
-
-/// What the CA says an order has come to.
-enum Look {
-    Ready,
-    Valid {
-        certificate_url: String,
-    },
-    /// It expired, or the CA forgot it.
-    Gone,
 }
 
 impl<'a> Work<'a> {
@@ -400,151 +385,6 @@ impl<'a> Work<'a> {
         .map(drop)
         .map_err(|error| refused(error).keeping_the_order())
     }
-
-    async fn authorizations(&self, urls: &[String]) -> Result<Vec<(String, Authorization)>, RequestError> {
-        at_once(urls.to_vec(), &self.account, |account, url| async move {
-            let answer = ask(|| account.fetch_authorization(&url)).await?;
-            Ok((url, answer.value))
-        })
-        .await
-    }
-
-    /// One look at the order; `None` while the CA has not made up its mind.
-    async fn look(&self, order_url: &str) -> Result<Option<Look>, Verdict> {
-        let order = match ask(|| self.account.fetch_order(order_url)).await {
-            Err(error) if error.is_gone() => return Ok(Some(Look::Gone)),
-            answer => answer.map_err(|error| refused(error).keeping_the_order())?.value,
-        };
-        Ok(match order.status {
-            OrderStatus::Ready => Some(Look::Ready),
-            OrderStatus::Valid => Some(Look::Valid {
-                certificate_url: order
-                    .certificate
-                    .ok_or_else(|| Verdict::bug("a valid order without a certificate"))?,
-            }),
-            OrderStatus::Invalid
-                if order.error.is_none() && order.expires.is_some_and(|end| end < Timestamp::now()) =>
-            {
-                Some(Look::Gone)
-            }
-            OrderStatus::Invalid => return Err(self.reason(&order).await),
-            OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Unknown => None,
-        })
-    }
-
-    /// Looks at the order until it has left the states that `waits` names, no oftener than the CA wishes.
-    async fn watch(
-        &self,
-        order_url: &str,
-        pace: &super::pace::Pace,
-        waits: impl Fn(OrderStatus) -> bool,
-    ) -> Result<Look, Verdict> {
-        let deadline = Instant::now() + VALIDATION_DEADLINE;
-        let mut asked = None;
-        for look in 0.. {
-            tokio::time::sleep(pace.pause(look, asked)).await;
-            let answer = match ask(|| self.account.fetch_order(order_url)).await {
-                Err(error) if error.is_gone() => return Ok(Look::Gone),
-                answer => answer.map_err(|error| refused(error).keeping_the_order())?,
-            };
-            asked = answer.retry_after;
-            let order = answer.value;
-            if !waits(order.status) {
-                pace.learn(look);
-                return match order.status {
-                    OrderStatus::Invalid => Err(self.reason(&order).await),
-                    OrderStatus::Valid => {
-                        Ok(Look::Valid { certificate_url: order.certificate.unwrap_or_default() })
-                    }
-                    _ => Ok(Look::Ready),
-                };
-            }
-            if Instant::now() >= deadline {
-                break;
-            }
-        }
-        Err(Verdict::new(
-            shared::error::Fault::Ca,
-            shared::domain::FailureClass::Ca,
-            format!("the CA has not made up its mind within {} s", VALIDATION_DEADLINE.as_secs()),
-            "wait: the next run goes on with the same order",
-        )
-        .keeping_the_order())
-    }
-
-    /// Why an order failed: its challenges know more than the order itself.
-    async fn reason(&self, order: &acme::Order) -> Verdict {
-        match self.authorizations(&order.authorizations).await {
-            Ok(authorizations)
-                if authorizations.iter().any(|(_, authorization)| authorization.problem().is_some()) =>
-            {
-                self.failed(&authorizations)
-            }
-            _ => {
-                let what = order
-                    .error
-                    .as_ref()
-                    .map_or_else(|| "the CA does not say why".to_owned(), ToString::to_string);
-                Verdict::new(
-                    shared::error::Fault::Ca,
-                    shared::domain::FailureClass::Ca,
-                    format!("the order failed: {what}"),
-                    "the next run places a new order",
-                )
-            }
-        }
-    }
-
-    /// The verdict on authorizations, at least one of which has a problem.
-    fn failed(&self, authorizations: &[(String, Authorization)]) -> Verdict {
-        let mut verdicts = authorizations.iter().filter_map(|(_, authorization)| {
-            let problem = authorization.problem()?;
-            Some(Verdict::from_validation(&name_of(authorization).ok()?, problem))
-        });
-        let Some(first) = verdicts.next() else {
-            return Verdict::bug("an authorization failed without a problem");
-        };
-        verdicts.fold(first, |all, next| Verdict { what: format!("{}; {}", all.what, next.what), ..all })
-    }
-}
-
-/// Runs a request for each URL, a few at a time, and keeps their order. The first error ends it.
-async fn at_once<T, F>(
-    urls: Vec<String>,
-    account: &acme::Account,
-    request: impl Fn(acme::Account, String) -> F,
-) -> Result<Vec<T>, RequestError>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, RequestError>> + Send + 'static,
-{
-    let mut answers: Vec<Option<T>> = urls.iter().map(|_| None).collect();
-    let mut waiting = urls.into_iter().enumerate();
-    let mut running = JoinSet::new();
-    loop {
-        while running.len() < AT_ONCE
-            && let Some((place, url)) = waiting.next()
-        {
-            let answer = request(account.clone(), url);
-            running.spawn(async move { (place, answer.await) });
-        }
-        match running.join_next().await {
-            None => break,
-            Some(Ok((place, answer))) => answers[place] = Some(answer?),
-            Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
-        }
-    }
-    Ok(answers.into_iter().flatten().collect())
-}
-
-fn refused(error: RequestError) -> Verdict {
-    Verdict::from_request(&error)
-}
-
-fn name_of(authorization: &Authorization) -> Result<DnsName, Verdict> {
-    DnsName::parse(&authorization.identifier.value).map_err(|e| {
-        Verdict::bug(format!("the CA sent an authorization for a name that was not ordered: {e}"))
-    })
 }
 
 fn spki_sha256(key: &PKey<Private>) -> Result<String, Verdict> {

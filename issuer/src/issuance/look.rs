@@ -1,0 +1,173 @@
+//! Looking at what the CA has made of an order, and why it failed.
+
+use super::{patience::ask, steps::Work, verdict::Verdict};
+use crate::acme::{self, Authorization, OrderStatus, RequestError};
+use jiff::Timestamp;
+use shared::domain::DnsName;
+use std::time::Duration;
+use tokio::{task::JoinSet, time::Instant};
+
+/// Requests of one order that are sent at once.
+const AT_ONCE: usize = 8;
+/// How long the CA may take to make up its mind before the order is left for the next run.
+const VALIDATION_DEADLINE: Duration = Duration::from_secs(600);
+
+/// What the CA says an order has come to.
+pub(super) enum Look {
+    Ready,
+    Valid {
+        certificate_url: String,
+    },
+    /// It expired, or the CA forgot it.
+    Gone,
+}
+
+impl Work<'_> {
+    pub(super) async fn authorizations(
+        &self,
+        urls: &[String],
+    ) -> Result<Vec<(String, Authorization)>, RequestError> {
+        at_once(urls.to_vec(), &self.account, |account, url| async move {
+            let answer = ask(|| account.fetch_authorization(&url)).await?;
+            Ok((url, answer.value))
+        })
+        .await
+    }
+
+    /// One look at the order; `None` while the CA has not made up its mind.
+    pub(super) async fn look(&self, order_url: &str) -> Result<Option<Look>, Verdict> {
+        let order = match ask(|| self.account.fetch_order(order_url)).await {
+            Err(error) if error.is_gone() => return Ok(Some(Look::Gone)),
+            answer => answer.map_err(|error| refused(error).keeping_the_order())?.value,
+        };
+        Ok(match order.status {
+            OrderStatus::Ready => Some(Look::Ready),
+            OrderStatus::Valid => Some(Look::Valid {
+                certificate_url: order
+                    .certificate
+                    .ok_or_else(|| Verdict::bug("a valid order without a certificate"))?,
+            }),
+            OrderStatus::Invalid
+                if order.error.is_none() && order.expires.is_some_and(|end| end < Timestamp::now()) =>
+            {
+                Some(Look::Gone)
+            }
+            OrderStatus::Invalid => return Err(self.reason(&order).await),
+            OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Unknown => None,
+        })
+    }
+
+    /// Looks at the order until it has left the states that `waits` names, no oftener than the CA wishes.
+    pub(super) async fn watch(
+        &self,
+        order_url: &str,
+        pace: &super::pace::Pace,
+        waits: impl Fn(OrderStatus) -> bool,
+    ) -> Result<Look, Verdict> {
+        let deadline = Instant::now() + VALIDATION_DEADLINE;
+        let mut asked = None;
+        for look in 0.. {
+            tokio::time::sleep(pace.pause(look, asked)).await;
+            let answer = match ask(|| self.account.fetch_order(order_url)).await {
+                Err(error) if error.is_gone() => return Ok(Look::Gone),
+                answer => answer.map_err(|error| refused(error).keeping_the_order())?,
+            };
+            asked = answer.retry_after;
+            let order = answer.value;
+            if !waits(order.status) {
+                pace.learn(look);
+                return match order.status {
+                    OrderStatus::Invalid => Err(self.reason(&order).await),
+                    OrderStatus::Valid => {
+                        Ok(Look::Valid { certificate_url: order.certificate.unwrap_or_default() })
+                    }
+                    _ => Ok(Look::Ready),
+                };
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        Err(Verdict::new(
+            shared::error::Fault::Ca,
+            shared::domain::FailureClass::Ca,
+            format!("the CA has not made up its mind within {} s", VALIDATION_DEADLINE.as_secs()),
+            "wait: the next run goes on with the same order",
+        )
+        .keeping_the_order())
+    }
+
+    /// Why an order failed: its challenges know more than the order itself.
+    async fn reason(&self, order: &acme::Order) -> Verdict {
+        match self.authorizations(&order.authorizations).await {
+            Ok(authorizations)
+                if authorizations.iter().any(|(_, authorization)| authorization.problem().is_some()) =>
+            {
+                self.failed(&authorizations)
+            }
+            _ => {
+                let what = order
+                    .error
+                    .as_ref()
+                    .map_or_else(|| "the CA does not say why".to_owned(), ToString::to_string);
+                Verdict::new(
+                    shared::error::Fault::Ca,
+                    shared::domain::FailureClass::Ca,
+                    format!("the order failed: {what}"),
+                    "the next run places a new order",
+                )
+            }
+        }
+    }
+
+    /// The verdict on authorizations, at least one of which has a problem.
+    pub(super) fn failed(&self, authorizations: &[(String, Authorization)]) -> Verdict {
+        let mut verdicts = authorizations.iter().filter_map(|(_, authorization)| {
+            let problem = authorization.problem()?;
+            Some(Verdict::from_validation(&name_of(authorization).ok()?, problem))
+        });
+        let Some(first) = verdicts.next() else {
+            return Verdict::bug("an authorization failed without a problem");
+        };
+        verdicts.fold(first, |all, next| Verdict { what: format!("{}; {}", all.what, next.what), ..all })
+    }
+}
+
+/// Runs a request for each URL, a few at a time, and keeps their order. The first error ends it.
+pub(super) async fn at_once<T, F>(
+    urls: Vec<String>,
+    account: &acme::Account,
+    request: impl Fn(acme::Account, String) -> F,
+) -> Result<Vec<T>, RequestError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, RequestError>> + Send + 'static,
+{
+    let mut answers: Vec<Option<T>> = urls.iter().map(|_| None).collect();
+    let mut waiting = urls.into_iter().enumerate();
+    let mut running = JoinSet::new();
+    loop {
+        while running.len() < AT_ONCE
+            && let Some((place, url)) = waiting.next()
+        {
+            let answer = request(account.clone(), url);
+            running.spawn(async move { (place, answer.await) });
+        }
+        match running.join_next().await {
+            None => break,
+            Some(Ok((place, answer))) => answers[place] = Some(answer?),
+            Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+    Ok(answers.into_iter().flatten().collect())
+}
+
+pub(super) fn refused(error: RequestError) -> Verdict {
+    Verdict::from_request(&error)
+}
+
+pub(super) fn name_of(authorization: &Authorization) -> Result<DnsName, Verdict> {
+    DnsName::parse(&authorization.identifier.value).map_err(|e| {
+        Verdict::bug(format!("the CA sent an authorization for a name that was not ordered: {e}"))
+    })
+}
