@@ -1,7 +1,8 @@
 //! An order's life: planned, proved, finalized, stored, published; and gone on with where another run was killed.
 //!
 //! - [`Issuance`]: everything that ordering needs, made once; [`Issuance::issue`] is the way in.
-//! - `site`: what a site lacks, under its lease: one order for each key type, published together.
+//! - `site`: what is asked for and what the store has of it. `attempt`: what is lacking, under the site's lease: one order
+//!   for each key type, published together.
 //! - `steps`: the order machine. Each step does one thing with the CA and persists what came of it.
 //! - `look`: what the CA has made of an order, and why it failed.
 //! - `account`: the account's key and URL, made where there are none.
@@ -10,6 +11,7 @@
 //! - `progress`: what is told to whoever watches.
 
 mod account;
+mod attempt;
 mod check;
 mod lease;
 mod look;
