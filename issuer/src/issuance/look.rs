@@ -66,16 +66,20 @@ impl Work<'_> {
     ) -> Result<Look, Verdict> {
         let deadline = Instant::now() + VALIDATION_DEADLINE;
         let mut asked = None;
+        let wait = pace.begin();
         for look in 0.. {
-            tokio::time::sleep(pace.pause(look, asked)).await;
+            tokio::time::sleep(wait.pause(look, asked)).await;
             let answer = match ask(|| self.account.fetch_order(order_url)).await {
                 Err(error) if error.is_gone() => return Ok(Look::Gone),
                 answer => answer.map_err(|error| refused(error).keeping_the_order())?,
             };
             asked = answer.retry_after;
             let order = answer.value;
-            if !waits(order.status) {
-                pace.learn(look);
+            let done = !waits(order.status);
+            if look == 0 {
+                wait.learn(done);
+            }
+            if done {
                 return match order.status {
                     OrderStatus::Invalid => Err(self.reason(&order).await),
                     OrderStatus::Valid => {

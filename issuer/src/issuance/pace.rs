@@ -5,7 +5,7 @@
 
 use crate::acme::poll_delay;
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -19,31 +19,79 @@ const LONGEST_FIRST: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Pace {
     first_us: AtomicU64,
+    /// Orders that wait now.
+    waiting: AtomicU64,
+    /// Whether a first look has found an order done: until then the pace is a guess.
+    was_right: AtomicBool,
+}
+
+/// One order that waits.
+#[derive(Debug)]
+pub(super) struct Wait<'a> {
+    pace: &'a Pace,
+    first: Duration,
 }
 
 impl Pace {
     pub(super) fn new(first: Duration) -> Self {
-        Self { first_us: AtomicU64::new(micros(first)) }
+        Self {
+            first_us: AtomicU64::new(micros(first)),
+            waiting: AtomicU64::new(0),
+            was_right: AtomicBool::new(false),
+        }
     }
 
+    pub(super) fn begin(&self) -> Wait<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Wait { pace: self, first: self.first() }
+    }
+
+    fn first(&self) -> Duration {
+        Duration::from_micros(self.first_us.load(Ordering::Relaxed))
+    }
+}
+
+impl Wait<'_> {
     /// The pause before look number `look`, from 0, given the server's wish.
     pub(super) fn pause(&self, look: u32, asked: Option<Duration>) -> Duration {
-        let first = Duration::from_micros(self.first_us.load(Ordering::Relaxed));
         let own = match look {
-            0 => first,
+            0 => self.first,
             // Twice as long each time, and soon not below the pace of a second that suits a CA on the other side of the world.
-            _ => (first.max(Duration::from_millis(20)) * 2u32.saturating_pow(look.min(10))).min(LONGEST),
+            _ => {
+                let base = self.pace.first().max(Duration::from_millis(20));
+                (base * 2u32.saturating_pow(look.min(10))).min(LONGEST)
+            }
         };
         poll_delay(asked, own)
     }
 
-    /// Learns from an order that was found done at look number `look`: a first look that was too early costs a request,
-    /// one that was too late costs a little time.
-    pub(super) fn learn(&self, look: u32) {
-        let _ = self.first_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| {
-            let next = if look == 0 { first - first / 64 } else { first + first / 3 };
+    /// Learns from what the first look found: one that was too early costs a request, one that was too late a little
+    /// time, so one in twenty may be too early.
+    ///
+    /// Orders that wait at the same time learn the same lesson: each counts for less the more they are, or a CA that
+    /// pauses for a moment would be taken for a slow one by all of them, each on top of the other.
+    pub(super) fn learn(&self, done: bool) {
+        let pace = self.pace;
+        let waiting = pace.waiting.load(Ordering::Relaxed);
+        let is_guess = !done && !pace.was_right.load(Ordering::Relaxed);
+        if done {
+            pace.was_right.store(true, Ordering::Relaxed);
+        }
+        let _ = pace.first_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| {
+            let share = first / (2 + waiting);
+            let next = match done {
+                true => first - share / 21,
+                false if is_guess => first.max(2 * micros(self.first)),
+                false => first + share,
+            };
             Some(next.clamp(micros(SHORTEST_FIRST), micros(LONGEST_FIRST)))
         });
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.pace.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -60,25 +108,46 @@ mod tests {
     #[test]
     fn looks_get_rarer_and_the_servers_word_counts() {
         let pace = Pace::new(25 * MS);
-        assert_eq!(pace.pause(0, None), 25 * MS);
-        assert_eq!(pace.pause(1, None), 50 * MS);
-        assert_eq!(pace.pause(3, None), 200 * MS);
-        assert_eq!(pace.pause(30, None), LONGEST);
-        assert_eq!(pace.pause(0, Some(3000 * MS)), 3000 * MS);
+        let wait = pace.begin();
+        assert_eq!(wait.pause(0, None), 25 * MS);
+        assert_eq!(wait.pause(1, None), 50 * MS);
+        assert_eq!(wait.pause(3, None), 200 * MS);
+        assert_eq!(wait.pause(30, None), LONGEST);
+        assert_eq!(wait.pause(0, Some(3000 * MS)), 3000 * MS);
+    }
+
+    /// The pace after `orders`, `at_once` of them waiting at a time, and how many first looks were too early.
+    fn settle(pace: &Pace, done_after: Duration, orders: usize, at_once: usize) -> (Duration, usize) {
+        let mut early = 0;
+        for _ in 0..orders / at_once {
+            let waits: Vec<_> = (0..at_once).map(|_| pace.begin()).collect();
+            for (number, wait) in waits.iter().enumerate() {
+                // Some orders take up to a quarter longer than others.
+                let needed = done_after + done_after * u32::try_from(number % 16).unwrap() / 64;
+                let done = wait.pause(0, None) >= needed;
+                early += usize::from(!done);
+                wait.learn(done);
+            }
+        }
+        (pace.begin().pause(0, None), early)
     }
 
     #[test]
     fn the_first_look_settles_where_orders_are_mostly_done() {
-        let pace = Pace::new(1000 * MS);
-        let done_after = 40 * MS;
-        let mut late = 0;
-        for _ in 0..2000 {
-            let look = u32::from(pace.pause(0, None) < done_after);
-            late += look;
-            pace.learn(look);
+        for (start, at_once) in [(1000, 1), (10, 1), (10, 16), (10, 64), (100, 64)] {
+            let pace = Pace::new(start * MS);
+            let (settled, early) = settle(&pace, 40 * MS, 64 * 400, at_once);
+            assert!(settled > 38 * MS && settled < 60 * MS, "{start} ms, {at_once} at once: {settled:?}");
+            assert!(early < 64 * 400 / 12, "{start} ms, {at_once} at once: {early} first looks too early");
         }
-        let settled = pace.pause(0, None);
-        assert!(settled > 30 * MS && settled < 60 * MS, "{settled:?}");
-        assert!(late < 120, "one look in twenty may be too early: {late}");
+    }
+
+    #[test]
+    fn a_moment_of_silence_is_not_taken_for_a_slow_ca() {
+        let pace = Pace::new(40 * MS);
+        settle(&pace, 40 * MS, 64 * 100, 64);
+        let (settled, early) = settle(&pace, 4000 * MS, 64, 64);
+        assert_eq!(early, 64);
+        assert!(settled < 150 * MS, "{settled:?}");
     }
 }

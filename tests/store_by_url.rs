@@ -1,0 +1,49 @@
+//! A Redis of the operator's own: TLS with a private root, a user with a password file, and no more rights than a role needs.
+
+use anyhow::{Result, ensure};
+use harness::{
+    redis::{Listen, Redis, RedisOptions},
+    stage::Stage,
+};
+
+/// As deploy/handbook/durability.md lists them for a Redis of one's own.
+const USERS: &str = "user default off\n\
+    user signpost-issuer on >issuer-secret ~sp:* resetchannels +@all -@dangerous -@blocking -keys -scan +info +wait +config|get\n\
+    user signpost-challenge on >challenge-secret %R~sp:token:* resetchannels -@all +get +ping +hello +auth +info\n\
+    user probe on >probe-secret ~* &* +@all\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_issued_over_tls_by_a_user_with_the_rights_of_its_role() -> Result<()> {
+    let mut stage = Stage::trusting().await?;
+    let options = RedisOptions { listen: Listen::Tls, acl: Some(USERS.to_owned()), ..RedisOptions::default() };
+    let redis = Redis::start(options).await?;
+    let url = redis.url_as("signpost-issuer", "").replace(":@", "@");
+    stage.signpost.use_store(&url)?;
+
+    let refused = stage.run_issue(&["shop.example"]).await?;
+    ensure!(refused.code()? == 1, "an unknown root is not trusted: {}", refused.stderr);
+
+    stage.signpost.set("store.trusted_roots_file", redis.root_file().display().to_string())?;
+    let password = stage.signpost.write("issuer.password", "issuer-secret\n")?;
+    stage.signpost.set("store.password_file", password.display().to_string())?;
+    stage.issue(&["shop.example"]).await?;
+
+    let wrong = stage.signpost.write("wrong.password", "guess")?;
+    stage.signpost.set("store.password_file", wrong.display().to_string())?;
+    let refused = stage.run_issue(&["other.example"]).await?;
+    ensure!(refused.code()? == 1 && !refused.stderr.contains("guess"), "{}", refused.stderr);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_lacks_a_right_is_named_before_anything_is_ordered() -> Result<()> {
+    let mut stage = Stage::trusting().await?;
+    let options = RedisOptions { acl: Some(USERS.to_owned()), ..RedisOptions::default() };
+    let redis = Redis::start(options).await?;
+    stage.signpost.use_store(&redis.url_as("signpost-challenge", "challenge-secret"))?;
+    let refused = stage.run_issue(&["shop.example"]).await?;
+    ensure!(refused.code()? == 2, "{}", refused.stderr);
+    ensure!(refused.stderr.contains("lacks a right"), "{}", refused.stderr);
+    ensure!(stage.proxy.requests().total() == 0, "nothing was asked of the CA");
+    Ok(())
+}
