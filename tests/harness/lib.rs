@@ -5,6 +5,7 @@
 //! | [`ports`], [`pki`], [`process`], [`deadline`] | free loopback addresses, a small CA, children, polling |
 //! | [`pebble`], [`mock_dns`] | Debian's ACME test server and the DNS it asks |
 //! | [`ca_proxy`] | stands before Pebble: keeps it from deadlocking, counts, attributes, injects faults |
+//! | [`raw_http`] | requests that no client library would send |
 //! | [`redis`], [`redis_proxy`], [`resp`] | a real Redis, and a proxy that stalls, cuts and reacts to what it sees |
 //! | [`nginx`] | a real nginx from a configuration that the test gives |
 //! | [`signpost`], [`stage`] | the programs under test, as a user runs them; the whole scene around them |
@@ -22,6 +23,7 @@ pub mod pebble;
 pub mod pki;
 pub mod ports;
 pub mod process;
+pub mod raw_http;
 pub mod redis;
 pub mod redis_proxy;
 pub mod resp;

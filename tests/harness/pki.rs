@@ -61,6 +61,11 @@ impl Authority {
 
     /// A server certificate for these names; an IP address becomes an IP entry.
     pub fn issue_server(&self, names: &[&str]) -> Result<Pair> {
+        self.issue_server_for(names, &new_key()?)
+    }
+
+    /// The same for a key of the caller's.
+    pub fn issue_server_for(&self, names: &[&str], key: &PKey<Private>) -> Result<Pair> {
         let mut alternatives = SubjectAlternativeName::new();
         for name in names {
             match name.parse::<IpAddr>() {
@@ -69,22 +74,22 @@ impl Authority {
             };
         }
         let common_name = names.first().context("a server certificate needs a name")?;
-        self.issue(common_name, Some(&alternatives), ExtendedKeyUsage::new().server_auth())
+        self.issue(key, common_name, Some(&alternatives), ExtendedKeyUsage::new().server_auth())
     }
 
     /// A client certificate with this common name.
     pub fn issue_client(&self, common_name: &str) -> Result<Pair> {
-        self.issue(common_name, None, ExtendedKeyUsage::new().client_auth())
+        self.issue(&new_key()?, common_name, None, ExtendedKeyUsage::new().client_auth())
     }
 
     fn issue(
         &self,
+        key: &PKey<Private>,
         common_name: &str,
         alternatives: Option<&SubjectAlternativeName>,
         usage: &ExtendedKeyUsage,
     ) -> Result<Pair> {
-        let key = new_key()?;
-        let mut builder = builder(&subject(common_name)?, self.certificate.subject_name(), &key)?;
+        let mut builder = builder(&subject(common_name)?, self.certificate.subject_name(), key)?;
         builder.append_extension(BasicConstraints::new().critical().build()?)?;
         builder.append_extension(KeyUsage::new().critical().digital_signature().build()?)?;
         builder.append_extension(usage.build()?)?;

@@ -213,6 +213,11 @@ impl Client {
         }
     }
 
+    /// Nonces that no request is waiting for: so many can be sent without asking for one first.
+    pub(crate) fn spare_nonces(&self) -> usize {
+        held(&self.inner.nonces).len()
+    }
+
     fn take_nonce(&self) -> Option<Nonce> {
         held(&self.inner.nonces).take(Instant::now())
     }

@@ -41,6 +41,10 @@ impl NoncePool {
         self.kept.push((now, nonce));
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
     pub(super) fn take(&mut self, now: Instant) -> Option<Nonce> {
         let (since, nonce) = self.kept.pop()?;
         if now.saturating_duration_since(since) > KEPT_FOR {

@@ -7,7 +7,7 @@ use shared::domain::DnsName;
 use std::time::Duration;
 use tokio::{task::JoinSet, time::Instant};
 
-/// Requests of one order that are sent at once.
+/// Requests of one order that are sent at once, at most.
 const AT_ONCE: usize = 8;
 /// How long the CA may take to make up its mind before the order is left for the next run.
 const VALIDATION_DEADLINE: Duration = Duration::from_secs(600);
@@ -137,7 +137,7 @@ impl Work<'_> {
     }
 }
 
-/// Runs a request for each URL, a few at a time, and keeps their order. The first error ends it.
+/// Runs a request for each URL, as many at a time as there are nonces, and keeps their order. The first error ends it.
 pub(super) async fn at_once<T, F>(
     urls: Vec<String>,
     account: &acme::Account,
@@ -151,9 +151,9 @@ where
     let mut waiting = urls.into_iter().enumerate();
     let mut running = JoinSet::new();
     loop {
-        while running.len() < AT_ONCE
-            && let Some((place, url)) = waiting.next()
-        {
+        // A nonce that nobody needs is a request for free; more than there are would each cost another to fetch one.
+        let free = account.client().spare_nonces().max(usize::from(running.is_empty()));
+        for (place, url) in waiting.by_ref().take(free.min(AT_ONCE - running.len())) {
             let answer = request(account.clone(), url);
             running.spawn(async move { (place, answer.await) });
         }

@@ -1,0 +1,277 @@
+//! A store with sites and frontends in it, written the way an issuer writes it, and the role in front of it.
+
+use std::{
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use harness::{
+    pki::Authority,
+    raw_http::{Answer, connect, exchange},
+    redis::{Redis, RedisOptions},
+    signpost::{Daemon, Signpost},
+};
+use openssl::{
+    ec::{EcGroup, EcKey},
+    nid::Nid,
+    pkey::{PKey, Private},
+    rsa::Rsa,
+    sha::sha256,
+    ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslStream},
+    x509::X509,
+};
+use shared::{
+    config::Config,
+    domain::{
+        Certificate, DnsName, Frontend, KeyType, Leaf, NameSet, Order, Planned, Right, Scope, Site, SiteId,
+        Stored,
+    },
+    store::{LeaseAnswer, Owner, Role, Store, lineage_of, open_vault},
+    tls::{InternalCa, KeyPair},
+    vault::{Binding, Keyring, SealedKind, Vault},
+};
+
+pub(crate) const KEYS: &[Right] = &[Right::ReadCert, Right::ReadKey];
+pub(crate) const CERTS: &[Right] = &[Right::ReadCert];
+
+/// The store, and an installation that reads it.
+pub(crate) struct Fleet {
+    pub(crate) redis: Redis,
+    pub(crate) signpost: Signpost,
+    pub(crate) store: Store,
+    pub(crate) internal_ca: InternalCa,
+    vault: Vault,
+    public_ca: Authority,
+}
+
+/// How a request says who sends it.
+#[derive(Clone)]
+pub(crate) enum Identity {
+    Nobody,
+    /// The value of the `Authorization` header.
+    Header(String),
+    Key(std::sync::Arc<KeyPair>),
+}
+
+impl Identity {
+    pub(crate) fn token(token: &str) -> Self {
+        Self::Header(format!("Bearer {token}"))
+    }
+}
+
+impl Fleet {
+    pub(crate) async fn new() -> Result<Self> {
+        let redis = Redis::start(RedisOptions::default()).await?;
+        let mut signpost = Signpost::new()?;
+        signpost.use_store(&redis.url())?;
+        Keyring::generate(&signpost.directory().join("kek"))?;
+        let config = Config::load(Some(signpost.config_path()))?;
+        let store = Store::open(&config.store, Role::Issuer).await?;
+        store.check(0).await?;
+        let (vault, _) = open_vault(&store, &config.store).await?;
+        let internal_ca = InternalCa::of(&store, &vault).await?;
+        let public_ca = Authority::new("Public CA of the test")?;
+        Ok(Self { redis, signpost, store, internal_ca, vault, public_ca })
+    }
+
+    pub(crate) async fn start(&self) -> Result<Daemon> {
+        self.signpost.start_certificates().await
+    }
+
+    /// A site with a certificate for each key type, published, and led to by its names. Called again, it is renewed.
+    pub(crate) async fn add_site(
+        &self,
+        names: &[&str],
+        tags: &[&str],
+        key_types: &[KeyType],
+    ) -> Result<SiteId> {
+        let parsed: Vec<DnsName> = names.iter().map(|name| DnsName::parse(name)).collect::<Result<_, _>>()?;
+        let names = NameSet::new(parsed)?;
+        let now = jiff::Timestamp::now();
+        let site = Site {
+            v: Site::VERSION,
+            names: names.clone(),
+            key_types: key_types.to_vec(),
+            ca: "test".into(),
+            account: "default".into(),
+            profile: None,
+            tags: tags.iter().map(ToString::to_string).collect(),
+            created: now,
+        };
+        let id = SiteId::of(&names);
+        let owner = Owner::this_process();
+        let length = Duration::from_secs(60);
+        let LeaseAnswer::Acquired(lease) =
+            self.store.acquire_lease(&id, &site, &owner, &owner.attempt(), length).await?
+        else {
+            bail!("somebody else works on the site");
+        };
+        let mut published = Vec::new();
+        for key_type in key_types {
+            let certificate = self.certificate(&id, &names, *key_type)?;
+            let order = Order {
+                v: Order::VERSION,
+                names: names.clone(),
+                key_type: *key_type,
+                ca: "test".into(),
+                account: "default".into(),
+                profile: None,
+                created: now,
+                state: Planned {}.into(),
+            };
+            let order = self.store.begin_order(&lease, order).await?;
+            let stored = Stored { certificate: certificate.id() };
+            self.store.store_certificate(&lease, &order, &certificate, stored).await?;
+            published.push((key_type.slot(), certificate.id()));
+        }
+        self.store.publish(&lease, &published).await?;
+        self.store.point_names(names.as_slice(), &id).await?;
+        let slots: Vec<_> = published.iter().map(|(slot, _)| *slot).collect();
+        self.store.release_lease(&lease, &slots).await?;
+        Ok(id)
+    }
+
+    fn certificate(&self, id: &SiteId, names: &NameSet, key_type: KeyType) -> Result<Certificate> {
+        let key = new_key(key_type)?;
+        let names: Vec<&str> = names.iter().map(DnsName::as_str).collect();
+        let pair = self.public_ca.issue_server_for(&names, &key)?;
+        let x509 = X509::from_pem(&pair.certificate_pem)?;
+        let lineage = lineage_of(id, key_type.slot());
+        let spki_sha256 = Leaf::of(&x509)?.spki_sha256;
+        let binding =
+            Binding { kind: SealedKind::CertificateKey, owner: &lineage, spki_sha256: &spki_sha256 };
+        Ok(Certificate {
+            leaf_der: x509.to_der()?,
+            chain_pem: String::from_utf8(self.public_ca.pem()?)?,
+            sealed_key: self.vault.seal(&key.private_key_to_pkcs8()?, &binding)?,
+            key_type,
+            ca: "test".into(),
+            account: "default".into(),
+            issued: jiff::Timestamp::now(),
+        })
+    }
+
+    /// A frontend with the bearer token `NAME-token-0123456789`.
+    pub(crate) async fn add_frontend(
+        &self,
+        name: &str,
+        patterns: &[&str],
+        tags: &[&str],
+        rights: &[Right],
+    ) -> Result<Identity> {
+        let token = format!("{name}-token-0123456789");
+        let mut frontend = frontend(name, patterns, tags, rights)?;
+        frontend.token_sha256 = Some(hex(&sha256(token.as_bytes())));
+        self.store.write_frontend(&frontend).await?;
+        Ok(Identity::token(&token))
+    }
+
+    /// A frontend with a client certificate of the internal CA.
+    pub(crate) async fn add_frontend_with_key(
+        &self,
+        name: &str,
+        patterns: &[&str],
+        rights: &[Right],
+    ) -> Result<Identity> {
+        let mut frontend = frontend(name, patterns, &[], rights)?;
+        let pair = self.internal_ca.issue_client(&frontend.name)?;
+        frontend.spki_sha256 = Some(pair.spki_sha256.clone());
+        self.store.write_frontend(&frontend).await?;
+        Ok(Identity::Key(pair.into()))
+    }
+
+    pub(crate) async fn revoke(&self, name: &str) -> Result<()> {
+        let mut frontend = self.store.load_frontend(&name.parse()?).await?.context("no such frontend")?;
+        frontend.revoked = Some(jiff::Timestamp::now());
+        Ok(self.store.write_frontend(&frontend).await?)
+    }
+
+    /// A connection as this identity: verified against the internal CA, with its certificate where it has one.
+    pub(crate) fn connect(&self, address: SocketAddr, identity: &Identity) -> Result<SslStream<TcpStream>> {
+        let mut connector = self.connector()?;
+        if let Identity::Key(pair) = identity {
+            let chain = X509::stack_from_pem(pair.certificate_pem.as_bytes())?;
+            connector.set_certificate(chain.first().context("an empty chain")?)?;
+            connector.set_private_key(&*PKey::private_key_from_pem(&pair.key_pem)?)?;
+        }
+        let stream = connect(address)?;
+        Ok(connector.build().connect("localhost", stream)?)
+    }
+
+    /// Trusts the internal CA and nothing else.
+    pub(crate) fn connector(&self) -> Result<SslConnectorBuilder> {
+        let mut connector = SslConnector::builder(SslMethod::tls_client())?;
+        let mut trusted = openssl::x509::store::X509StoreBuilder::new()?;
+        trusted.add_cert(self.internal_ca.certificate().clone())?;
+        connector.set_cert_store(trusted.build());
+        Ok(connector)
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) fn get(&self, address: SocketAddr, identity: &Identity, path: &str) -> Result<Answer> {
+        let mut stream = self.connect(address, identity)?;
+        ask(&mut stream, identity, "GET", path, "")
+    }
+
+    /// The audit: who, action and what of each line.
+    pub(crate) async fn audit(&self) -> Result<Vec<[String; 3]>> {
+        type Line = (String, std::collections::HashMap<String, String>);
+        let lines: Vec<Line> =
+            redis::from_redis_value(self.redis.command(&["XRANGE", "sp:audit", "-", "+"]).await?)?;
+        lines
+            .into_iter()
+            .map(|(_, mut fields)| {
+                ensure!(fields.remove("from").as_deref() == Some("127.0.0.1"), "{fields:?}");
+                let mut field = |name: &str| fields.remove(name).with_context(|| format!("no {name}"));
+                Ok([field("who")?, field("action")?, field("what")?])
+            })
+            .collect()
+    }
+}
+
+/// One request on an open connection. `headers` are whole lines.
+pub(crate) fn ask(
+    stream: &mut SslStream<TcpStream>,
+    identity: &Identity,
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> Result<Answer> {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{headers}");
+    if let Identity::Header(value) = identity {
+        request.push_str(&format!("authorization: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    exchange(stream, request.as_bytes())?.with_context(|| format!("{path}: closed without an answer"))
+}
+
+fn frontend(name: &str, patterns: &[&str], tags: &[&str], rights: &[Right]) -> Result<Frontend> {
+    let names = patterns.iter().map(|pattern| pattern.parse()).collect::<Result<_, _>>()?;
+    Ok(Frontend {
+        v: Frontend::VERSION,
+        name: name.parse()?,
+        scope: Scope { names, tags: tags.iter().map(ToString::to_string).collect() },
+        rights: rights.iter().copied().collect(),
+        created: jiff::Timestamp::now(),
+        revoked: None,
+        token_sha256: None,
+        spki_sha256: None,
+    })
+}
+
+fn new_key(key_type: KeyType) -> Result<PKey<Private>> {
+    let of_curve = |curve| PKey::from_ec_key(EcKey::generate(&*EcGroup::from_curve_name(curve)?)?);
+    let of_bits = |bits| PKey::from_rsa(Rsa::generate(bits)?);
+    Ok(match key_type {
+        KeyType::EcdsaP256 => of_curve(Nid::X9_62_PRIME256V1)?,
+        KeyType::EcdsaP384 => of_curve(Nid::SECP384R1)?,
+        KeyType::Rsa2048 => of_bits(2048)?,
+        KeyType::Rsa3072 => of_bits(3072)?,
+        KeyType::Rsa4096 => of_bits(4096)?,
+    })
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

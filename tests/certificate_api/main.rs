@@ -1,0 +1,10 @@
+//! Role `certificates`: who gets what, over real TLS from a real Redis.
+//!
+//! - `access`: every identity on every route, revocation, the audit.
+//! - `documents`: listings, names, files, entity tags.
+//! - `service`: the server's own certificate, TLS, a store that is away, keyrings, the end.
+
+mod access;
+mod documents;
+mod fleet;
+mod service;

@@ -1,0 +1,274 @@
+//! The rules of the tree that no lint knows: who may import what, one TLS stack, small files, documented settings.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use shared::config::Config;
+
+const PROGRAMS: [&str; 4] =
+    ["shared/src", "issuer/src", "validation-server/src", "deploy/frontend-agent/src"];
+/// Beyond this a file has a seam that was overlooked.
+const MOST_LINES: usize = 500;
+
+#[test]
+fn redis_is_spoken_in_the_store_alone() {
+    let outside = lines(&PROGRAMS, |path| !path.starts_with("shared/src/store"));
+    refuse(outside, &["redis::"], "the store's module is the only one that knows Redis");
+}
+
+#[test]
+fn the_shared_library_knows_no_http_server_and_no_http_client() {
+    let shared = lines(&["shared/src"], |_| true);
+    refuse(shared, &["actix_", "reqwest::"], "servers and clients belong to the programs");
+}
+
+#[test]
+fn the_domain_is_pure() {
+    let domain = || lines(&["shared/src/domain"], |_| true);
+    refuse(domain(), &["SystemTime::now", "Instant::now", "Timestamp::now"], "the clock is an argument");
+    refuse(domain(), &["tokio::", "std::fs", "std::net::Tcp", "std::env"], "the domain does no I/O");
+    let ours = domain().into_iter().filter(|line| line.text.contains("crate::")).map(|line| Line {
+        text: line.text.replace("crate::domain", "").replace("crate::error", ""),
+        ..line
+    });
+    refuse(ours, &["crate::"], "the domain imports nothing of ours but itself and the error module");
+}
+
+#[test]
+fn the_two_programs_never_use_each_other() {
+    refuse(lines(&["issuer"], |_| true), &["validation_server"], "issuer -> shared, and no further");
+    refuse(
+        lines(&["validation-server"], |_| true),
+        &["issuer::"],
+        "validation-server -> shared, and no further",
+    );
+    refuse(
+        lines(&["shared"], |_| true),
+        &["issuer::", "validation_server::"],
+        "shared is below the programs",
+    );
+    for (manifest, foreign) in [
+        ("issuer/Cargo.toml", "validation-server"),
+        ("validation-server/Cargo.toml", "issuer"),
+        ("deploy/frontend-agent/Cargo.toml", "issuer"),
+        ("shared/Cargo.toml", "issuer"),
+    ] {
+        let manifest: toml::Table = read(manifest).parse().unwrap();
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let has = manifest.get(section).is_some_and(|table| table.get(foreign).is_some());
+            assert!(!has, "{foreign} among the {section} of {manifest}");
+        }
+    }
+}
+
+#[test]
+fn there_is_one_tls_stack() {
+    let lock: toml::Table = read("Cargo.lock").parse().unwrap();
+    let packages = lock["package"].as_array().unwrap();
+    let names: BTreeSet<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    assert!(names.contains("openssl"), "the lock file was read");
+    let others = ["ring", "aws-lc-rs", "aws-lc-sys", "rustls", "openssl-src", "boring", "mbedtls"];
+    let found: Vec<_> = others.iter().filter(|name| names.contains(**name)).collect();
+    assert!(found.is_empty(), "OpenSSL is the one TLS and crypto stack, but Cargo.lock has {found:?}");
+}
+
+#[test]
+fn files_can_be_read_in_one_sitting() {
+    let long: Vec<String> = sources(&["shared", "issuer", "validation-server", "deploy", "tests"])
+        .into_iter()
+        .map(|path| (read(&path).lines().count(), path))
+        .filter(|(count, _)| *count > MOST_LINES)
+        .map(|(count, path)| format!("{}: {count} lines", path.display()))
+        .collect();
+    assert!(long.is_empty(), "past {MOST_LINES} lines look for the seam:\n{}", long.join("\n"));
+}
+
+#[test]
+fn every_setting_is_documented_with_its_default() {
+    let known = settings();
+    let documented = documented_settings();
+    for (key, default) in &known {
+        let Some(shown) = documented.get(key) else { panic!("configuration.md lacks {key}") };
+        if let Some(default) = default {
+            assert_eq!(shown, &format!("`{default}`"), "the default of {key} in configuration.md");
+        }
+    }
+    let unknown: Vec<_> = documented.keys().filter(|key| !known.contains_key(*key)).collect();
+    assert!(unknown.is_empty(), "configuration.md documents what does not exist: {unknown:?}");
+}
+
+#[test]
+fn every_example_in_the_documentation_is_a_valid_configuration() {
+    let mut examples = 0;
+    for path in files(&["README.md", "deploy/handbook"], "md") {
+        let text = read(&path);
+        for block in text.split("```toml\n").skip(1) {
+            let example = block.split("```").next().unwrap_or_default();
+            Config::parse(example, &path, &[]).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            examples += 1;
+        }
+    }
+    assert!(examples > 5, "only {examples} examples were found");
+}
+
+#[test]
+fn links_in_the_documentation_lead_somewhere() {
+    let mut links = 0;
+    let pages = files(
+        &[
+            "README.md",
+            "ARCHITECTURE.md",
+            "SECURITY.md",
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+            "deploy/handbook",
+        ],
+        "md",
+    );
+    for page in pages {
+        for link in read(&page).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let path = page.parent().unwrap_or(Path::new("")).join(target);
+            assert!(root().join(&path).exists(), "{}: {link} leads nowhere", page.display());
+            links += 1;
+        }
+    }
+    assert!(links > 10, "only {links} links were found");
+}
+
+/// One line of a source file.
+struct Line {
+    path: PathBuf,
+    number: usize,
+    text: String,
+}
+
+fn refuse(lines: impl IntoIterator<Item = Line>, forbidden: &[&str], rule: &str) {
+    let mut seen = 0;
+    let mut found = Vec::new();
+    for line in lines {
+        seen += 1;
+        if forbidden.iter().any(|word| has_word(&line.text, word)) {
+            found.push(format!("{}:{}: {}", line.path.display(), line.number, line.text.trim()));
+        }
+    }
+    assert!(seen > 0 || rule.contains("itself"), "no line was looked at: {rule}");
+    assert!(found.is_empty(), "{rule}, but\n{}", found.join("\n"));
+}
+
+/// Whether `text` has `word` where no longer word ends with it.
+fn has_word(text: &str, word: &str) -> bool {
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+    })
+}
+
+/// Every line of code below `folders` in files that `wanted` accepts; comments are left out.
+fn lines(folders: &[&str], wanted: impl Fn(&Path) -> bool) -> Vec<Line> {
+    let mut found = Vec::new();
+    for path in sources(folders).into_iter().filter(|path| wanted(path)) {
+        let text = read(&path);
+        found.extend(
+            text.lines()
+                .enumerate()
+                .filter(|(_, text)| !text.trim_start().starts_with("//"))
+                .map(|(number, text)| Line { path: path.clone(), number: number + 1, text: text.to_owned() }),
+        );
+    }
+    found
+}
+
+fn sources(folders: &[&str]) -> Vec<PathBuf> {
+    files(folders, "rs")
+}
+
+/// Every file with this extension at or below the given places, relative to the root of the tree.
+fn files(places: &[&str], extension: &str) -> Vec<PathBuf> {
+    let mut open: Vec<PathBuf> = places.iter().map(PathBuf::from).collect();
+    let mut found = Vec::new();
+    while let Some(path) = open.pop() {
+        let full = root().join(&path);
+        if full.is_dir() {
+            let entries =
+                std::fs::read_dir(&full).unwrap().map(|entry| path.join(entry.unwrap().file_name()));
+            open.extend(entries.filter(|path| !path.ends_with("target")));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "no .{extension} file at {places:?}");
+    found
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every key of the configuration's types, such as `store.url` and `ca.NAME.directory`, with its default where it has one.
+fn settings() -> BTreeMap<String, Option<String>> {
+    let config = Config::parse("[ca.NAME]\n", Path::new("x"), &[]).unwrap();
+    let defaults: BTreeMap<String, String> =
+        config.origins("").into_iter().map(|value| (value.key, value.value)).collect();
+    let fields = fields_of_structs(&read("shared/src/config/sections.rs"));
+    let sections = &fields_of_structs(&read("shared/src/config/load.rs"))["Config"];
+    let mut found = BTreeMap::new();
+    for (section, kind) in sections {
+        let (prefix, kind) = match kind.strip_prefix("BTreeMap<String, ") {
+            Some(kind) => (format!("{section}.NAME"), kind.trim_end_matches('>')),
+            None => (section.clone(), kind.as_str()),
+        };
+        for key in fields[kind].keys() {
+            let key = format!("{prefix}.{key}");
+            let default = defaults.get(&key).cloned();
+            found.insert(key, default);
+        }
+    }
+    assert!(found.len() > 30, "the types were read: {found:?}");
+    found
+}
+
+/// By struct: its public fields and their types.
+fn fields_of_structs(source: &str) -> BTreeMap<String, BTreeMap<String, String>> {
+    let mut found: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    let mut current = None;
+    for line in source.lines() {
+        if let Some(name) = line.strip_prefix("pub struct ") {
+            current = Some(name.trim_end_matches(" {").to_owned());
+        } else if line == "}" {
+            current = None;
+        } else if let (Some(name), Some(field)) = (&current, line.strip_prefix("    pub ")) {
+            let (field, kind) = field.trim_end_matches(',').split_once(": ").unwrap();
+            found.entry(name.clone()).or_default().insert(field.to_owned(), kind.to_owned());
+        }
+    }
+    found
+}
+
+/// The rows of the tables of configuration.md, below a heading for each section: key and default.
+fn documented_settings() -> BTreeMap<String, String> {
+    let mut section = String::new();
+    let mut found = BTreeMap::new();
+    for line in read("deploy/handbook/configuration.md").lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            section = heading.trim_matches(['`', '[', ']']).to_owned();
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let mut cells = row.split(" | ");
+            let key = cells.next().unwrap().trim_end_matches('`');
+            let default = cells.next().unwrap_or_default().trim();
+            found.insert(format!("{section}.{key}"), default.to_owned());
+        }
+    }
+    found
+}

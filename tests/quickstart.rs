@@ -1,0 +1,128 @@
+//! `deploy/quickstart` as a newcomer runs it: twice in a row, and with `--keep`; and that it leaves nothing behind.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use harness::deadline::until_true;
+
+#[tokio::test]
+async fn two_runs_in_a_row_end_with_https_on_both_frontends_and_leave_nothing() -> Result<()> {
+    for run in 1..=2 {
+        let place = tempfile::tempdir()?;
+        let output = quickstart(place.path(), &[])?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let shown = format!("run {run}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "{}: {shown}", output.status);
+        for step in ["ecdsa ordered", "rsa ordered", "self-check", "published", "frontend-agent sync"] {
+            ensure!(text.contains(step), "the timeline lacks {step}: {shown}");
+        }
+        for (frontend, kind) in
+            [("edge-1", "ecdsa"), ("edge-1", "rsa"), ("edge-2", "ecdsa"), ("edge-2", "rsa")]
+        {
+            let (_, after) =
+                text.split_once(&format!("{frontend}, {kind}: curl ")).with_context(|| shown.clone())?;
+            let seen = after.split("curl ").next().unwrap_or_default();
+            for line in
+                ["issuer: CN=Pebble", "SSL certificate verify ok.", "HTTP/1.1 200", "shop.example.com"]
+            {
+                ensure!(seen.contains(line), "{frontend} {kind} lacks {line}: {shown}");
+            }
+        }
+        nothing_is_left(place.path()).await.with_context(|| shown)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_kept_runs_on_until_it_is_stopped() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let output = quickstart(place.path(), &["--keep"])?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let commands: Vec<&str> =
+        text.rsplit_once("Try:").with_context(|| text.clone())?.1.lines().map(str::trim).collect();
+    let is_command = |line: &&&str| line.starts_with('/') || line.starts_with("curl ");
+    for command in commands.iter().filter(is_command) {
+        // What it says to type next, typed: the last one stops everything.
+        let typed = Command::new("bash").args(["-c", command]).stdin(Stdio::null()).output()?;
+        let (out, err) = (String::from_utf8_lossy(&typed.stdout), String::from_utf8_lossy(&typed.stderr));
+        ensure!(typed.status.success(), "{command}: {}\n{out}\n{err}", typed.status);
+    }
+    ensure!(commands.iter().filter(is_command).count() >= 6, "commands to type: {text}");
+    nothing_is_left(place.path()).await
+}
+
+#[tokio::test]
+async fn a_part_that_fails_ends_it_with_the_reason_and_leaves_nothing() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    // A Pebble that ends at once stands before the real one.
+    let broken = place.path().join("bin");
+    std::fs::create_dir(&broken)?;
+    std::fs::write(broken.join("pebble"), "#!/bin/sh\necho 'out of order' >&2\nexit 1\n")?;
+    std::fs::set_permissions(broken.join("pebble"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let path = format!("{}:{}", broken.display(), std::env::var("PATH")?);
+    let output = command(place.path(), &[]).env("PATH", path).output()?;
+    std::fs::remove_dir_all(&broken)?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1), "{}: {error}", output.status);
+    ensure!(error.contains("the CA has ended") && error.contains("out of order"), "{error}");
+    nothing_is_left(place.path()).await
+}
+
+#[test]
+fn it_says_how_it_is_used_and_what_it_can_not_stop() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    ensure!(quickstart(place.path(), &["--help"])?.status.success(), "--help");
+    ensure!(quickstart(place.path(), &["--nonsense"])?.status.code() == Some(2), "an unknown option");
+    let elsewhere = place.path().join("precious");
+    std::fs::create_dir(&elsewhere)?;
+    let output = quickstart(place.path(), &["--stop", &elsewhere.display().to_string()])?;
+    ensure!(output.status.code() == Some(1) && elsewhere.exists(), "it stops only what it started");
+    Ok(())
+}
+
+fn quickstart(place: &Path, arguments: &[&str]) -> Result<Output> {
+    command(place, arguments).output().context("deploy/quickstart")
+}
+
+/// With a directory for its temporary files that is looked at afterwards, and the programs as they were built for the
+/// tests: cargo finds them up to date.
+fn command(place: &Path, arguments: &[&str]) -> Command {
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is below the root");
+    let mut command = Command::new(tree.join("deploy/quickstart"));
+    command.args(arguments).env("TMPDIR", place).stdin(Stdio::null());
+    // A variable of the developer's mustn't reach the programs.
+    command.env("SIGNPOST_ISSUER__SLOTS", "0");
+    command
+}
+
+/// No file below `place`, and no process that was told of it.
+async fn nothing_is_left(place: &Path) -> Result<()> {
+    let left: Vec<PathBuf> =
+        std::fs::read_dir(place)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    let gone = until_true("its processes to be gone", Duration::from_secs(10), || async {
+        processes_of(place).is_empty()
+    });
+    gone.await.with_context(|| format!("{:?}", processes_of(place)))
+}
+
+/// Command lines, and programs with a working directory, that name `place`: the store's server shows its socket.
+fn processes_of(place: &Path) -> BTreeSet<String> {
+    let place = place.display().to_string();
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let directory = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        if line.contains(&place) || directory.display().to_string().contains(&place) {
+            found.insert(format!("{} {line}", entry.file_name().display()));
+        }
+    }
+    found
+}

@@ -1,0 +1,90 @@
+//! Who asks: a frontend, by the bearer token of the request or the client certificate of the connection. Looked up in the
+//! store for each request and kept nowhere, so that a revocation counts from the next one on.
+
+use super::refusal::Refusal;
+use actix_tls::accept::openssl::TlsStream;
+use actix_web::{
+    HttpRequest,
+    dev::Extensions,
+    http::header::{AUTHORIZATION, HeaderMap},
+    rt::net::TcpStream,
+};
+use openssl::sha::sha256;
+use shared::{domain::Frontend, store::Store};
+use std::any::Any;
+
+/// The public key of the client certificate that a connection showed: SHA-256 of its DER form, hex.
+#[derive(Clone, Debug)]
+struct ClientKey(String);
+
+/// Notes the client's key when a connection is made. A certificate that our CA didn't sign never comes this far.
+pub(crate) fn on_connect(connection: &dyn Any, extensions: &mut Extensions) {
+    let Some(tls) = connection.downcast_ref::<TlsStream<TcpStream>>() else { return };
+    let Some(certificate) = tls.ssl().peer_certificate() else { return };
+    if let Ok(spki) = certificate.public_key().and_then(|key| key.public_key_to_der()) {
+        extensions.insert(ClientKey(hex(&sha256(&spki))));
+    }
+}
+
+/// The frontend that asks. A token counts before a client certificate.
+///
+/// # Errors
+/// [`Refusal::Unauthorized`] for no, an unknown or a revoked one, [`Refusal::Store`] when it can't be looked up.
+pub(crate) async fn of(request: &HttpRequest, store: &Store) -> Result<Frontend, Refusal> {
+    let (identity, by_token) = match bearer_token(request.headers())? {
+        Some(token) => (hex(&sha256(token.as_bytes())), true),
+        None => match request.conn_data::<ClientKey>() {
+            Some(ClientKey(identity)) => (identity.clone(), false),
+            None => return Err(Refusal::Unauthorized),
+        },
+    };
+    let frontend = store.frontend_of(&identity).await?.ok_or(Refusal::Unauthorized)?;
+    // A token can't stand for a key, nor the reverse.
+    let expected = if by_token { &frontend.token_sha256 } else { &frontend.spki_sha256 };
+    if frontend.revoked.is_some() || expected.as_ref() != Some(&identity) {
+        return Err(Refusal::Unauthorized);
+    }
+    Ok(frontend)
+}
+
+/// RFC 6750 section 2.1. A header of any other form is an identity that is wrong, not one that is missing.
+fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut values = headers.get_all(AUTHORIZATION);
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Refusal::Unauthorized);
+    }
+    let (scheme, token) =
+        value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Refusal::Unauthorized)?;
+    let token = token.trim();
+    let usable = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    if scheme.eq_ignore_ascii_case("bearer") && usable { Ok(Some(token)) } else { Err(Refusal::Unauthorized) }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_bearer_token_is_one() {
+        let with = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| headers.append(AUTHORIZATION, value.parse().unwrap()));
+            bearer_token(&headers)
+                .map(|token| token.map(str::to_owned))
+                .map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(with(&[]), Ok(None));
+        assert_eq!(with(&["Bearer abc"]), Ok(Some("abc".into())));
+        assert_eq!(with(&["bearer  abc "]), Ok(Some("abc".into())));
+        for wrong in
+            [&["Basic abc"][..], &["Bearer"], &["Bearer "], &[""], &["Bearer a b"], &["Bearer a", "Bearer a"]]
+        {
+            assert!(with(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Role `certificates`: what frontends pull from, over HTTPS. Each request is answered for an identity that is looked up
+//! anew, so that a frontend that was revoked is refused at once, also on a connection that it has kept open.
+//!
+//! - [`route`] reads a request line into what is wanted; [`identity`] says by whom; [`scope`] whether that one may.
+//! - [`api`] answers: [`listing`] and [`item`] are the JSON, [`files`] the PEM, [`etag`] and [`refusal`] their frame.
+//! - [`server`] speaks HTTPS with the context that [`tls`] holds and [`own_certificate`] keeps valid.
+//! - [`counters`] counts.
+//!
+//! A certificate that is out of scope is answered byte for byte as one that does not exist.
+
+mod api;
+mod counters;
+mod etag;
+mod files;
+mod identity;
+mod item;
+mod listing;
+mod own_certificate;
+mod refusal;
+mod route;
+mod scope;
+mod server;
+mod tls;
+
+pub(crate) use server::serve;
+
+use crate::{health::NotReady, run::Failure, store_check};
+use counters::Counters;
+use own_certificate::OwnCertificate;
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use shared::{
+    config::{Config, StoreSection},
+    error::chain,
+    store::{Store, StoreError, VaultError, open_vault},
+    tls::{AuthorityError, InternalCa},
+    vault::Vault,
+};
+use std::sync::{Arc, OnceLock};
+use tls::ServerTls;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// Denied requests that are being written to the audit at once; further ones are only counted.
+const DENIALS_IN_FLIGHT: usize = 64;
+
+/// The role: what every worker shares. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Certificates {
+    store: Store,
+    section: Arc<StoreSection>,
+    /// Set once the keyring has opened the store's canary; nothing is served before.
+    vault: Arc<OnceLock<Vault>>,
+    tls: ServerTls,
+    own: Arc<OwnCertificate>,
+    counters: Arc<Counters>,
+    denials: Arc<Semaphore>,
+    store_up: Gauge,
+}
+
+/// Finds every mistake in the role's section that a value alone doesn't show.
+///
+/// # Errors
+/// [`Failure::Configuration`].
+pub(crate) fn check(config: &Config) -> Result<(), Failure> {
+    let mut mistakes = Vec::new();
+    if config.certificates.listen.is_empty() {
+        mistakes.push("certificates.listen: at least one address".to_owned());
+    }
+    match OwnCertificate::new(&config.certificates) {
+        Ok(own) => mistakes.extend(own.check().err().map(|e| chain(&e))),
+        Err(mistake) => mistakes.push(chain(&mistake)),
+    }
+    if mistakes.is_empty() { Ok(()) } else { Err(Failure::Configuration(mistakes.join("\n"))) }
+}
+
+impl Certificates {
+    /// # Errors
+    /// A name or a file of the role's section that can't be used.
+    pub(crate) fn new(config: &Config, store: Store, registry: &mut Registry) -> Result<Self, Failure> {
+        let own = OwnCertificate::new(&config.certificates).map_err(|e| Failure::configuration(&e))?;
+        let store_up = Gauge::default();
+        registry.register("store_up", "Whether the store answered last", store_up.clone());
+        Ok(Self {
+            store,
+            section: Arc::new(config.store.clone()),
+            vault: Arc::default(),
+            tls: ServerTls::default(),
+            own: Arc::new(own),
+            counters: Arc::new(Counters::new(registry)),
+            denials: Arc::new(Semaphore::new(DENIALS_IN_FLIGHT)),
+            store_up,
+        })
+    }
+
+    /// Ready while the store is there, its keys can be opened, and there is a certificate to show.
+    pub(crate) fn readiness(&self, stop: CancellationToken) -> impl Fn() -> Result<(), NotReady> + use<> {
+        let role = self.clone();
+        move || {
+            let up = role.store.is_healthy();
+            role.store_up.set(up.into());
+            if stop.is_cancelled() {
+                Err("ending")
+            } else if !up {
+                Err("the store does not answer")
+            } else if role.vault.get().is_none() {
+                Err("the keyring has not been checked against the store yet")
+            } else if !role.tls.is_set() {
+                Err("there is no server certificate yet")
+            } else {
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits for the store, opens the vault, and keeps the server's certificate valid from then on. The listeners are
+    /// up meanwhile. Returns only with an error.
+    ///
+    /// # Errors
+    /// A store, a keyring or a certificate that must not be used.
+    pub(crate) async fn prepare(&self) -> Result<(), Failure> {
+        // With files of its own it can answer from the first moment, if only that it isn't ready.
+        self.own.begin(&self.tls).map_err(|e| Failure::configuration(&e))?;
+        store_check::until_suitable(&self.store, self.section.confirm_replicas).await?;
+        let vault = self.opened_vault().await?;
+        let authority = self.authority(&vault).await?;
+        if self.vault.set(vault).is_err() {
+            tracing::warn!("the vault was opened twice");
+        }
+        self.own.keep(&self.tls, &authority).await
+    }
+
+    /// A store that no issuer has set up yet is waited for.
+    async fn opened_vault(&self) -> Result<Vault, Failure> {
+        let mut told = false;
+        loop {
+            match open_vault(&self.store, &self.section).await {
+                Ok((vault, made)) => {
+                    if let Some(path) = made {
+                        tracing::warn!(
+                            ?path,
+                            "a key-encryption key was made: back it up, without it no stored key can be opened"
+                        );
+                    }
+                    return Ok(vault);
+                }
+                Err(VaultError::Store(error)) if !unusable(&error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(
+                            error = chain(&error),
+                            "the store is not set up yet, or does not answer: waiting for it"
+                        );
+                    }
+                    tokio::time::sleep(store_check::PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn authority(&self, vault: &Vault) -> Result<InternalCa, Failure> {
+        let opened = store_check::until_reachable("the internal CA can't be read", async || {
+            match InternalCa::of(&self.store, vault).await {
+                Ok(authority) => Ok(Ok(authority)),
+                Err(AuthorityError::Store(error)) => Err(error),
+                Err(error) => Ok(Err(error)),
+            }
+        })
+        .await?;
+        opened.map_err(|e| Failure::configuration(&e))
+    }
+}
+
+/// The role has no right to set a store up: that it is refused says that no issuer has done so.
+fn unusable(error: &StoreError) -> bool {
+    store_check::is_final(error) && !matches!(error, StoreError::Refused(_))
+}

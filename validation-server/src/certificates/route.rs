@@ -1,0 +1,234 @@
+//! From a request line to what is wanted. Pure; whatever it doesn't know is [`Route::Nowhere`].
+
+use shared::domain::{DnsName, SiteId, Slot};
+
+/// Items on a page of the listing, unless asked for otherwise, and at most.
+const PAGE_ITEMS: usize = 500;
+const MOST_PAGE_ITEMS: usize = 1000;
+
+const ROOT: &str = "/v1/certificates";
+
+/// What a path asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    List {
+        after: Option<SiteId>,
+        limit: usize,
+    },
+    One(Target),
+    File(Target, Slot, FileKind),
+    /// The listing with parameters that make no sense; in words.
+    Mistaken(&'static str),
+    Nowhere,
+}
+
+/// The certificates of one site, by its id as listings have it, or by a name that it serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Site(SiteId),
+    Name(DnsName),
+}
+
+/// The files of one certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    /// The leaf and its chain.
+    Fullchain,
+    Chain,
+    /// The leaf.
+    Cert,
+    Privkey,
+    /// The leaf, its chain and the private key: what HAProxy reads.
+    Bundle,
+}
+
+impl Route {
+    /// `path` as it came, nothing decoded; `query` without the question mark.
+    pub(crate) fn parse(path: &str, query: &str) -> Self {
+        match path.strip_prefix(ROOT) {
+            Some("") => Self::parse_list(query),
+            Some(rest) => Self::parse_below(rest).unwrap_or(Self::Nowhere),
+            None => Self::Nowhere,
+        }
+    }
+
+    /// A word for metrics.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::List { .. } | Self::Mistaken(_) => "list",
+            Self::One(_) => "one",
+            Self::File(_, _, kind) if kind.holds_key() => "key",
+            Self::File(..) => "file",
+            Self::Nowhere => "nowhere",
+        }
+    }
+
+    fn parse_list(query: &str) -> Self {
+        let (mut after, mut limit) = (None, PAGE_ITEMS);
+        for pair in query.split('&') {
+            match pair.split_once('=') {
+                Some(("after", id)) => match SiteId::parse(id) {
+                    Some(id) => after = Some(id),
+                    None => {
+                        return Self::Mistaken("after: expected the id that the page before named as next");
+                    }
+                },
+                Some(("limit", number)) => match number.parse() {
+                    Ok(number) if number > 0 => limit = MOST_PAGE_ITEMS.min(number),
+                    _ => return Self::Mistaken("limit: expected a number from 1 to 1000"),
+                },
+                _ => {}
+            }
+        }
+        Self::List { after, limit }
+    }
+
+    fn parse_below(rest: &str) -> Option<Self> {
+        let mut segments = rest.strip_prefix('/')?.split('/');
+        let target = Target::parse(segments.next()?)?;
+        match (segments.next(), segments.next(), segments.next()) {
+            (None, ..) => Some(Self::One(target)),
+            (Some(slot), Some(file), None) => {
+                Some(Self::File(target, slot.parse().ok()?, FileKind::parse(file)?))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Target {
+    /// A site's id has no dot, and no name is without one.
+    fn parse(segment: &str) -> Option<Self> {
+        match SiteId::parse(segment) {
+            Some(id) => Some(Self::Site(id)),
+            None => DnsName::parse(&percent_decoded(segment)?).ok().map(Self::Name),
+        }
+    }
+}
+
+impl FileKind {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fullchain => "fullchain",
+            Self::Chain => "chain",
+            Self::Cert => "cert",
+            Self::Privkey => "privkey",
+            Self::Bundle => "bundle",
+        }
+    }
+
+    pub(crate) const fn holds_key(self) -> bool {
+        matches!(self, Self::Privkey | Self::Bundle)
+    }
+
+    /// `ocsp.der` is not among them as long as none is kept.
+    fn parse(file: &str) -> Option<Self> {
+        const ALL: [FileKind; 5] =
+            [FileKind::Fullchain, FileKind::Chain, FileKind::Cert, FileKind::Privkey, FileKind::Bundle];
+        let stem = file.strip_suffix(".pem")?;
+        ALL.into_iter().find(|kind| kind.as_str() == stem)
+    }
+}
+
+/// RFC 3986 section 2.1; `None` for what is malformed or no UTF-8.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let (digits, tail) = rest.split_at_checked(2)?;
+        let digit =
+            |at: usize| char::from(digits[at]).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        decoded.push(digit(0)? << 4 | digit(1)?);
+        rest = tail;
+    }
+    String::from_utf8(decoded).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ID: &str = "0123456789abcdef0123";
+
+    fn name(text: &str) -> Target {
+        Target::Name(DnsName::parse(text).unwrap())
+    }
+
+    #[test]
+    fn paths_and_what_they_ask_for() {
+        let site = || Target::Site(SiteId::parse(ID).unwrap());
+        let table = [
+            ("/v1/certificates/shop.example.com", Route::One(name("shop.example.com"))),
+            ("/v1/certificates/Shop.EXAMPLE.com", Route::One(name("shop.example.com"))),
+            ("/v1/certificates/xn--hg4bs7k.example.kr", Route::One(name("상점.example.kr"))),
+            ("/v1/certificates/%EC%83%81%EC%A0%90.example.kr", Route::One(name("상점.example.kr"))),
+            ("/v1/certificates/0123456789abcdef0123", Route::One(site())),
+            (
+                "/v1/certificates/0123456789abcdef0123/rsa/privkey.pem",
+                Route::File(site(), Slot::Rsa, FileKind::Privkey),
+            ),
+            (
+                "/v1/certificates/shop.example.com/ecdsa/bundle.pem",
+                Route::File(name("shop.example.com"), Slot::Ecdsa, FileKind::Bundle),
+            ),
+        ];
+        for (path, route) in table {
+            assert_eq!(Route::parse(path, ""), route, "{path}");
+        }
+        for path in [
+            "",
+            "/",
+            "/v1",
+            "/v1/",
+            "/v2/certificates",
+            "/v1/certificatesx",
+            "/v1/certificates/",
+            "/v1/certificates//",
+            "/v1/certificates/shop",
+            "/v1/certificates/shop.example.com/",
+            "/v1/certificates/shop.example.com/ecdsa",
+            "/v1/certificates/shop.example.com/ecdsa/",
+            "/v1/certificates/shop.example.com/dsa/cert.pem",
+            "/v1/certificates/shop.example.com/ecdsa/cert.der",
+            "/v1/certificates/shop.example.com/ecdsa/ocsp.der",
+            "/v1/certificates/shop.example.com/ecdsa/cert.pem/",
+            "/v1/certificates/../certificates",
+            "/v1/certificates/a%2Fb.example.com",
+            "/v1/certificates/a%2.com",
+            "/v1/certificates/%ff.example.com",
+            "/v1/certificates/*.example.com",
+            "/v1/changes",
+        ] {
+            assert_eq!(Route::parse(path, ""), Route::Nowhere, "{path}");
+        }
+    }
+
+    #[test]
+    fn pages_are_bounded() {
+        let list = |query: &str| Route::parse(ROOT, query);
+        let page = |after: Option<&str>, limit| Route::List { after: after.and_then(SiteId::parse), limit };
+        assert_eq!(list(""), page(None, 500));
+        assert_eq!(list("limit=7&x=1"), page(None, 7));
+        assert_eq!(list("limit=100000"), page(None, 1000));
+        assert_eq!(list(&format!("after={ID}")), page(Some(ID), 500));
+        for query in
+            ["limit=0", "limit=-1", "limit=x", "limit=", "after=", "after=../x", "after=shop.example.com"]
+        {
+            assert!(matches!(list(query), Route::Mistaken(_)), "{query}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_panics(path in any::<String>(), query in any::<String>()) {
+            let _ = Route::parse(&format!("{ROOT}{path}"), &query);
+            let _ = Route::parse(&path, &query);
+        }
+    }
+}

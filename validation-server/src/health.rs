@@ -1,0 +1,75 @@
+//! The listener for monitoring: `/metrics`, `/healthz`, `/readyz`. On an address of its own, loopback by default.
+
+use actix_web::{App, HttpResponse, HttpServer, dev::Server, http::header, web};
+use prometheus_client::{metrics::info::Info, registry::Registry};
+use shared::telemetry::{Metrics, render};
+use std::{io, net::TcpListener, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// Says why the program is not ready, in a few words.
+pub(crate) type NotReady = &'static str;
+
+/// What the listener shows.
+pub(crate) struct Health {
+    metrics: Metrics,
+    readiness: Box<dyn Fn() -> Result<(), NotReady> + Send + Sync>,
+}
+
+impl Health {
+    /// `readiness` is asked for each request; gauges that are only known when asked are set in it.
+    pub(crate) fn new(
+        registry: Registry,
+        readiness: impl Fn() -> Result<(), NotReady> + Send + Sync + 'static,
+    ) -> Self {
+        Self { metrics: Arc::new(registry), readiness: Box::new(readiness) }
+    }
+}
+
+/// The registry of a program, with what is known at build time.
+pub(crate) fn new_registry(role: &'static str) -> Registry {
+    let mut registry = Registry::with_prefix("signpost");
+    let labels = vec![("program", "validation-server"), ("role", role), ("version", shared::VERSION)];
+    registry.register("build", "The program that is running", Info::new(labels));
+    registry
+}
+
+/// The server, which runs until `stop`.
+///
+/// # Errors
+/// The listener can't be used.
+pub(crate) fn server(listener: TcpListener, health: Health, stop: CancellationToken) -> io::Result<Server> {
+    let health = web::Data::new(health);
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(health.clone())
+            .route("/metrics", web::get().to(metrics))
+            .route("/healthz", web::get().to(alive))
+            .route("/readyz", web::get().to(ready))
+    })
+    .workers(1)
+    .disable_signals()
+    .shutdown_timeout(1)
+    .shutdown_signal(stop.cancelled_owned())
+    .listen(listener)?
+    .run();
+    Ok(server)
+}
+
+async fn metrics(health: web::Data<Health>) -> HttpResponse {
+    // Sets the gauges; whether it is ready is not the question here.
+    let _ = (health.readiness)();
+    HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8"))
+        .body(render(&health.metrics))
+}
+
+async fn alive() -> HttpResponse {
+    HttpResponse::Ok().body("alive\n")
+}
+
+async fn ready(health: web::Data<Health>) -> HttpResponse {
+    match (health.readiness)() {
+        Ok(()) => HttpResponse::Ok().body("ready\n"),
+        Err(why) => HttpResponse::ServiceUnavailable().body(format!("{why}\n")),
+    }
+}
