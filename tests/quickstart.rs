@@ -44,17 +44,39 @@ async fn what_is_kept_runs_on_until_it_is_stopped() -> Result<()> {
     let output = quickstart(place.path(), &["--keep"])?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    let commands: Vec<&str> =
-        text.rsplit_once("Try:").with_context(|| text.clone())?.1.lines().map(str::trim).collect();
-    let is_command = |line: &&&str| line.starts_with('/') || line.starts_with("curl ");
-    for command in commands.iter().filter(is_command) {
-        // What it says to type next, typed: the last one stops everything.
-        let typed = Command::new("bash").args(["-c", command]).stdin(Stdio::null()).output()?;
-        let (out, err) = (String::from_utf8_lossy(&typed.stdout), String::from_utf8_lossy(&typed.stderr));
-        ensure!(typed.status.success(), "{command}: {}\n{out}\n{err}", typed.status);
+    let (_, next) = text.rsplit_once("Try:").with_context(|| text.clone())?;
+    let commands: Vec<&str> = next
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with('/') || line.starts_with("curl "))
+        .collect();
+    ensure!(commands.len() >= 6, "commands to type: {text}");
+    let _stopped = StopAtTheEnd(commands.last().map(ToString::to_string).unwrap_or_default());
+    for command in commands {
+        // nginx takes a reload up in its own time.
+        let limit = Duration::from_secs(if command.starts_with("curl ") { 10 } else { 0 });
+        let typed = until_true(command, limit, || async { type_in(command).is_ok() });
+        typed.await.with_context(|| format!("{:?}", type_in(command)))?;
     }
-    ensure!(commands.iter().filter(is_command).count() >= 6, "commands to type: {text}");
     nothing_is_left(place.path()).await
+}
+
+/// What it says to type next, typed.
+fn type_in(line: &str) -> Result<()> {
+    let typed = Command::new("bash").args(["-c", line]).stdin(Stdio::null()).output()?;
+    let (out, err) = (String::from_utf8_lossy(&typed.stdout), String::from_utf8_lossy(&typed.stderr));
+    ensure!(typed.status.success(), "{line}: {}\n{out}\n{err}", typed.status);
+    Ok(())
+}
+
+/// Also when the test fails.
+struct StopAtTheEnd(String);
+
+impl Drop for StopAtTheEnd {
+    fn drop(&mut self) {
+        // It has been stopped already when all went well, and says so.
+        let _ = type_in(&self.0);
+    }
 }
 
 #[tokio::test]

@@ -101,6 +101,11 @@ impl Client {
         Ok(fetched)
     }
 
+    /// Whether the directory has been fetched, or given.
+    pub fn knows_directory(&self) -> bool {
+        self.known_directory().is_some()
+    }
+
     /// Uses a directory that was stored earlier: saves a request.
     pub fn use_directory(&self, directory: Directory) {
         *held(&self.inner.directory) = Some(Arc::new(directory));

@@ -54,6 +54,7 @@ impl<'a> Attempt<'a> {
         {
             return Ok(Outcome::Waiting(failure.clone()));
         }
+        self.issuance.know_directory().await?;
         let mut certificates = Vec::new();
         let mut failed = None;
         for slot in Slot::ALL {

@@ -57,15 +57,16 @@ impl Work<'_> {
         })
     }
 
-    /// Looks at the order until it has left the states that `waits` names, no oftener than the CA wishes.
+    /// Looks at the order until it has left the states that `waits` names, no oftener than the CA wishes; `asked` is what
+    /// it has wished for already.
     pub(super) async fn watch(
         &self,
         order_url: &str,
         pace: &super::pace::Pace,
+        mut asked: Option<Duration>,
         waits: impl Fn(OrderStatus) -> bool,
     ) -> Result<Look, Verdict> {
         let deadline = Instant::now() + VALIDATION_DEADLINE;
-        let mut asked = None;
         let wait = pace.begin();
         for look in 0.. {
             tokio::time::sleep(wait.pause(look, asked)).await;
@@ -73,12 +74,12 @@ impl Work<'_> {
                 Err(error) if error.is_gone() => return Ok(Look::Gone),
                 answer => answer.map_err(|error| refused(error).keeping_the_order())?,
             };
-            asked = answer.retry_after;
             let order = answer.value;
             let done = !waits(order.status);
-            if look == 0 {
+            if look == 0 && asked.is_none() {
                 wait.learn(done);
             }
+            asked = answer.retry_after;
             if done {
                 return match order.status {
                     OrderStatus::Invalid => Err(self.reason(&order).await),

@@ -1,6 +1,6 @@
 //! Everything that ordering needs, made once for a program.
 
-use super::{AccountError, check::Checker, open_account, pace::Pace};
+use super::{AccountError, Verdict, check::Checker, open_account, pace::Pace};
 use crate::{
     acme::{self, Client, ClientSettings, Directory, RequestError},
     ca::Ca,
@@ -9,7 +9,7 @@ use crate::{
 use shared::{
     config::Config,
     domain::{KeyType, PublicSuffixes},
-    store::{Owner, Store, StoreError},
+    store::{AccountStatus, Owner, Store, StoreError},
     vault::Vault,
 };
 use std::{sync::Arc, time::Duration};
@@ -60,7 +60,11 @@ impl Issuance {
     /// # Errors
     /// [`SetupError`].
     pub async fn open(store: Store, vault: Arc<Vault>, ca: Ca, config: &Config) -> Result<Self, SetupError> {
-        let client = client_for(&store, &ca).await?;
+        let client = client_with_kept_directory(&store, &ca).await?;
+        // The store may have all that is wanted: then the CA is not asked for anything, and may be out of reach.
+        if !is_registered(&store, &ca).await? {
+            know_directory(&store, &ca, &client).await?;
+        }
         let (_, account) =
             open_account(&store, &vault, &ca, &client, DEFAULT_ACCOUNT, KeyType::EcdsaP256).await?;
         let suffixes = PublicSuffixes::shipped();
@@ -79,6 +83,16 @@ impl Issuance {
             account_name: DEFAULT_ACCOUNT.to_owned(),
             owner: Owner::this_process(),
             lease_length: Duration::from_secs(config.issuer.lease_seconds),
+        })
+    }
+
+    /// Before anything is ordered.
+    pub(super) async fn know_directory(&self) -> Result<(), Verdict> {
+        let known = know_directory(&self.store, &self.ca, self.account.client()).await;
+        known.map_err(|error| match error {
+            SetupError::Directory { source, .. } => Verdict::from_request(&source),
+            SetupError::Store(source) => Verdict::from_store(&source),
+            other => Verdict::bug(shared::error::chain(&other)),
         })
     }
 
@@ -101,6 +115,13 @@ impl Issuance {
 /// # Errors
 /// [`SetupError`].
 pub(crate) async fn client_for(store: &Store, ca: &Ca) -> Result<Client, SetupError> {
+    let client = client_with_kept_directory(store, ca).await?;
+    know_directory(store, ca, &client).await?;
+    Ok(client)
+}
+
+/// A client that knows the directory only where another program fetched it within the hour.
+async fn client_with_kept_directory(store: &Store, ca: &Ca) -> Result<Client, SetupError> {
     let client = Client::new(ClientSettings {
         directory_url: ca.directory.clone(),
         trusted_roots: ca.trusted_roots.clone(),
@@ -110,14 +131,29 @@ pub(crate) async fn client_for(store: &Store, ca: &Ca) -> Result<Client, SetupEr
     let kept = store.load_directory(&ca.name).await?;
     if let Some(directory) = kept.as_deref().and_then(|text| kept_directory(text, &ca.directory)) {
         client.use_directory(directory);
-        return Ok(client);
+    }
+    Ok(client)
+}
+
+/// Fetches the directory where the client doesn't know it yet, and keeps it for other programs.
+async fn know_directory(store: &Store, ca: &Ca, client: &Client) -> Result<(), SetupError> {
+    if client.knows_directory() {
+        return Ok(());
     }
     let fetched = super::patience::ask(|| client.directory()).await.map_err(|source| {
         SetupError::Directory { name: ca.name.clone(), url: ca.directory.clone(), source }
     })?;
     let record = serde_json::json!({ "url": ca.directory, "directory": &*fetched });
     store.store_directory(&ca.name, &record.to_string(), DIRECTORY_KEPT).await?;
-    Ok(client)
+    Ok(())
+}
+
+/// Whether the account can be used as it is stored.
+async fn is_registered(store: &Store, ca: &Ca) -> Result<bool, StoreError> {
+    let stored = store.load_account(&ca.name, DEFAULT_ACCOUNT).await?;
+    Ok(stored.is_some_and(|stored| {
+        stored.account.status == AccountStatus::Valid && stored.account.candidate.is_none()
+    }))
 }
 
 /// A kept directory is that of this CA only if it was fetched from the same address.

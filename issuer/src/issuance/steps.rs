@@ -19,7 +19,7 @@ use shared::{
         AuthorizationRef, Certificate, CertificateId, Challenged, Finalizing, Issued, OrderState, Ordered,
         Planned, PublishedToken, Ready, Slot,
     },
-    store::{Lease, StoredOrder, lineage_of},
+    store::{Lease, Store, StoredOrder, lineage_of},
     vault::{Binding, SealedKind},
 };
 
@@ -168,14 +168,21 @@ impl<'a> Work<'a> {
             }
         }
         self.issuance.checker.check(tokens, self.account.key(), self.slot, self.timeline).await?;
-        self.answer(tokens).await?;
+        let asked = self.answer(tokens).await?;
         self.timeline.tell("answered", Some(self.slot), "the CA was told to look");
-        let look = self.watch(order_url, &self.issuance.validation_pace, |status| {
+        let look = self.watch(order_url, &self.issuance.validation_pace, asked, |status| {
             matches!(status, OrderStatus::Pending | OrderStatus::Unknown)
         });
-        match look.await? {
-            Look::Gone => self.start_over(order).await,
-            Look::Ready | Look::Valid { .. } => self.proved(order, challenged).await,
+        match look.await {
+            Ok(Look::Gone) => self.start_over(order).await,
+            Ok(Look::Ready | Look::Valid { .. }) => self.proved(order, challenged).await,
+            Err(verdict) => {
+                if !verdict.keep_order {
+                    // The program may end now, and nothing in the background with it.
+                    withdraw(&self.issuance.store, tokens).await;
+                }
+                Err(verdict)
+            }
         }
     }
 
@@ -226,12 +233,22 @@ impl<'a> Work<'a> {
             }
         }
         let csr = STANDARD.decode(&finalizing.csr).map_err(|e| Verdict::bug(e.to_string()))?;
-        match self.account.finalize(&finalizing.finalize_url, &csr).await {
-            Ok(Answer { value, .. }) if value.status == OrderStatus::Valid && value.certificate.is_some() => {
+        let answer = ask(|| async {
+            match self.account.finalize(&finalizing.finalize_url, &csr).await {
+                // The CA has gone on, and we have not heard of it: the order knows.
+                Err(error) if matches!(error.kind(), Some(ProblemKind::OrderNotReady)) => Ok(None),
+                answer => answer.map(Some),
+            }
+        });
+        let mut asked = None;
+        match answer.await {
+            Ok(Some(Answer { value, .. }))
+                if value.status == OrderStatus::Valid && value.certificate.is_some() =>
+            {
                 let certificate_url = value.certificate.unwrap_or_default();
                 return self.issued(order, finalizing, certificate_url).await;
             }
-            Ok(_) => {}
+            Ok(answer) => asked = answer.and_then(|answer| answer.retry_after),
             // The key was refused for good: another one, for the same order.
             Err(error) if matches!(error.kind(), Some(ProblemKind::BadCsr | ProblemKind::BadPublicKey)) => {
                 return Err(refused(error));
@@ -248,7 +265,7 @@ impl<'a> Work<'a> {
                 Err(verdict) => return Err(verdict),
             },
         }
-        let look = self.watch(order_url, &self.issuance.issuing_pace, |status| {
+        let look = self.watch(order_url, &self.issuance.issuing_pace, asked, |status| {
             matches!(status, OrderStatus::Processing | OrderStatus::Unknown | OrderStatus::Ready)
         });
         match look.await? {
@@ -367,23 +384,25 @@ impl<'a> Work<'a> {
 
     /// In the background: tokens end by themselves, and nothing waits for it.
     fn withdraw(&self, tokens: &[PublishedToken]) {
-        let store = self.issuance.store.clone();
-        let tokens: Vec<_> = tokens.iter().map(|published| published.token.clone()).collect();
-        tokio::spawn(async move {
-            if let Err(error) = store.withdraw_tokens(tokens.iter()).await {
-                tracing::debug!(error = shared::error::chain(&error), "tokens are left to end by themselves");
-            }
-        });
+        let (store, tokens) = (self.issuance.store.clone(), tokens.to_vec());
+        tokio::spawn(async move { withdraw(&store, &tokens).await });
     }
 
-    async fn answer(&self, tokens: &[PublishedToken]) -> Result<(), Verdict> {
+    /// Tells the CA to look; answers with the pause that it wishes for, where it does.
+    async fn answer(&self, tokens: &[PublishedToken]) -> Result<Option<Duration>, Verdict> {
         let urls = tokens.iter().map(|published| published.at.challenge_url.clone()).collect();
-        at_once(urls, &self.account, |account, url| async move {
-            ask(|| account.answer_challenge(&url)).await.map(drop)
-        })
-        .await
-        .map(drop)
-        .map_err(|error| refused(error).keeping_the_order())
+        let asked = at_once(urls, &self.account, |account, url| async move {
+            Ok(ask(|| account.answer_challenge(&url)).await?.retry_after)
+        });
+        let asked = asked.await.map_err(|error| refused(error).keeping_the_order())?;
+        Ok(asked.into_iter().flatten().max())
+    }
+}
+
+async fn withdraw(store: &Store, tokens: &[PublishedToken]) {
+    let tokens = tokens.iter().map(|published| &published.token);
+    if let Err(error) = store.withdraw_tokens(tokens).await {
+        tracing::debug!(error = shared::error::chain(&error), "tokens are left to end by themselves");
     }
 }
 

@@ -39,6 +39,11 @@ impl Started {
         Ok(std::fs::read_to_string(&self.stdout)?)
     }
 
+    /// What it wrote to standard error so far.
+    pub fn stderr(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(&self.stderr)?)
+    }
+
     pub(super) fn finish(&mut self, exit: Exit) -> Result<Run> {
         let stderr = std::fs::read_to_string(&self.stderr)?;
         Ok(Run { exit, stdout: self.stdout()?, stderr, elapsed: self.since.elapsed() })
