@@ -253,6 +253,8 @@ async fn a_store_that_is_down_at_the_start_is_waited_for() -> Result<()> {
         .await?;
     let request = format!("GET {PATH}{TOKEN} HTTP/1.1\r\nhost: a\r\n\r\n");
     ensure!(send(address, &request)?.status == 503);
+    // Asks a program to look at its files again: this one has none.
+    started.process.signal(rustix::process::Signal::HUP)?;
     redis.start_again().await?;
     until("ready", LIMIT, async || (monitoring::ready_status(telemetry).await? == 200).then_some(())).await?;
     ensure!(send(address, &request)?.text() == KEY_AUTHORIZATION);

@@ -161,39 +161,48 @@ async fn one_account(stage: &Stage, name: &str, fuse: &Fuse) -> Result<()> {
     Ok(())
 }
 
+/// Where a rollover is interrupted.
+enum Cut {
+    /// Around the nth write of a record with a candidate.
+    Write(u64, Moment),
+    BeforeTheCa,
+    AfterTheCa,
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_an_account_gets_a_new_key() -> Result<()> {
     let stage = warm().await?;
     let stored = Stored::open(stage.signpost.config_path()).await?;
-    let candidate = vec!["\"candidate\":".to_owned(), "EVALSHA".to_owned()];
-    // The promotion replaces a record with a candidate: both texts are in its command.
-    let scenes: [(&str, Option<(u64, Moment)>, Option<bool>); 8] = [
-        ("candidate, before", Some((1, Moment::BeforeCommand)), None),
-        ("candidate, answered", Some((1, Moment::Answered)), None),
-        ("candidate, passed on", Some((1, Moment::PassedOn)), None),
-        ("the CA not asked yet", None, Some(false)),
-        ("the CA has acted", None, Some(true)),
-        ("promotion, before", Some((2, Moment::BeforeCommand)), None),
-        ("promotion, answered", Some((2, Moment::Answered)), None),
-        ("promotion, passed on", Some((2, Moment::PassedOn)), None),
+    // The promotion replaces a record with a candidate: both texts are in its command, the second of its kind.
+    let scenes = [
+        ("candidate, before", Cut::Write(1, Moment::BeforeCommand)),
+        ("candidate, answered", Cut::Write(1, Moment::Answered)),
+        ("candidate, passed on", Cut::Write(1, Moment::PassedOn)),
+        ("the CA not asked yet", Cut::BeforeTheCa),
+        ("the CA has acted", Cut::AfterTheCa),
+        ("promotion, before", Cut::Write(2, Moment::BeforeCommand)),
+        ("promotion, answered", Cut::Write(2, Moment::Answered)),
+        ("promotion, passed on", Cut::Write(2, Moment::PassedOn)),
     ];
-    for (word, write, told) in scenes {
+    for (word, cut) in scenes {
         let fuse = Fuse::default();
         let kill = fuse.clone();
-        if let Some((nth, moment)) = write {
-            let act = move || {
-                kill.kill9();
-                Then::Cut
-            };
-            let trigger = Trigger::on(&candidate[0], moment, act).and(&candidate[1]).nth(nth);
-            stage.redis_proxy.add_trigger(trigger);
-        } else {
-            let when = Rule::on(Endpoint::KeyChange).nth(1);
-            let action = match told {
-                Some(true) => Action::call_after(move |_| kill.kill9()),
-                _ => Action::call_before(move |_| kill.kill9()),
-            };
-            stage.proxy.add_rule(when.does(action));
+        let change = Rule::on(Endpoint::KeyChange).nth(1);
+        match cut {
+            Cut::Write(nth, moment) => {
+                let act = move || {
+                    kill.kill9();
+                    Then::Cut
+                };
+                let trigger = Trigger::on("\"candidate\":", moment, act).and("EVALSHA").nth(nth);
+                stage.redis_proxy.add_trigger(trigger);
+            }
+            Cut::BeforeTheCa => {
+                stage.proxy.add_rule(change.does(Action::call_before(move |_| kill.kill9())));
+            }
+            Cut::AfterTheCa => {
+                stage.proxy.add_rule(change.does(Action::call_after(move |_| kill.kill9())));
+            }
         }
         let url = account_url(&stage).await?;
         killed(&stage, &fuse, &["account", "rollover", "--key-type", "ecdsa-p384"])

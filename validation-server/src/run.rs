@@ -157,7 +157,7 @@ async fn beside_monitoring(
     }
 }
 
-/// Cancelled by SIGTERM or SIGINT.
+/// Cancelled by SIGTERM or SIGINT. From here on SIGHUP, which asks a program to look at its files again, ends nothing.
 ///
 /// # Errors
 /// The signals can't be listened to.
@@ -165,6 +165,8 @@ pub(crate) fn stop_on_signals() -> Result<CancellationToken, Failure> {
     let failed = |e| Failure::failed("signals can't be received", e);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    // A signal that was listened for once keeps its handler.
+    drop(signal(SignalKind::hangup()).map_err(failed)?);
     let stop = CancellationToken::new();
     let cancelled = stop.clone();
     tokio::spawn(async move {

@@ -1,6 +1,7 @@
 //! The ACME account that orders are placed with. Its key is stored before the CA hears of it, so that neither a new
 //! account nor a new key of an old one can be lost.
 
+use super::patience::ask;
 use crate::{
     acme::{self, AccountKey, Client, ExternalAccountBinding, KeyError, NewAccount, RequestError},
     ca::Ca,
@@ -113,7 +114,7 @@ pub async fn import_account(
     name: &str,
     key: &AccountKey,
 ) -> Result<StoredAccount, AccountError> {
-    let found = client.find_account(key).await?.ok_or(AccountError::UnknownToCa)?;
+    let found = ask(|| client.find_account(key)).await?.ok_or(AccountError::UnknownToCa)?;
     let before = store.load_account(&ca.name, name).await?;
     if let Some(stored) = &before
         && stored.account.status == AccountStatus::Valid
@@ -183,7 +184,7 @@ pub async fn resolve_candidate(
     let Some(candidate) = &stored.account.candidate else { return Ok(stored) };
     let account = &stored.account;
     let key = open(vault, &account.ca, &account.name, &candidate.sealed_key, &candidate.key_spki_sha256)?;
-    match client.find_account(&key).await? {
+    match ask(|| client.find_account(&key)).await? {
         Some(found) if Some(&found.url) == account.url.as_ref() => promote(store, stored).await,
         _ => {
             let mut account = stored.account.clone();
@@ -217,7 +218,9 @@ async fn register(
 ) -> Result<(StoredAccount, acme::Account), AccountError> {
     let account = &stored.account;
     let key = open(vault, &account.ca, &account.name, &account.sealed_key, &account.key_spki_sha256)?;
-    let state = client.create_account(&key, &request(ca, client).await?).await?;
+    let wanted = request(ca, client).await?;
+    // Asking twice makes one account: the CA knows it by its key.
+    let state = ask(|| client.create_account(&key, &wanted)).await?;
     let mut account = account.clone();
     account.status = AccountStatus::Valid;
     account.url = Some(state.url);

@@ -22,6 +22,7 @@ use shared::{
     store::{Lease, Store, StoredOrder, lineage_of},
     vault::{Binding, SealedKind},
 };
+use std::time::Duration;
 
 /// Orders that are placed in one run, where the CA forgets them.
 const MOST_STARTS: u32 = 2;

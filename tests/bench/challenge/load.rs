@@ -48,7 +48,7 @@ impl Load {
         let complaint = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "wrk failed (apt-get install wrk): {text}{complaint}");
         let errors = text.lines().find(|line| line.contains("Socket errors"));
-        ensure!(errors.is_none_or(|line| only_reads(line)), "{}", errors.unwrap_or_default());
+        ensure!(errors.is_none_or(only_reads), "{}", errors.unwrap_or_default());
         let before = |word: &str| -> Option<u64> {
             text.lines().find_map(|line| line.trim().split_once(word)?.0.trim().parse().ok())
         };

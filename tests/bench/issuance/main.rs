@@ -24,6 +24,8 @@ const AT_ONCE: usize = 64;
 const PER_SECOND: f64 = 100.0;
 /// For one name with a fresh authorization, the median.
 const REQUESTS: u64 = 7;
+/// More than this share of the machine in the hands of other programs is told.
+const DISTURBED: f64 = 0.1;
 
 /// Benchmark of issuing certificates against Pebble, beside lego, certbot and dehydrated.
 #[derive(Parser)]
@@ -69,6 +71,13 @@ async fn main() -> Result<()> {
     println!();
     for line in goals(&rows) {
         println!("{line}");
+    }
+    let disturbed = rows.iter().map(Row::others_share).fold(0.0, f64::max);
+    if disturbed > DISTURBED {
+        println!(
+            "Other programs used up to {:.0} % of this machine meanwhile: run it again when it is quiet.",
+            disturbed * 100.0
+        );
     }
     Ok(())
 }

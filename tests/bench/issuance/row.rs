@@ -2,6 +2,22 @@
 
 use std::time::Duration;
 
+/// The table's columns, two lines each.
+const HEAD: [(&str, &str); 12] = [
+    ("client", ""),
+    ("at", "once"),
+    ("certi-", "ficates"),
+    ("per", "second"),
+    ("seconds", "each"),
+    ("p50", "ms"),
+    ("p99", "ms"),
+    ("its CPU", "ms each"),
+    ("CA's CPU", "ms each"),
+    ("others", "CPU"),
+    ("requests", "median"),
+    ("requests", "mean"),
+];
+
 /// What one series came to.
 pub(crate) struct Row {
     pub(crate) client: &'static str,
@@ -16,6 +32,8 @@ pub(crate) struct Row {
     pub(crate) cpu: Option<Duration>,
     /// Of the CA and the proxy before it.
     pub(crate) ca_cpu: Duration,
+    /// Of everything else on this machine meanwhile: what spoils the measurement.
+    pub(crate) other_cpu: Duration,
     /// Of each order, with the newNonce made for it. Sorted.
     pub(crate) requests: Vec<u64>,
     /// All that arrived, also for directory and nonces.
@@ -59,7 +77,13 @@ impl Row {
         parts.collect::<Vec<_>>().join("  ")
     }
 
-    fn cells(&self) -> [String; 11] {
+    /// The share of this machine's processors that programs with no part in the series used.
+    pub(crate) fn others_share(&self) -> f64 {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        self.other_cpu.as_secs_f64() / (self.elapsed.as_secs_f64() * processors as f64)
+    }
+
+    fn cells(&self) -> [String; HEAD.len()] {
         let each = |whole: f64| whole / self.certificates() as f64;
         let milliseconds = |time: Duration| format!("{:.0}", time.as_secs_f64() * 1e3);
         [
@@ -72,6 +96,7 @@ impl Row {
             milliseconds(quantile(&self.latencies, 0.99)),
             self.cpu.map_or_else(|| "-".to_owned(), |cpu| format!("{:.1}", each(cpu.as_secs_f64() * 1e3))),
             format!("{:.1}", each(self.ca_cpu.as_secs_f64() * 1e3)),
+            format!("{:.0} %", self.others_share() * 100.0),
             self.median_requests().to_string(),
             format!("{:.2}", each(self.requests_in_all as f64)),
         ]
@@ -85,17 +110,13 @@ pub(crate) fn quantile<T: Copy>(sorted: &[T], share: f64) -> T {
 }
 
 pub(crate) fn table(rows: &[Row]) -> String {
-    let head = [
-        [
-            "client", "at", "certi-", "per", "seconds", "p50", "p99", "its CPU", "CA's CPU", "requests",
-            "requests",
-        ],
-        ["", "once", "ficates", "second", "each", "ms", "ms", "ms each", "ms each", "median", "mean"],
+    let mut lines: Vec<Vec<String>> = vec![
+        HEAD.iter().map(|(above, _)| (*above).to_owned()).collect(),
+        HEAD.iter().map(|(_, below)| (*below).to_owned()).collect(),
     ];
-    let mut lines: Vec<Vec<String>> = head.iter().map(|line| line.map(str::to_owned).to_vec()).collect();
     lines.extend(rows.iter().map(|row| row.cells().to_vec()));
     let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head[0].len()).map(width).collect();
+    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
     let mut text = String::new();
     for line in &lines {
         for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {

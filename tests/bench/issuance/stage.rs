@@ -26,6 +26,7 @@ pub(crate) struct Start {
     at: Instant,
     cpu: Duration,
     ca_cpu: Duration,
+    all_cpu: Duration,
 }
 
 impl Stage {
@@ -50,7 +51,7 @@ impl Stage {
     /// Counts from now on; `cpu` is what the client's long-running parts have used so far.
     pub(crate) fn start(&self, cpu: Duration) -> Result<Start> {
         self.proxy.reset();
-        Ok(Start { at: Instant::now(), cpu, ca_cpu: self.ca_cpu()? })
+        Ok(Start { at: Instant::now(), cpu, ca_cpu: self.ca_cpu()?, all_cpu: cpu::of_all()? })
     }
 
     /// Ends the series: every order must have come to one certificate. `cpu` as at the start, with what has ended since.
@@ -63,6 +64,8 @@ impl Stage {
     ) -> Result<Row> {
         let elapsed = start.at.elapsed();
         let ca_cpu = self.ca_cpu()? - start.ca_cpu;
+        let all_cpu = cpu::of_all()?.saturating_sub(start.all_cpu);
+        let cpu = cpu.map(|cpu| cpu - start.cpu);
         self.pebble.assert_alive().await?;
         let orders = self.proxy.orders();
         let complete = orders.iter().filter(|order| order.finalized == 1).count();
@@ -80,8 +83,9 @@ impl Stage {
             at_once,
             elapsed,
             latencies,
-            cpu: cpu.map(|cpu| cpu - start.cpu),
+            cpu,
             ca_cpu,
+            other_cpu: all_cpu.saturating_sub(ca_cpu + cpu.unwrap_or_default()),
             requests,
             requests_in_all: self.proxy.requests().total(),
             steps: Vec::new(),

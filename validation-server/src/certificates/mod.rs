@@ -103,7 +103,7 @@ impl Certificates {
             } else if !up {
                 Err("the store does not answer")
             } else if role.vault.get().is_none() {
-                Err("the keyring has not been checked against the store yet")
+                Err("no issuer has set the store up yet, or the keyring has not been checked against it")
             } else if !role.tls.is_set() {
                 Err("there is no server certificate yet")
             } else {
