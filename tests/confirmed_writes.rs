@@ -12,7 +12,8 @@ use std::time::Duration;
 async fn without_the_replica_nothing_is_ordered_and_with_it_everything_is_there() -> Result<()> {
     let mut stage = Stage::trusting().await?;
     let Address::Tcp(primary) = *stage.redis.address() else { anyhow::bail!("the primary listens on TCP") };
-    let mut replica = Redis::start(RedisOptions { replica_of: Some(primary), ..RedisOptions::default() }).await?;
+    let mut replica =
+        Redis::start(RedisOptions { replica_of: Some(primary), ..RedisOptions::default() }).await?;
     connected(&stage, 1).await?;
     stage.signpost.set("store.confirm_replicas", 1)?;
 

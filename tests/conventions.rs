@@ -122,6 +122,21 @@ fn every_example_in_the_documentation_is_a_valid_configuration() {
 }
 
 #[test]
+fn the_key_map_is_the_one_of_the_code() {
+    let keys = |text: &str| -> BTreeSet<String> {
+        let rows = text.lines().filter_map(|line| line.trim_start_matches("//! ").strip_prefix("| `sp:"));
+        let cells = rows.filter_map(|row| row.split(" | ").next());
+        cells
+            .flat_map(|cell| cell.split('`').filter(|part| !part.trim_matches([',', ' ']).is_empty()))
+            .map(|key| key.trim_start_matches("sp:").to_owned())
+            .collect()
+    };
+    let (code, page) = (keys(&read("shared/src/store/keys.rs")), keys(&read("ARCHITECTURE.md")));
+    assert!(code.len() > 10, "the table was read: {code:?}");
+    assert_eq!(code, page, "the tables of shared/src/store/keys.rs and ARCHITECTURE.md");
+}
+
+#[test]
 fn links_in_the_documentation_lead_somewhere() {
     let mut links = 0;
     let pages = files(
@@ -203,8 +218,9 @@ fn files(places: &[&str], extension: &str) -> Vec<PathBuf> {
     while let Some(path) = open.pop() {
         let full = root().join(&path);
         if full.is_dir() {
-            let entries =
-                std::fs::read_dir(&full).unwrap().map(|entry| path.join(entry.unwrap().file_name()));
+            let entries = std::fs::read_dir(&full)
+                .expect("a readable folder")
+                .map(|entry| path.join(entry.expect("a readable entry").file_name()));
             open.extend(entries.filter(|path| !path.ends_with("target")));
         } else if path.extension().is_some_and(|found| found == extension) {
             found.push(path);
@@ -221,12 +237,13 @@ fn read(path: impl AsRef<Path>) -> String {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is below the root").to_owned()
 }
 
 /// Every key of the configuration's types, such as `store.url` and `ca.NAME.directory`, with its default where it has one.
 fn settings() -> BTreeMap<String, Option<String>> {
-    let config = Config::parse("[ca.NAME]\n", Path::new("x"), &[]).unwrap();
+    let config =
+        Config::parse("[ca.NAME]\n", Path::new("x"), &[]).expect("a section alone is a configuration");
     let defaults: BTreeMap<String, String> =
         config.origins("").into_iter().map(|value| (value.key, value.value)).collect();
     let fields = fields_of_structs(&read("shared/src/config/sections.rs"));
@@ -257,7 +274,7 @@ fn fields_of_structs(source: &str) -> BTreeMap<String, BTreeMap<String, String>>
         } else if line == "}" {
             current = None;
         } else if let (Some(name), Some(field)) = (&current, line.strip_prefix("    pub ")) {
-            let (field, kind) = field.trim_end_matches(',').split_once(": ").unwrap();
+            let (field, kind) = field.trim_end_matches(',').split_once(": ").expect("a field has a type");
             found.entry(name.clone()).or_default().insert(field.to_owned(), kind.to_owned());
         }
     }
@@ -273,7 +290,7 @@ fn documented_settings() -> BTreeMap<String, String> {
             section = heading.trim_matches(['`', '[', ']']).to_owned();
         } else if let Some(row) = line.strip_prefix("| `") {
             let mut cells = row.split(" | ");
-            let key = cells.next().unwrap().trim_end_matches('`');
+            let key = cells.next().expect("a split has a first part").trim_end_matches('`');
             let default = cells.next().unwrap_or_default().trim();
             found.insert(format!("{section}.{key}"), default.to_owned());
         }

@@ -7,16 +7,17 @@ use harness::{
 };
 
 /// As deploy/handbook/durability.md lists them for a Redis of one's own.
-const USERS: &str = "user default off\n\
-    user signpost-issuer on >issuer-secret ~sp:* resetchannels +@all -@dangerous -@blocking -keys -scan +info +wait +config|get\n\
+const USERS: &str = "user default off resetpass ~* &* +@all\n\
+    user signpost-issuer on >issuer-secret ~sp:* resetchannels +@all -@dangerous -@blocking -keys -scan +info +wait +config|get +acl|getuser\n\
     user signpost-challenge on >challenge-secret %R~sp:token:* resetchannels -@all +get +ping +hello +auth +info\n\
     user probe on >probe-secret ~* &* +@all\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_issued_over_tls_by_a_user_with_the_rights_of_its_role() -> Result<()> {
     let mut stage = Stage::trusting().await?;
-    let options = RedisOptions { listen: Listen::Tls, acl: Some(USERS.to_owned()), ..RedisOptions::default() };
-    let redis = Redis::start(options).await?;
+    let options =
+        RedisOptions { listen: Listen::Tls, acl: Some(USERS.to_owned()), ..RedisOptions::default() };
+    let mut redis = Redis::start(options).await?;
     let url = redis.url_as("signpost-issuer", "").replace(":@", "@");
     stage.signpost.use_store(&url)?;
 
@@ -27,6 +28,13 @@ async fn a_certificate_is_issued_over_tls_by_a_user_with_the_rights_of_its_role(
     let password = stage.signpost.write("issuer.password", "issuer-secret\n")?;
     stage.signpost.set("store.password_file", password.display().to_string())?;
     stage.issue(&["shop.example"]).await?;
+
+    redis.kill9().await?;
+    redis.start_again().await?;
+    stage.proxy.reset();
+    let again = stage.issue(&["shop.example"]).await?;
+    ensure!(again["results"][0]["status"] == "valid", "a restart of Redis lost something: {again}");
+    ensure!(stage.proxy.requests().total() == 0, "the CA was asked again");
 
     let wrong = stage.signpost.write("wrong.password", "guess")?;
     stage.signpost.set("store.password_file", wrong.display().to_string())?;
@@ -45,5 +53,17 @@ async fn a_user_that_lacks_a_right_is_named_before_anything_is_ordered() -> Resu
     ensure!(refused.code()? == 2, "{}", refused.stderr);
     ensure!(refused.stderr.contains("lacks a right"), "{}", refused.stderr);
     ensure!(stage.proxy.requests().total() == 0, "nothing was asked of the CA");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_default_user_that_would_lose_records_at_a_restart_is_refused() -> Result<()> {
+    let mut stage = Stage::trusting().await?;
+    let acl = USERS.replace("user default off resetpass ~* &* +@all", "user default off resetkeys -@all");
+    let redis = Redis::start(RedisOptions { acl: Some(acl), ..RedisOptions::default() }).await?;
+    stage.signpost.use_store(&redis.url_as("signpost-issuer", "issuer-secret"))?;
+    let refused = stage.run_issue(&["shop.example"]).await?;
+    ensure!(refused.code()? == 2, "{}", refused.stderr);
+    ensure!(refused.stderr.contains("user default off resetpass ~* &* +@all"), "{}", refused.stderr);
     Ok(())
 }

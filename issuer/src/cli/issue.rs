@@ -91,7 +91,10 @@ pub(super) async fn run(arguments: Arguments, config: Config, output: &Output) -
         if let Outcome::Failed(Verdict { what, remedy, .. })
         | Outcome::Waiting(Failure { what, remedy, .. }) = &issue.outcome
         {
-            output.note(&format!("{}: {what}\n  what to do: {remedy}", issue.names));
+            // What the CA says of a name begins with it.
+            let named = issue.names.iter().any(|name| what.starts_with(&name.to_unicode()));
+            let of = if named { String::new() } else { format!("{}: ", issue.names) };
+            output.note(&format!("{of}{what}\n  what to do: {remedy}"));
         }
     }
     Ok(exit(&issues))

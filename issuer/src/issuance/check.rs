@@ -29,16 +29,17 @@ impl Checker {
     }
 
     /// Checks every token. What is found is told; where checks are required, the first failure ends the attempt before
-    /// the CA's quota is touched.
+    /// the CA's quota is touched. Where they only advise, the first failure is returned: should the CA fail too, it knows
+    /// better why.
     pub(super) async fn check(
         &self,
         tokens: &[PublishedToken],
         key: &AccountKey,
         slot: Slot,
         timeline: &Timeline,
-    ) -> Result<(), Verdict> {
+    ) -> Result<Option<Advice>, Verdict> {
         if self.mode == config::SelfCheck::Off || tokens.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let mut checks = JoinSet::new();
@@ -65,28 +66,67 @@ impl Checker {
         }
         match failed.first() {
             Some(first) if self.mode == config::SelfCheck::Required => Err(verdict(first)),
-            Some(_) => Ok(()),
+            Some(first) => Ok(Some(Advice::of(first))),
             None => {
                 timeline.tell(
                     "self-check",
                     Some(slot),
                     "the challenge is answered as the CA will ask for it",
                 );
-                Ok(())
+                Ok(None)
             }
         }
     }
 }
 
+/// What a self-check that only advises has found.
+#[derive(Clone, Debug)]
+pub(super) struct Advice {
+    fault: Fault,
+    class: FailureClass,
+    found: String,
+}
+
+impl Advice {
+    fn of(check: &SelfCheck) -> Self {
+        let (fault, class) = fault_and_class(check);
+        Self { fault, class, found: check.explain() }
+    }
+
+    /// What the CA says of a name is short; what was found on the way to it tells what to change.
+    pub(super) fn explain(self, verdict: Verdict) -> Verdict {
+        let of_the_way = matches!(
+            verdict.class,
+            FailureClass::Dns
+                | FailureClass::NotPointingHere
+                | FailureClass::RedirectRule
+                | FailureClass::Firewall
+        );
+        if !of_the_way {
+            return verdict;
+        }
+        Verdict {
+            fault: self.fault,
+            class: self.class,
+            remedy: format!("the self-check found: {}", self.found),
+            ..verdict
+        }
+    }
+}
+
 fn verdict(found: &SelfCheck) -> Verdict {
-    let (fault, class) = match found.class() {
+    let (fault, class) = fault_and_class(found);
+    let what = format!("the self-check failed, the CA was not asked: {}", found.explain());
+    Verdict::new(fault, class, what, "put it right and run again; the same order goes on").keeping_the_order()
+}
+
+fn fault_and_class(found: &SelfCheck) -> (Fault, FailureClass) {
+    match found.class() {
         Some(Class::Dns) => (Fault::Customer, FailureClass::Dns),
         Some(Class::NotPointingHere | Class::OtherContent) => {
             (Fault::Customer, FailureClass::NotPointingHere)
         }
         Some(Class::RedirectRule) => (Fault::Operator, FailureClass::RedirectRule),
         _ => (Fault::Customer, FailureClass::Firewall),
-    };
-    let what = format!("the self-check failed, the CA was not asked: {}", found.explain());
-    Verdict::new(fault, class, what, "put it right and run again; the same order goes on").keeping_the_order()
+    }
 }

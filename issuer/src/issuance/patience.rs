@@ -53,7 +53,8 @@ where
             Err(error) => error,
         };
         // A replica that is away for longer than a hiccup is away.
-        let away = matches!(error, StoreError::Unconfirmed { .. }) && pauses.len() < STORE_PAUSES_MS.len() / 2;
+        let away =
+            matches!(error, StoreError::Unconfirmed { .. }) && pauses.len() < STORE_PAUSES_MS.len() / 2;
         match (error.retry(), pauses.next()) {
             (Retry::Backoff, Some(pause)) if !away => {
                 tracing::warn!(error = shared::error::chain(&error), "writing to the store again");

@@ -168,7 +168,8 @@ impl<'a> Work<'a> {
                 None => self.publish_tokens(tokens, challenged.ordered.expires).await?,
             }
         }
-        self.issuance.checker.check(tokens, self.account.key(), self.slot, self.timeline).await?;
+        let advice =
+            self.issuance.checker.check(tokens, self.account.key(), self.slot, self.timeline).await?;
         let asked = self.answer(tokens).await?;
         self.timeline.tell("answered", Some(self.slot), "the CA was told to look");
         let look = self.watch(order_url, &self.issuance.validation_pace, asked, |status| {
@@ -182,7 +183,10 @@ impl<'a> Work<'a> {
                     // The program may end now, and nothing in the background with it.
                     withdraw(&self.issuance.store, tokens).await;
                 }
-                Err(verdict)
+                Err(match advice {
+                    Some(advice) => advice.explain(verdict),
+                    None => verdict,
+                })
             }
         }
     }

@@ -155,13 +155,11 @@ impl Verdict {
         let detail = problem.detail.as_deref().unwrap_or_default();
         let our_path = "every frontend must redirect /.well-known/acme-challenge/ to the validation host";
         match problem.kind() {
-            ProblemKind::Dns => Self::new(
-                Fault::Customer,
-                FailureClass::Dns,
-                what,
-                "the name's DNS must answer: an A or AAAA record that leads to a frontend, and DNSSEC, where it is signed, must hold",
-            ),
+            ProblemKind::Dns => dns(what),
             ProblemKind::Caa => caa(what),
+            ProblemKind::Connection if detail.contains("resolve") || detail.contains("no such host") => {
+                dns(what)
+            }
             ProblemKind::Connection if detail.contains("redirect") => Self::new(
                 Fault::Operator,
                 FailureClass::RedirectRule,
@@ -208,6 +206,15 @@ fn limit(what: String) -> Verdict {
         FailureClass::Limit,
         what,
         "wait: a limit of the CA is reached; the order is placed when it allows",
+    )
+}
+
+fn dns(what: String) -> Verdict {
+    Verdict::new(
+        Fault::Customer,
+        FailureClass::Dns,
+        what,
+        "the name's DNS must answer: an A or AAAA record that leads to a frontend, and DNSSEC, where it is signed, must hold",
     )
 }
 

@@ -1,7 +1,8 @@
 //! What is asked of a store before it is trusted.
 
 use super::{Store, StoreError, keys, open::Role};
-use redis::cmd;
+use redis::{FromRedisValue, Value, cmd};
+use std::collections::HashMap;
 
 /// The version of the layout that this program writes.
 const SCHEMA: u32 = 1;
@@ -58,6 +59,9 @@ impl Store {
         if self.role == Role::Issuer {
             health.append_fsync = self.append_fsync().await;
             health.warnings = what_can_be_lost(&health, confirm_replicas);
+            if health.append_only {
+                health.warnings.extend(self.check_default_user().await?);
+            }
             self.probe_writing().await?;
         }
         self.check_schema().await?;
@@ -66,9 +70,35 @@ impl Store {
 
     async fn append_fsync(&self) -> Option<String> {
         // Managed servers forbid CONFIG; then nobody knows.
-        let answer: Result<std::collections::HashMap<String, String>, _> =
+        let answer: Result<HashMap<String, String>, _> =
             self.link.query(cmd("CONFIG").arg("GET").arg("appendfsync")).await;
         answer.ok()?.remove("appendfsync")
+    }
+
+    /// Redis reads its append-only file back with the rights of the user `default`, and leaves out, without a word, each
+    /// script that this user may not run: a restart would lose orders and certificates.
+    async fn check_default_user(&self) -> Result<Option<String>, StoreError> {
+        let answer: Result<HashMap<String, Value>, _> =
+            self.link.query(cmd("ACL").arg("GETUSER").arg("default")).await;
+        let user = match answer {
+            Ok(user) => user,
+            Err(StoreError::Refused(_)) => {
+                return Ok(Some("it can't be checked whether the Redis user `default` may read the append-only file back (grant +acl|getuser to this user): were it restricted, a restart of Redis would lose orders and certificates".into()));
+            }
+            Err(error) => return Err(error),
+        };
+        let text = |field: &str| {
+            user.get(field).and_then(|value| String::from_redis_value(value.clone()).ok()).unwrap_or_default()
+        };
+        if text("commands").trim() == "+@all" && text("keys").split_whitespace().any(|keys| keys == "~*") {
+            return Ok(None);
+        }
+        Err(StoreError::Unsuitable(
+            "the Redis user `default` is restricted, and Redis reads its append-only file back with that user's rights: a \
+             restart would lose orders and certificates. Set `user default off resetpass ~* &* +@all`: nobody can log in \
+             as it, because it is off"
+                .into(),
+        ))
     }
 
     async fn check_schema(&self) -> Result<(), StoreError> {

@@ -296,7 +296,7 @@ const fn rights(role: Role) -> &'static str {
         }
         Role::Issuer => {
             "resetkeys ~sp:* resetchannels +@all -@dangerous -@blocking -keys -scan +info +wait +config|get \
-             +client|setname +dbsize +shutdown"
+             +client|setname +dbsize +shutdown +acl|getuser"
         }
     }
 }
