@@ -122,9 +122,12 @@ impl Nginx {
     pub async fn reload(&self) -> Result<()> {
         let before = self.workers();
         self.process.signal(Signal::HUP)?;
-        let taken_over = until_true("new workers of nginx", Duration::from_secs(10), || async {
-            self.workers().iter().any(|pid| !before.contains(pid))
-        });
+        // An old worker may still accept a connection until it has heard that it is to end.
+        let taken_over =
+            until_true("new workers of nginx, and no old ones", Duration::from_secs(10), || async {
+                let now = self.workers();
+                !now.is_empty() && now.iter().all(|pid| !before.contains(pid))
+            });
         taken_over.await.with_context(|| self.error_log())
     }
 

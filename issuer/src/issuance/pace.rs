@@ -5,7 +5,7 @@
 
 use crate::acme::poll_delay;
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -14,15 +14,24 @@ const LONGEST: Duration = Duration::from_secs(15);
 /// The first pause is learned within these bounds.
 const SHORTEST_FIRST: Duration = Duration::from_millis(5);
 const LONGEST_FIRST: Duration = Duration::from_secs(5);
+/// Of this many first looks, one may be too early: it costs a request, one that is too late costs a little time.
+const ONE_MAY_BE_EARLY: u32 = 21;
+/// Above this share of early looks the pace is wrong, and not just unlucky.
+const WRONG: f64 = 0.125;
+/// How many looks the share of early ones remembers, about.
+const REMEMBERED: f64 = 16.0;
 
 /// The pace for one CA and one kind of waiting.
 #[derive(Debug)]
-pub(super) struct Pace {
-    first_us: AtomicU64,
+pub(super) struct Pace(Mutex<Learned>);
+
+#[derive(Debug)]
+struct Learned {
+    first: Duration,
+    /// Which share of the first looks was too early lately. Nothing is known at first, and that is as good as wrong.
+    early: f64,
     /// Orders that wait now.
-    waiting: AtomicU64,
-    /// Whether a first look has found an order done: until then the pace is a guess.
-    was_right: AtomicBool,
+    waiting: u32,
 }
 
 /// One order that waits.
@@ -34,69 +43,58 @@ pub(super) struct Wait<'a> {
 
 impl Pace {
     pub(super) fn new(first: Duration) -> Self {
-        Self {
-            first_us: AtomicU64::new(micros(first)),
-            waiting: AtomicU64::new(0),
-            was_right: AtomicBool::new(false),
-        }
+        Self(Mutex::new(Learned { first, early: 1.0, waiting: 0 }))
     }
 
     pub(super) fn begin(&self) -> Wait<'_> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Wait { pace: self, first: self.first() }
+        let mut learned = self.learned();
+        learned.waiting += 1;
+        Wait { pace: self, first: learned.first }
     }
 
-    fn first(&self) -> Duration {
-        Duration::from_micros(self.first_us.load(Ordering::Relaxed))
+    fn learned(&self) -> MutexGuard<'_, Learned> {
+        self.0.lock().expect("nothing panics while holding it")
     }
 }
 
 impl Wait<'_> {
-    /// The pause before look number `look`, from 0, given the server's wish.
+    /// The pace before look number `look`, from 0, given the server's wish.
     pub(super) fn pause(&self, look: u32, asked: Option<Duration>) -> Duration {
         let own = match look {
             0 => self.first,
             // Twice as long each time, and soon not below the pace of a second that suits a CA on the other side of the world.
             _ => {
-                let base = self.pace.first().max(Duration::from_millis(20));
+                let base = self.pace.learned().first.max(Duration::from_millis(20));
                 (base * 2u32.saturating_pow(look.min(10))).min(LONGEST)
             }
         };
         poll_delay(asked, own)
     }
 
-    /// Learns from what the first look found: one that was too early costs a request, one that was too late a little
-    /// time, so one in twenty may be too early.
-    ///
-    /// Orders that wait at the same time learn the same lesson: each counts for less the more they are, or a CA that
-    /// pauses for a moment would be taken for a slow one by all of them, each on top of the other.
+    /// Learns from what the first look found.
     pub(super) fn learn(&self, done: bool) {
-        let pace = self.pace;
-        let waiting = pace.waiting.load(Ordering::Relaxed);
-        let is_guess = !done && !pace.was_right.load(Ordering::Relaxed);
-        if done {
-            pace.was_right.store(true, Ordering::Relaxed);
-        }
-        let _ = pace.first_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| {
-            let share = first / (2 + waiting);
-            let next = match done {
-                true => first - share / 21,
-                false if is_guess => first.max(2 * micros(self.first)),
-                false => first + share,
-            };
-            Some(next.clamp(micros(SHORTEST_FIRST), micros(LONGEST_FIRST)))
-        });
+        let mut learned = self.pace.learned();
+        let now = if done { 0.0 } else { 1.0 };
+        learned.early += (now - learned.early) / REMEMBERED;
+        // Orders that wait at the same time learn the same lesson: each counts for less the more they are.
+        let share = learned.first / (2 + learned.waiting);
+        let next = if done {
+            learned.first - share / ONE_MAY_BE_EARLY
+        } else if learned.early < WRONG {
+            learned.first + share
+        } else {
+            // A large step from the pause that was too short, taken once by all that began with it: or a CA that pauses
+            // for a moment would be taken for a slow one by all of them, each on top of the other.
+            learned.first.max(self.first.mul_f64(1.0 + learned.early))
+        };
+        learned.first = next.clamp(SHORTEST_FIRST, LONGEST_FIRST);
     }
 }
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        self.pace.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.pace.learned().waiting -= 1;
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -148,6 +146,6 @@ mod tests {
         settle(&pace, 40 * MS, 64 * 100, 64);
         let (settled, early) = settle(&pace, 4000 * MS, 64, 64);
         assert_eq!(early, 64);
-        assert!(settled < 150 * MS, "{settled:?}");
+        assert!(settled < 100 * MS, "{settled:?}");
     }
 }
