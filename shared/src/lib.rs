@@ -7,7 +7,7 @@
 //! - [`store`]: how all of it is kept in Redis. `store/keys.rs` is the map of the keys.
 //! - [`config`]: the one TOML file of all programs.
 //! - [`tls`]: the fleet's own certificate authority, for its own connections.
-//! - [`telemetry`]: logs and metrics.
+//! - [`telemetry`]: logs and metrics. [`digest`]: bytes as text.
 //!
 //! # How data flows
 //!
@@ -16,6 +16,7 @@
 //! connects the two programs than the store.
 
 pub mod config;
+pub mod digest;
 pub mod domain;
 pub mod error;
 pub mod store;

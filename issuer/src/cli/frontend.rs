@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::{
     config::Config,
+    digest::{hex, sha256_hex},
     domain::{Frontend, FrontendName, Right, Scope, ScopePattern},
     tls::{InternalCa, KeyPair},
 };
@@ -199,11 +200,7 @@ fn write_files(
 fn new_token() -> Result<Zeroizing<String>, Failed> {
     let mut bytes = Zeroizing::new([0; 32]);
     openssl::rand::rand_bytes(&mut *bytes).map_err(|e| Failed::because(Exit::Failed, "bug", &e))?;
-    Ok(Zeroizing::new(format!("sp_{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())))
-}
-
-fn sha256_hex(bytes: &[u8]) -> String {
-    openssl::sha::sha256(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(Zeroizing::new(format!("sp_{}", *Zeroizing::new(hex(&*bytes)))))
 }
 
 fn describe(frontend: &Frontend) -> Value {

@@ -9,6 +9,7 @@ use crate::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use shared::{
+    digest::sha256_hex,
     domain::KeyType,
     store::{Account, AccountStatus, CandidateKey, Store, StoreError, StoredAccount},
     vault::{Binding, OpenError, SealedKind, Vault},
@@ -318,6 +319,5 @@ fn open(
 }
 
 fn spki_sha256(key: &AccountKey) -> Result<String, AccountError> {
-    let digest = openssl::sha::sha256(&key.spki_der()?);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(sha256_hex(&key.spki_der()?))
 }

@@ -18,6 +18,7 @@ const LONGEST_FIRST: Duration = Duration::from_secs(5);
 const ONE_MAY_BE_EARLY: u32 = 21;
 /// Above this share of early looks the pace is wrong, and not just unlucky.
 const WRONG: f64 = 0.125;
+const SMALLEST_LARGE_STEP: f64 = 1.0 / 3.0;
 /// How many looks the share of early ones remembers, about.
 const REMEMBERED: f64 = 16.0;
 
@@ -83,9 +84,9 @@ impl Wait<'_> {
         } else if learned.early < WRONG {
             learned.first + share
         } else {
-            // A large step from the pause that was too short, taken once by all that began with it: or a CA that pauses
-            // for a moment would be taken for a slow one by all of them, each on top of the other.
-            learned.first.max(self.first.mul_f64(1.0 + learned.early))
+            // A large step from the pause that was too short, which all that began with it take together: or a CA that
+            // pauses for a moment would be taken for a slow one by all of them, each on top of the other.
+            learned.first.max(self.first.mul_f64(1.0 + learned.early.max(SMALLEST_LARGE_STEP)))
         };
         learned.first = next.clamp(SHORTEST_FIRST, LONGEST_FIRST);
     }
@@ -146,6 +147,6 @@ mod tests {
         settle(&pace, 40 * MS, 64 * 100, 64);
         let (settled, early) = settle(&pace, 4000 * MS, 64, 64);
         assert_eq!(early, 64);
-        assert!(settled < 100 * MS, "{settled:?}");
+        assert!(settled < 125 * MS, "{settled:?}");
     }
 }

@@ -413,5 +413,5 @@ async fn withdraw(store: &Store, tokens: &[PublishedToken]) {
 
 fn spki_sha256(key: &PKey<Private>) -> Result<String, Verdict> {
     let der = key.public_key_to_der().map_err(|e| Verdict::bug(e.to_string()))?;
-    Ok(openssl::sha::sha256(&der).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(shared::digest::sha256_hex(&der))
 }

@@ -1,6 +1,7 @@
 //! A certificate as it is stored: the leaf, its chain, the sealed key; and what can be read from the leaf.
 
-use super::{KeyType, site::hex};
+use super::KeyType;
+use crate::digest::{hex, sha256_hex};
 use jiff::Timestamp;
 use openssl::{
     asn1::Asn1Time, asn1::Asn1TimeRef, hash::MessageDigest, sha::sha256, x509::X509, x509::X509Ref,
@@ -121,7 +122,7 @@ impl Leaf {
         Ok(Self {
             serial: hex(&serial),
             fingerprint_sha256: hex(&x509.digest(MessageDigest::sha256())?),
-            spki_sha256: hex(&sha256(&x509.public_key()?.public_key_to_der()?)),
+            spki_sha256: sha256_hex(&x509.public_key()?.public_key_to_der()?),
             not_before: timestamp(x509.not_before())?,
             not_after: timestamp(x509.not_after())?,
             issuer: issuer.collect::<Vec<_>>().join(", "),

@@ -1,6 +1,7 @@
 //! A site: names that are wanted together, and the policy of their certificates.
 
 use super::{KeyType, NameSet};
+use crate::digest::hex;
 use crate::error::Fault;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -135,10 +136,6 @@ pub enum FailureClass {
     Store,
     /// This program.
     Bug,
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 //! Layout of a record, version 1: `1 | len(meta) u16 | meta JSON | len(leaf) u16 | leaf DER | sealed key`.
 
 use super::{Store, StoreError, keys};
+use crate::digest::hex;
 use crate::domain::{Certificate, CertificateId, KeyType, SiteId, Slot};
 use jiff::Timestamp;
+use openssl::sha::sha256;
 use redis::cmd;
 use serde::{Deserialize, Serialize};
 
@@ -63,8 +65,7 @@ impl Store {
 
     /// The record of a certificate; its chain is stored on the way.
     pub(super) async fn pack_certificate(&self, certificate: &Certificate) -> Result<Vec<u8>, StoreError> {
-        let digest = openssl::sha::sha256(certificate.chain_pem.as_bytes());
-        let chain_sha256: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let chain_sha256 = hex(&sha256(certificate.chain_pem.as_bytes())[..16]);
         let mut set = redis::Pipeline::new();
         set.cmd("SET").arg(keys::chain(&chain_sha256)).arg(&certificate.chain_pem).arg("NX");
         self.confirmed.write(set).await?;

@@ -251,7 +251,7 @@ impl Embedded {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let mut bytes = [0; 24];
                 openssl::rand::rand_bytes(&mut bytes)?;
-                let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                let secret = crate::digest::hex(&bytes);
                 write_private(&path, secret.as_bytes())?;
                 Ok(secret)
             }

@@ -1,7 +1,10 @@
 //! The right to work on a site: one holder at a time, for a time, with a token that every write is checked against.
 
 use super::{Store, StoreError, keys, scripts};
-use crate::domain::{Site, SiteId, Slot};
+use crate::{
+    digest::hex,
+    domain::{Site, SiteId, Slot},
+};
 use std::{fmt, time::Duration};
 
 /// A lease that was acquired. It is not renewed by itself.
@@ -61,8 +64,7 @@ impl Owner {
         let mut random = [0; 8];
         openssl::rand::rand_bytes(&mut random)
             .expect("the system's random generator works, or no key could be made");
-        let random = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        LeaseAttempt { owner: self.to_string(), random }
+        LeaseAttempt { owner: self.to_string(), random: hex(&random) }
     }
 
     /// Whether `holder` was a process that this one could see, and that has ended. When in doubt, no.

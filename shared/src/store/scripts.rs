@@ -1,7 +1,8 @@
 //! Scripts that run inside the store: what they check and what they write happens at once or not at all.
 
+use crate::digest::hex;
 use redis::Cmd;
-use std::{fmt::Write, sync::LazyLock};
+use std::sync::LazyLock;
 
 /// A script and the digest that the server knows it by.
 pub(super) struct Script {
@@ -11,10 +12,7 @@ pub(super) struct Script {
 
 impl Script {
     fn new(text: &'static str) -> Self {
-        let sha1 = openssl::sha::sha1(text.as_bytes()).iter().fold(String::new(), |mut out, byte| {
-            let _ = write!(out, "{byte:02x}");
-            out
-        });
+        let sha1 = hex(&openssl::sha::sha1(text.as_bytes()));
         Self { text, sha1 }
     }
 

@@ -1,6 +1,7 @@
 //! Making and using the internal CA. Its key lies sealed in the store.
 
 use crate::{
+    digest::sha256_hex,
     domain::FrontendName,
     store::{InternalCaRecord, Store, StoreError},
     vault::{Binding, OpenError, SealedKind, Vault},
@@ -14,7 +15,6 @@ use openssl::{
     hash::MessageDigest,
     nid::Nid,
     pkey::{PKey, Private},
-    sha::sha256,
     x509::{
         X509, X509Builder, X509Name, X509NameBuilder,
         extension::{
@@ -142,7 +142,7 @@ impl InternalCa {
         Ok(KeyPair {
             certificate_pem: String::from_utf8_lossy(&certificate_pem).into_owned(),
             key_pem: Zeroizing::new(key.private_key_to_pem_pkcs8()?),
-            spki_sha256: hex(&sha256(&key.public_key_to_der()?)),
+            spki_sha256: sha256_hex(&key.public_key_to_der()?),
         })
     }
 }
@@ -163,7 +163,7 @@ fn new_record(vault: &Vault) -> Result<InternalCaRecord, AuthorityError> {
     let identifier = SubjectKeyIdentifier::new().build(&builder.x509v3_context(None, None))?;
     builder.append_extension(identifier)?;
     builder.sign(&key, MessageDigest::sha256())?;
-    let key_spki_sha256 = hex(&sha256(&key.public_key_to_der()?));
+    let key_spki_sha256 = sha256_hex(&key.public_key_to_der()?);
     let sealed = vault.seal(&Zeroizing::new(key.private_key_to_pkcs8()?), &binding(&key_spki_sha256))?;
     Ok(InternalCaRecord {
         v: InternalCaRecord::VERSION,
@@ -203,8 +203,4 @@ fn name(common_name: &str) -> Result<X509Name, ErrorStack> {
 
 fn new_key() -> Result<PKey<Private>, ErrorStack> {
     PKey::from_ec_key(EcKey::generate(&*EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?)?)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -4,6 +4,7 @@
 //! nonce 12 | ciphertext | tag 16`. Both parts carry the same associated data.
 
 use super::keyring::Keyring;
+use crate::digest::hex;
 use openssl::{
     error::ErrorStack,
     symm::{Cipher, decrypt_aead, encrypt_aead},
@@ -123,7 +124,7 @@ impl KeyEncryptionKey {
     }
 
     pub(super) fn random() -> Result<Self, ErrorStack> {
-        let suffix = random::<4>()?.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let suffix = hex(&*random::<4>()?);
         Ok(Self { id: format!("kek-{suffix}"), bytes: *random::<KEY_BYTES>()? })
     }
 

@@ -2,7 +2,7 @@
 
 use actix_web::http::header::{HeaderMap, IF_NONE_MATCH};
 use openssl::sha::sha256;
-use shared::domain::CertificateId;
+use shared::{digest::hex, domain::CertificateId};
 
 /// A strong tag, with its quotes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub(crate) struct ETag(String);
 impl ETag {
     /// Of a document, from its content.
     pub(crate) fn of_content(content: &[u8]) -> Self {
-        let digest: String = sha256(content)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(&sha256(content)[..16]);
         Self(format!("\"{digest}\""))
     }
 

@@ -9,8 +9,7 @@ use actix_web::{
     http::header::{AUTHORIZATION, HeaderMap},
     rt::net::TcpStream,
 };
-use openssl::sha::sha256;
-use shared::{domain::Frontend, store::Store};
+use shared::{digest::sha256_hex, domain::Frontend, store::Store};
 use std::any::Any;
 
 /// The public key of the client certificate that a connection showed: SHA-256 of its DER form, hex.
@@ -22,7 +21,7 @@ pub(crate) fn on_connect(connection: &dyn Any, extensions: &mut Extensions) {
     let Some(tls) = connection.downcast_ref::<TlsStream<TcpStream>>() else { return };
     let Some(certificate) = tls.ssl().peer_certificate() else { return };
     if let Ok(spki) = certificate.public_key().and_then(|key| key.public_key_to_der()) {
-        extensions.insert(ClientKey(hex(&sha256(&spki))));
+        extensions.insert(ClientKey(sha256_hex(&spki)));
     }
 }
 
@@ -32,7 +31,7 @@ pub(crate) fn on_connect(connection: &dyn Any, extensions: &mut Extensions) {
 /// [`Refusal::Unauthorized`] for no, an unknown or a revoked one, [`Refusal::Store`] when it can't be looked up.
 pub(crate) async fn of(request: &HttpRequest, store: &Store) -> Result<Frontend, Refusal> {
     let (identity, by_token) = match bearer_token(request.headers())? {
-        Some(token) => (hex(&sha256(token.as_bytes())), true),
+        Some(token) => (sha256_hex(token.as_bytes()), true),
         None => match request.conn_data::<ClientKey>() {
             Some(ClientKey(identity)) => (identity.clone(), false),
             None => return Err(Refusal::Unauthorized),
@@ -59,10 +58,6 @@ fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let token = token.trim();
     let usable = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
     if scheme.eq_ignore_ascii_case("bearer") && usable { Ok(Some(token)) } else { Err(Refusal::Unauthorized) }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
