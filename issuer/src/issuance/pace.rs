@@ -136,7 +136,8 @@ mod tests {
         for (start, at_once) in [(1000, 1), (10, 1), (10, 16), (10, 64), (100, 64)] {
             let pace = Pace::new(start * MS);
             let (settled, early) = settle(&pace, 40 * MS, 64 * 400, at_once);
-            assert!(settled > 38 * MS && settled < 60 * MS, "{start} ms, {at_once} at once: {settled:?}");
+            // The slowest need 50 ms; a step up is a third.
+            assert!(settled > 38 * MS && settled < 67 * MS, "{start} ms, {at_once} at once: {settled:?}");
             assert!(early < 64 * 400 / 12, "{start} ms, {at_once} at once: {early} first looks too early");
         }
     }
