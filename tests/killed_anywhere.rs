@@ -260,6 +260,10 @@ async fn a_frozen_issuer_writes_nothing_when_it_wakes() -> Result<()> {
         let run = sleeper.wait(LIMIT).await.with_context(|| word)?;
         let issued = stage.proxy.issued_for(&[&name]);
         ensure!(issued == ["ecdsa-p256"], "{word}: the CA issued {issued:?}\n{}", run.stderr);
+        // What was published under its own lease was published: it may hear so before it finds the lease gone.
+        if word == "publish" && run.code()? == 0 {
+            continue;
+        }
         ensure!(run.code()? == 1, "{word}: it lost its lease\n{}{}", run.stdout, run.stderr);
         ensure!(run.stderr.contains("another issuer"), "{word}: {}", run.stderr);
     }
