@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     ca::Ca,
-    issuance::{Issuance, Issue, Outcome, SetupError, Verdict, Wanted},
+    issuance::{Issuance, Issue, Outcome, SetupError, Urge, Verdict, Wanted},
 };
 use serde_json::{Value, json};
 use shared::config::Config;
@@ -62,6 +62,7 @@ pub(super) async fn run(arguments: Arguments, config: Config, output: &Output) -
             key_types: key_types.clone(),
             default_key_types: context.config.issuer.key_types.clone(),
             tags: arguments.tags.clone(),
+            urge: Urge::Lack,
         };
         let (issuance, places, progress) =
             (Arc::clone(&issuance), Arc::clone(&places), watch.progress().clone());
@@ -160,7 +161,7 @@ fn exit(issues: &[Issue]) -> Exit {
     let any = |wanted: fn(&Outcome) -> bool| issues.iter().any(|issue| wanted(&issue.outcome));
     if any(|outcome| matches!(outcome, Outcome::Failed(_))) {
         Exit::Failed
-    } else if any(|outcome| matches!(outcome, Outcome::Waiting(_))) {
+    } else if any(|outcome| matches!(outcome, Outcome::Waiting(_) | Outcome::Stopped(_))) {
         Exit::Waiting
     } else {
         Exit::Done
@@ -175,6 +176,7 @@ fn to_json(issue: &Issue) -> Value {
             ("failed", json!([]), json!(verdict.to_failure(None, jiff::Timestamp::now())))
         }
         Outcome::Waiting(failure) => ("waiting", json!([]), json!(failure)),
+        Outcome::Stopped(_) => ("stopped", json!([]), Value::Null),
     };
     let mut document = json!({
         "names": issue.names,
@@ -199,6 +201,7 @@ fn to_text(issues: &[Issue]) -> String {
             Outcome::AlreadyValid(published) => ("valid, from the store", published.as_slice()),
             Outcome::Failed(_) => ("failed", &[][..]),
             Outcome::Waiting(_) => ("waiting", &[][..]),
+            Outcome::Stopped(_) => ("stopped", &[][..]),
         };
         if published.is_empty() {
             return vec![vec![names, status.to_owned(), String::new(), String::new(), String::new()]];

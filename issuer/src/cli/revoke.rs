@@ -16,7 +16,6 @@ use shared::{
     store::{LeaseAnswer, Owner, lineage_of},
     vault::{Binding, SealedKind},
 };
-use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -59,7 +58,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     if slots.is_empty() {
         return Err(unknown());
     }
-    let length = Duration::from_secs(context.config.issuer.lease_seconds);
+    let length = context.config.issuer.lease_length();
     let owner = Owner::this_process();
     let answer =
         context.store.acquire_lease(&stored.id, &stored.site, &owner, &owner.attempt(), length).await;

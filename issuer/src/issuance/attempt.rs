@@ -1,115 +1,249 @@
-//! One attempt at what a site lacks, under its lease: an order for each key type, one after the other, published together.
+//! One attempt at what a group lacks, under its lease: an order for each key type, one after the other, published together.
+//! Names that spoil an order are cut out, and the others are ordered in the same run.
 
 use super::{
     Issuance, Outcome, Verdict, Wanted,
+    aftermath::{Aftermath, next_of_cut},
     patience::write,
     progress::Timeline,
-    site::{lacking, merged, published},
+    site::{Published, Urge, lacking, merged, orderable, published, suffices},
     steps::Work,
 };
 use crate::acme::RequestCounter;
 use jiff::Timestamp;
 use shared::{
-    domain::{CertificateId, Failure, FailureClass, KeyType, Order, OrderState, Planned, Site, Slot},
-    store::{Lease, StoreError, StoredSite},
+    domain::{
+        Braked, CertificateId, DnsName, FailureClass, KeyType, NameSet, Order, OrderState, Planned, Site,
+        Slot, brake_of,
+    },
+    store::{Cut, Lease, Settlement, StoreError, StoredSite},
 };
+use std::collections::BTreeMap;
+
+/// Orders for one key type in one run. Each but the last has lost a name to the cut.
+const MOST_ROUNDS: usize = 8;
 
 /// What an attempt works with.
 pub(super) struct Attempt<'a> {
     issuance: &'a Issuance,
     lease: &'a Lease,
-    wanted: &'a Wanted,
+    /// What is asked for by hand; absent where the schedule asks.
+    wanted: Option<&'a Wanted>,
+    urge: Urge,
     timeline: &'a Timeline,
     counter: &'a RequestCounter,
+}
+
+/// How an attempt ended.
+pub(super) struct Done {
+    pub(super) outcome: Outcome,
+    /// Slots whose orders are published and can be ended.
+    pub(super) done: Vec<Slot>,
+    /// What is written with the lease's return; `None` where too little is known.
+    pub(super) settlement: Option<Settlement>,
+}
+
+/// What has come of it so far.
+pub(super) struct Tally {
+    pub(super) stored: StoredSite,
+    pub(super) cut: Cut,
+    /// What was valid before.
+    pub(super) before: BTreeMap<Slot, Published>,
+    pub(super) done: Vec<Slot>,
+    /// The key type whose order failed.
+    pub(super) failed: Option<Slot>,
 }
 
 impl<'a> Attempt<'a> {
     pub(super) fn new(
         issuance: &'a Issuance,
         lease: &'a Lease,
-        wanted: &'a Wanted,
+        wanted: Option<&'a Wanted>,
+        urge: Urge,
         timeline: &'a Timeline,
         counter: &'a RequestCounter,
     ) -> Self {
-        Self { issuance, lease, wanted, timeline, counter }
+        Self { issuance, lease, wanted, urge, timeline, counter }
     }
 
-    /// The outcome, and the slots whose orders are published and can be ended.
-    pub(super) async fn run(&self) -> (Result<Outcome, Verdict>, Vec<Slot>) {
-        let mut done = Vec::new();
-        let outcome = self.issue(&mut done).await;
-        (outcome, done)
+    /// `departed` are names that nothing is ordered for, each with the reason.
+    pub(super) async fn run(&self, departed: Vec<(DnsName, Verdict)>) -> Done {
+        let stored = match self.site_as_wanted().await {
+            Ok(stored) => stored,
+            Err(verdict) => {
+                return Done { outcome: Outcome::Failed(verdict), done: Vec::new(), settlement: None };
+            }
+        };
+        let mut tally = Tally {
+            cut: stored.cut.clone(),
+            stored,
+            before: BTreeMap::new(),
+            done: Vec::new(),
+            failed: None,
+        };
+        let outcome = self.issue(&mut tally, departed).await.unwrap_or_else(Outcome::Failed);
+        // Asked anew: what was published counts, not what was meant to be.
+        let served = match self.site().await {
+            Ok(stored) => self.issuance.valid_certificates(&stored).await.ok(),
+            Err(_) => None,
+        };
+        let aftermath = Aftermath { issuance: self.issuance, tally: &tally, now: Timestamp::now() };
+        let settlement = served.map(|served| aftermath.settlement(&outcome, &served));
+        Done { outcome, done: tally.done, settlement }
     }
 
-    async fn issue(&self, done: &mut Vec<Slot>) -> Result<Outcome, Verdict> {
+    async fn issue(&self, tally: &mut Tally, departed: Vec<(DnsName, Verdict)>) -> Result<Outcome, Verdict> {
         // Asked again under the lease: another issuer may just have finished.
-        let stored = self.site_as_wanted().await?;
-        let valid = self.issuance.valid_certificates(&stored).await.map_err(of_store)?;
-        let lacking = lacking(&stored, self.wanted, &valid);
-        if lacking.is_empty() && !self.issuance.has_open_order(&stored.id).await.map_err(of_store)? {
-            return Ok(Outcome::AlreadyValid(published(valid)));
+        tally.before = self.issuance.valid_certificates(&tally.stored).await.map_err(of_store)?;
+        let now = Timestamp::now();
+        self.cut_out(tally, departed, now);
+        let mut names = orderable(&StoredSite { cut: tally.cut.clone(), ..tally.stored.clone() }, now);
+        let lacks = lacking(&tally.stored, self.wanted, self.urge, &names, &tally.before);
+        let has_open_order = self.issuance.has_open_order(&tally.stored.id).await.map_err(of_store)?;
+        if lacks.is_empty() && !has_open_order {
+            return self.nothing_lacks(tally, names.is_some());
         }
-        if let Some(failure) = &stored.failure
-            && failure.not_before.is_some_and(|moment| moment > Timestamp::now())
+        if let Some(failure) = &tally.stored.failure
+            && failure.not_before.is_some_and(|moment| moment > now)
         {
             return Ok(Outcome::Waiting(failure.clone()));
+        }
+        if let Some(stop) = self.stopped(&tally.stored.site, Braked::Issuance).await?
+            && !has_open_order
+        {
+            return Ok(Outcome::Stopped(stop));
         }
         self.issuance.know_directory().await?;
         let mut certificates = Vec::new();
         let mut failed = None;
         for slot in Slot::ALL {
-            let key_type = lacking.iter().copied().find(|kind| kind.slot() == slot);
-            match self.finish_slot(&stored.site, slot, key_type).await {
-                Ok(certificate) => certificates.extend(certificate.map(|id| (slot, id))),
+            let Some(ordered) = names.clone() else { break };
+            let key_type = lacks.iter().copied().find(|kind| kind.slot() == slot);
+            match self.finish_slot(tally, slot, key_type, ordered).await {
+                Ok((certificate, rest)) => {
+                    certificates.extend(certificate.map(|id| (slot, id)));
+                    names = Some(rest);
+                }
                 Err(verdict) => {
-                    failed = Some((slot, verdict));
+                    tally.failed = Some(slot);
+                    failed = Some(verdict);
                     break;
                 }
             }
         }
         // One that was issued is served, even where its other half could not be.
         if !certificates.is_empty() {
-            self.publish(&stored.site, &certificates).await.map_err(of_store)?;
-            done.extend(certificates.iter().map(|(slot, _)| *slot));
+            if let Some(stop) = self.stopped(&tally.stored.site, Braked::Publication).await? {
+                return Ok(Outcome::Stopped(stop));
+            }
+            self.publish(&certificates).await.map_err(of_store)?;
+            tally.done.extend(certificates.iter().map(|(slot, _)| *slot));
         }
-        if let Some((slot, verdict)) = failed {
-            let failure = verdict.to_failure(stored.failure.as_ref(), Timestamp::now());
-            self.remember(slot, &verdict, &failure).await.map_err(of_store)?;
-            return if verdict.wait.is_some() { Ok(Outcome::Waiting(failure)) } else { Err(verdict) };
+        if let Some(verdict) = failed {
+            let is_limit = verdict.wait.is_some();
+            if !verdict.keep_order {
+                tally.done.extend(tally.failed);
+            }
+            return if is_limit {
+                let failure = verdict.to_failure(tally.stored.failure.as_ref(), Timestamp::now());
+                Ok(Outcome::Waiting(failure))
+            } else {
+                Err(verdict)
+            };
         }
         let valid = self.issuance.valid_certificates(&self.site().await?).await.map_err(of_store)?;
-        Ok(Outcome::Issued(published(valid)))
+        if certificates.is_empty() {
+            Ok(Outcome::AlreadyValid(published(valid)))
+        } else {
+            Ok(Outcome::Issued(published(valid)))
+        }
+    }
+
+    /// Nothing is ordered: all is there, or no name is left that could be ordered.
+    fn nothing_lacks(&self, tally: &Tally, has_names: bool) -> Result<Outcome, Verdict> {
+        if has_names || !tally.before.is_empty() {
+            return Ok(Outcome::AlreadyValid(published(tally.before.clone())));
+        }
+        match next_of_cut(&tally.cut) {
+            Some(failure) => Ok(Outcome::Waiting(failure.clone())),
+            None => Ok(Outcome::AlreadyValid(Vec::new())),
+        }
     }
 
     /// The certificate of one slot: from the order that another run left, or from a new one where `key_type` is lacking.
+    /// Answers it and the names that are left once those that spoilt an order are cut out.
     async fn finish_slot(
         &self,
-        site: &Site,
+        tally: &mut Tally,
         slot: Slot,
         key_type: Option<KeyType>,
-    ) -> Result<Option<CertificateId>, Verdict> {
+        mut names: NameSet,
+    ) -> Result<(Option<CertificateId>, NameSet), Verdict> {
         let store = &self.issuance.store;
         let mut open = store.load_order(&self.lease.site, slot).await.map_err(of_store)?;
-        if open.as_ref().is_some_and(|open| !self.can_finish(&open.order, site)) {
+        if open.as_ref().is_some_and(|open| !self.can_finish(&open.order, &tally.stored.site, &names)) {
             write(|| store.end_order(self.lease, slot, None)).await.map_err(of_store)?;
             open = None;
         }
-        let order = match (open, key_type) {
-            (Some(open), _) => open,
-            (None, Some(key_type)) => {
-                let order = self.plan(site, key_type);
-                write(|| store.begin_order(self.lease, order.clone())).await.map_err(of_store)?
+        for _ in 0..MOST_ROUNDS {
+            let order = match (open.take(), key_type) {
+                (Some(open), _) => open,
+                (None, Some(kind)) => {
+                    // What is left once names were cut out may have a certificate already.
+                    let valid = tally.before.get(&slot);
+                    let (force, held) = (tally.stored.force, tally.stored.held);
+                    if valid.is_some_and(|valid| suffices(valid, kind, self.urge, force, held, &names)) {
+                        return Ok((None, names));
+                    }
+                    let order = self.plan(&tally.stored.site, &names, kind);
+                    write(|| store.begin_order(self.lease, order.clone())).await.map_err(of_store)?
+                }
+                (None, None) => return Ok((None, names)),
+            };
+            let work = Work::new(self.issuance, self.lease, slot, self.timeline, self.counter);
+            let verdict = match work.finish(order).await {
+                Ok(certificate) => return Ok((Some(certificate), names)),
+                Err(verdict) => verdict,
+            };
+            let spoils = |name: &DnsName| verdict.culprits.iter().any(|(culprit, _)| culprit == name);
+            let rest = NameSet::new(names.iter().filter(|name| !spoils(name)).cloned());
+            let Ok(rest) = rest else { return Err(verdict) };
+            if rest == names {
+                return Err(verdict);
             }
-            (None, None) => return Ok(None),
-        };
-        let work = Work::new(self.issuance, self.lease, slot, self.timeline, self.counter);
-        work.finish(order).await.map(Some)
+            self.cut_out(tally, verdict.culprits, Timestamp::now());
+            write(|| store.end_order(self.lease, slot, Some(&tally.cut))).await.map_err(of_store)?;
+            self.timeline.tell(
+                "cut",
+                Some(slot),
+                format!("{}; the others are ordered without", verdict.what),
+            );
+            names = rest;
+        }
+        Err(Verdict::new(
+            shared::error::Fault::Customer,
+            FailureClass::Policy,
+            format!("names were refused in {MOST_ROUNDS} orders in a row"),
+            "the next run goes on without them",
+        ))
+    }
+
+    fn cut_out(&self, tally: &mut Tally, culprits: Vec<(DnsName, Verdict)>, now: Timestamp) {
+        for (name, verdict) in culprits {
+            let before = tally.cut.get(&name);
+            let mut failure = verdict.to_failure(before, now);
+            failure.next = self.issuance.next_attempt(&failure, now);
+            tally.cut.insert(name, failure);
+        }
     }
 
     /// The site, with this wish as part of its wanted state.
     async fn site_as_wanted(&self) -> Result<StoredSite, Verdict> {
         let mut stored = self.site().await?;
-        let site = merged(&stored.site, self.wanted);
+        let Some(wanted) = self.wanted else { return Ok(stored) };
+        // Who asks by hand wants everything tried.
+        stored.retry = true;
+        let site = merged(&stored.site, wanted);
         if site != stored.site {
             write(|| self.issuance.store.write_site(self.lease, &site)).await.map_err(of_store)?;
             stored.site = site;
@@ -120,47 +254,59 @@ impl<'a> Attempt<'a> {
     async fn site(&self) -> Result<StoredSite, Verdict> {
         let id = &self.lease.site;
         let stored = self.issuance.store.load_site(id).await.map_err(of_store)?;
-        stored.ok_or_else(|| Verdict::bug(format!("the site {id} vanished under its lease")))
+        stored.ok_or_else(|| Verdict::bug(format!("the site {id} was removed while it was worked on")))
     }
 
-    async fn publish(&self, site: &Site, certificates: &[(Slot, CertificateId)]) -> Result<(), StoreError> {
+    /// Why an operator has stopped this, if one has.
+    async fn stopped(&self, site: &Site, what: Braked) -> Result<Option<String>, Verdict> {
+        let brakes = self.issuance.store.load_brakes().await.map_err(of_store)?;
+        if let Some(brake) = brake_of(&brakes, what, site) {
+            return Ok(Some(brake.to_string()));
+        }
+        let paused = site.paused.filter(|_| what == Braked::Issuance && self.wanted.is_none());
+        Ok(paused
+            .map(|since| format!("the site was paused by an operator at {}", since.strftime("%F %T UTC"))))
+    }
+
+    async fn publish(&self, certificates: &[(Slot, CertificateId)]) -> Result<(), StoreError> {
         let store = &self.issuance.store;
         // First the site, then the names that lead to it. The orders end after both.
         write(|| store.publish(self.lease, certificates)).await?;
-        write(|| store.point_names(site.names.as_slice(), &self.lease.site)).await?;
+        let mut names = Vec::new();
+        for (_, id) in certificates {
+            if let Some(certificate) = store.load_certificate(&self.lease.site, id).await?
+                && let Ok(leaf) = certificate.leaf()
+            {
+                names.extend(leaf.names.iter().filter_map(|name| DnsName::parse(name).ok()));
+            }
+        }
+        names.sort();
+        names.dedup();
+        write(|| store.point_names(&names, &self.lease.site)).await?;
         self.timeline.tell("published", None, "");
         Ok(())
     }
 
-    async fn remember(&self, slot: Slot, verdict: &Verdict, failure: &Failure) -> Result<(), StoreError> {
-        let store = &self.issuance.store;
-        if verdict.class == FailureClass::Store {
-            Ok(()) // what can't be written can't be remembered either
-        } else if verdict.keep_order {
-            write(|| store.write_failure(self.lease, failure)).await
-        } else {
-            write(|| store.end_order(self.lease, slot, Some(failure))).await
-        }
-    }
-
     /// Whether an order that another run left is still what is wanted, from whom it is wanted. One whose certificate is
-    /// stored needs nobody any more.
-    fn can_finish(&self, order: &Order, site: &Site) -> bool {
+    /// stored needs nobody any more; one that the CA was asked to finalize is finished, whatever else is wanted by now.
+    fn can_finish(&self, order: &Order, site: &Site, names: &NameSet) -> bool {
+        let wanted = order.names.iter().all(|name| site.names.contains(name));
+        let is_far = matches!(order.state, OrderState::Finalizing(_) | OrderState::Issued(_));
         matches!(order.state, OrderState::Stored(_))
             || (order.ca == self.issuance.ca.name
                 && order.account == self.issuance.account_name
-                && order.names == site.names
+                && (order.names == *names || (is_far && wanted))
                 && site.key_types.contains(&order.key_type))
     }
 
-    fn plan(&self, site: &Site, key_type: KeyType) -> Order {
+    fn plan(&self, site: &Site, names: &NameSet, key_type: KeyType) -> Order {
         Order {
             v: Order::VERSION,
-            names: site.names.clone(),
+            names: names.clone(),
             key_type,
             ca: self.issuance.ca.name.clone(),
             account: self.issuance.account_name.clone(),
-            profile: self.issuance.ca.section.profile.clone(),
+            profile: site.profile.clone().or_else(|| self.issuance.ca.section.profile.clone()),
             created: Timestamp::now(),
             state: Planned {}.into(),
         }

@@ -7,7 +7,7 @@ use crate::{
 };
 use shared::{
     config,
-    domain::{FailureClass, PublishedToken, Slot},
+    domain::{DnsName, FailureClass, PublishedToken, Slot},
     error::Fault,
 };
 use std::sync::Arc;
@@ -29,17 +29,17 @@ impl Checker {
     }
 
     /// Checks every token. What is found is told; where checks are required, the first failure ends the attempt before
-    /// the CA's quota is touched. Where they only advise, the first failure is returned: should the CA fail too, it knows
-    /// better why.
+    /// the CA's quota is touched. Where they only advise, what failed is returned: should the CA fail too, it knows better
+    /// why.
     pub(super) async fn check(
         &self,
         tokens: &[PublishedToken],
         key: &AccountKey,
         slot: Slot,
         timeline: &Timeline,
-    ) -> Result<Option<Advice>, Verdict> {
+    ) -> Result<Advice, Verdict> {
         if self.mode == config::SelfCheck::Off || tokens.is_empty() {
-            return Ok(None);
+            return Ok(Advice::default());
         }
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let mut checks = JoinSet::new();
@@ -48,53 +48,53 @@ impl Checker {
             let expected = key.key_authorization(&published.token);
             checks.spawn(async move {
                 let _place = places.acquire_owned().await;
-                reach.check(published.name.as_str(), &published.token, &expected).await
+                let found = reach.check(published.name.as_str(), &published.token, &expected).await;
+                (published.name, found)
             });
         }
-        let mut failed: Vec<SelfCheck> = Vec::new();
+        let mut failed: Vec<(DnsName, SelfCheck)> = Vec::new();
         while let Some(found) = checks.join_next().await {
             match found {
-                Ok(found) if found.class().is_none() => {}
-                Ok(found) => {
+                Ok((_, found)) if found.class().is_none() => {}
+                Ok((name, found)) => {
                     timeline.tell("self-check", Some(slot), found.explain());
                     if !found.passes() {
-                        failed.push(found);
+                        failed.push((name, found));
                     }
                 }
                 Err(error) => return Err(Verdict::bug(error.to_string())),
             }
         }
-        match failed.first() {
-            Some(first) if self.mode == config::SelfCheck::Required => Err(verdict(first)),
-            Some(first) => Ok(Some(Advice::of(first))),
-            None => {
-                timeline.tell(
-                    "self-check",
-                    Some(slot),
-                    "the challenge is answered as the CA will ask for it",
-                );
-                Ok(None)
-            }
+        if failed.is_empty() {
+            let passed = "the challenge is answered as the CA will ask for it";
+            timeline.tell("self-check", Some(slot), passed);
+        } else if self.mode == config::SelfCheck::Required {
+            return Err(required(&failed, tokens.len()));
         }
+        Ok(Advice(failed))
     }
 }
 
-/// What a self-check that only advises has found.
-#[derive(Clone, Debug)]
-pub(super) struct Advice {
-    fault: Fault,
-    class: FailureClass,
-    found: String,
-}
+/// What a self-check that only advises has found wrong, name by name.
+#[derive(Debug, Default)]
+pub(super) struct Advice(Vec<(DnsName, SelfCheck)>);
 
 impl Advice {
-    fn of(check: &SelfCheck) -> Self {
-        let (fault, class) = fault_and_class(check);
-        Self { fault, class, found: check.explain() }
+    /// What the CA says of a name is short; what was found on the way to it tells what to change.
+    pub(super) fn explain(&self, verdict: Verdict) -> Verdict {
+        let culprits = verdict
+            .culprits
+            .iter()
+            .map(|(name, verdict)| (name.clone(), self.explain_name(name, verdict.clone())))
+            .collect::<Vec<_>>();
+        Verdict::of_culprits(culprits).map_or(verdict.clone(), |explained| Verdict {
+            wait: verdict.wait,
+            keep_order: verdict.keep_order,
+            ..explained
+        })
     }
 
-    /// What the CA says of a name is short; what was found on the way to it tells what to change.
-    pub(super) fn explain(self, verdict: Verdict) -> Verdict {
+    fn explain_name(&self, name: &DnsName, verdict: Verdict) -> Verdict {
         let of_the_way = matches!(
             verdict.class,
             FailureClass::Dns
@@ -102,22 +102,31 @@ impl Advice {
                 | FailureClass::RedirectRule
                 | FailureClass::Firewall
         );
-        if !of_the_way {
-            return verdict;
-        }
-        Verdict {
-            fault: self.fault,
-            class: self.class,
-            remedy: format!("the self-check found: {}", self.found),
-            ..verdict
+        match self.0.iter().find(|(failed, _)| failed == name) {
+            Some((_, found)) if of_the_way => {
+                let (fault, class) = fault_and_class(found);
+                let remedy = format!("the self-check found: {}", found.explain());
+                Verdict { fault, class, remedy, ..verdict }
+            }
+            _ => verdict,
         }
     }
 }
 
-fn verdict(found: &SelfCheck) -> Verdict {
-    let (fault, class) = fault_and_class(found);
-    let what = format!("the self-check failed, the CA was not asked: {}", found.explain());
-    Verdict::new(fault, class, what, "put it right and run again; the same order goes on").keeping_the_order()
+/// The CA is not asked. Where other names of the order pass, it is ordered without those that don't.
+fn required(failed: &[(DnsName, SelfCheck)], names: usize) -> Verdict {
+    let culprits = failed.iter().map(|(name, found)| {
+        let (fault, class) = fault_and_class(found);
+        let what = format!("the self-check failed, the CA was not asked: {}", found.explain());
+        (name.clone(), Verdict::new(fault, class, what, "put it right and run again; the same order goes on"))
+    });
+    let verdict =
+        Verdict::of_culprits(culprits.collect()).unwrap_or_else(|| Verdict::bug("no check has failed"));
+    if failed.len() < names {
+        verdict
+    } else {
+        Verdict { culprits: Vec::new(), ..verdict }.keeping_the_order()
+    }
 }
 
 fn fault_and_class(found: &SelfCheck) -> (Fault, FailureClass) {

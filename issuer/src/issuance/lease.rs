@@ -3,7 +3,7 @@
 use super::progress::Timeline;
 use shared::{
     domain::{Site, SiteId, Slot},
-    store::{Lease, LeaseAnswer, Owner, Store, StoreError},
+    store::{Lease, LeaseAnswer, Owner, Settlement, Store, StoreError},
 };
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -34,10 +34,7 @@ impl HeldLease {
             let answer =
                 super::patience::write(|| store.acquire_lease(id, wanted, owner, &attempt, length)).await?;
             match answer {
-                LeaseAnswer::Acquired(lease) => {
-                    let renewal = tokio::spawn(renew(store.clone(), lease.clone()));
-                    return Ok(Self { lease, store: store.clone(), renewal });
-                }
+                LeaseAnswer::Acquired(lease) => return Ok(Self::keep(store, lease)),
                 LeaseAnswer::Held { owner, remaining } => {
                     if !told {
                         let seconds = remaining.as_secs() + 1;
@@ -51,6 +48,21 @@ impl HeldLease {
                     tokio::time::sleep(remaining.clamp(Duration::from_millis(50), LONGEST_PAUSE)).await;
                 }
             }
+        }
+    }
+
+    /// Renews a lease that was acquired.
+    pub(super) fn keep(store: &Store, lease: Lease) -> Self {
+        let renewal = tokio::spawn(renew(store.clone(), lease.clone()));
+        Self { lease, store: store.clone(), renewal }
+    }
+
+    /// Gives the site back with what came of the work. Where that can't be written, the lease ends by itself, and what
+    /// was done is found done by the next run.
+    pub(super) async fn settle(self, settlement: &Settlement) {
+        let settled = super::patience::write(|| self.store.settle(&self.lease, settlement)).await;
+        if let Err(error) = settled {
+            tracing::warn!(error = shared::error::chain(&error), site = %self.lease.site, "what came of the work was not written; it is looked at again when the lease ends");
         }
     }
 

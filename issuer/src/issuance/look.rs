@@ -1,7 +1,7 @@
 //! Looking at what the CA has made of an order, and why it failed.
 
 use super::{patience::ask, steps::Work, verdict::Verdict};
-use crate::acme::{self, Authorization, OrderStatus, RequestError};
+use crate::acme::{self, Authorization, AuthorizationStatus, OrderStatus, RequestError};
 use jiff::Timestamp;
 use shared::domain::DnsName;
 use std::time::Duration;
@@ -11,6 +11,9 @@ use tokio::{task::JoinSet, time::Instant};
 const AT_ONCE: usize = 8;
 /// How long the CA may take to make up its mind before the order is left for the next run.
 const VALIDATION_DEADLINE: Duration = Duration::from_secs(600);
+/// How long the names of a failed order are waited for that the CA is still looking at: about as long as it looks.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// What the CA says an order has come to.
 pub(super) enum Look {
@@ -104,37 +107,58 @@ impl Work<'_> {
 
     /// Why an order failed: its challenges know more than the order itself.
     async fn reason(&self, order: &acme::Order) -> Verdict {
-        match self.authorizations(&order.authorizations).await {
+        match self.settled_authorizations(&order.authorizations).await {
             Ok(authorizations)
                 if authorizations.iter().any(|(_, authorization)| authorization.problem().is_some()) =>
             {
                 self.failed(&authorizations)
             }
-            _ => {
-                let what = order
-                    .error
-                    .as_ref()
-                    .map_or_else(|| "the CA does not say why".to_owned(), ToString::to_string);
-                Verdict::new(
+            _ => match &order.error {
+                Some(problem) => Verdict::from_failed_order(problem),
+                None => Verdict::new(
                     shared::error::Fault::Ca,
                     shared::domain::FailureClass::Ca,
-                    format!("the order failed: {what}"),
+                    "the order failed: the CA does not say why",
                     "the next run places a new order",
-                )
+                ),
+            },
+        }
+    }
+
+    /// The authorizations of an order that has failed, once the CA has looked at every name: the first that fails spoils
+    /// the order, and the others are still being looked at.
+    async fn settled_authorizations(
+        &self,
+        urls: &[String],
+    ) -> Result<Vec<(String, Authorization)>, RequestError> {
+        let mut pause = FIRST_PAUSE;
+        let deadline = Instant::now() + SETTLE_DEADLINE;
+        loop {
+            let authorizations = self.authorizations(urls).await?;
+            let undecided = authorizations.iter().any(|(_, authorization)| {
+                authorization.status == AuthorizationStatus::Pending && authorization.problem().is_none()
+            });
+            if !undecided || urls.len() < 2 || Instant::now() >= deadline {
+                return Ok(authorizations);
             }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
     }
 
     /// The verdict on authorizations, at least one of which has a problem.
     pub(super) fn failed(&self, authorizations: &[(String, Authorization)]) -> Verdict {
-        let mut verdicts = authorizations.iter().filter_map(|(_, authorization)| {
-            let problem = authorization.problem()?;
-            Some(Verdict::from_validation(&name_of(authorization).ok()?, problem))
-        });
-        let Some(first) = verdicts.next() else {
-            return Verdict::bug("an authorization failed without a problem");
-        };
-        verdicts.fold(first, |all, next| Verdict { what: format!("{}; {}", all.what, next.what), ..all })
+        let culprits: Vec<(DnsName, Verdict)> = authorizations
+            .iter()
+            .filter_map(|(_, authorization)| {
+                let problem = authorization.problem()?;
+                let name = name_of(authorization).ok()?;
+                let verdict = Verdict::from_validation(&name, problem);
+                Some((name, verdict))
+            })
+            .collect();
+        Verdict::of_culprits(culprits)
+            .unwrap_or_else(|| Verdict::bug("an authorization failed without a problem"))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! - [`Issuance`]: everything that ordering needs, made once; [`Issuance::issue`] is the way in.
 //! - `site`: what is asked for and what the store has of it. `attempt`: what is lacking, under the site's lease: one order
-//!   for each key type, published together.
+//!   for each key type, published together; names that spoil an order are cut out.
+//! - `aftermath`: what is written when a group is given back: how it stands, and when it is looked at next.
 //! - `steps`: the order machine. Each step does one thing with the CA and persists what came of it.
 //! - `look`: what the CA has made of an order, and why it failed.
 //! - `account`: the account's key and URL, made where there are none.
@@ -11,6 +12,7 @@
 //! - `progress`: what is told to whoever watches.
 
 mod account;
+mod aftermath;
 mod attempt;
 mod check;
 mod lease;
@@ -24,8 +26,9 @@ mod steps;
 mod verdict;
 
 pub use account::{AccountError, create_account, import_account, open_account, resolve_candidate, roll_over};
+pub(crate) use aftermath::draw;
 pub use progress::{Progress, Step, Timeline};
 pub(crate) use setup::{DEFAULT_ACCOUNT, client_for};
 pub use setup::{Issuance, SetupError};
-pub use site::{Issue, Outcome, Published, Wanted};
+pub use site::{Issue, Outcome, Published, Urge, Wanted};
 pub use verdict::Verdict;

@@ -8,7 +8,7 @@ use crate::{
 };
 use shared::{
     config::Config,
-    domain::{KeyType, PublicSuffixes},
+    domain::{Backoff, KeyType, PublicSuffixes},
     store::{AccountStatus, Owner, Store, StoreError},
     vault::Vault,
 };
@@ -31,6 +31,7 @@ pub struct Issuance {
     pub(super) checker: Checker,
     pub(super) owner: Owner,
     pub(super) lease_length: Duration,
+    pub(super) backoff: Backoff,
     pub(super) validation_pace: Pace,
     pub(super) issuing_pace: Pace,
 }
@@ -55,18 +56,32 @@ pub enum SetupError {
 }
 
 impl Issuance {
-    /// Opens the account, which is made where there is none.
+    /// Opens the CA's default account, which is made where there is none.
     ///
     /// # Errors
     /// [`SetupError`].
     pub async fn open(store: Store, vault: Arc<Vault>, ca: Ca, config: &Config) -> Result<Self, SetupError> {
+        Self::open_as(DEFAULT_ACCOUNT, store, vault, ca, config).await
+    }
+
+    /// Opens an account, which is made where there is none.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub async fn open_as(
+        account_name: &str,
+        store: Store,
+        vault: Arc<Vault>,
+        ca: Ca,
+        config: &Config,
+    ) -> Result<Self, SetupError> {
         let client = client_with_kept_directory(&store, &ca).await?;
         // The store may have all that is wanted: then the CA is not asked for anything, and may be out of reach.
-        if !is_registered(&store, &ca).await? {
+        if !is_registered(&store, &ca, account_name).await? {
             know_directory(&store, &ca, &client).await?;
         }
         let (_, account) =
-            open_account(&store, &vault, &ca, &client, DEFAULT_ACCOUNT, KeyType::EcdsaP256).await?;
+            open_account(&store, &vault, &ca, &client, account_name, KeyType::EcdsaP256).await?;
         let suffixes = PublicSuffixes::shipped();
         let rules =
             Rules::for_port(config.issuer.http_port, move |host| suffixes.ends_in_known_top_level(host));
@@ -80,9 +95,10 @@ impl Issuance {
             vault,
             ca,
             account,
-            account_name: DEFAULT_ACCOUNT.to_owned(),
+            account_name: account_name.to_owned(),
             owner: Owner::this_process(),
-            lease_length: Duration::from_secs(config.issuer.lease_seconds),
+            lease_length: config.issuer.lease_length(),
+            backoff: config.issuer.backoff(),
         })
     }
 
@@ -149,8 +165,8 @@ async fn know_directory(store: &Store, ca: &Ca, client: &Client) -> Result<(), S
 }
 
 /// Whether the account can be used as it is stored.
-async fn is_registered(store: &Store, ca: &Ca) -> Result<bool, StoreError> {
-    let stored = store.load_account(&ca.name, DEFAULT_ACCOUNT).await?;
+async fn is_registered(store: &Store, ca: &Ca, account: &str) -> Result<bool, StoreError> {
+    let stored = store.load_account(&ca.name, account).await?;
     Ok(stored.is_some_and(|stored| {
         stored.account.status == AccountStatus::Valid && stored.account.candidate.is_none()
     }))

@@ -2,7 +2,7 @@
 
 use super::{
     Issuance,
-    attempt::Attempt,
+    attempt::{Attempt, Done},
     lease::HeldLease,
     progress::{Progress, Step, Timeline},
     verdict::Verdict,
@@ -10,8 +10,11 @@ use super::{
 use crate::acme::RequestCounter;
 use jiff::Timestamp;
 use shared::{
-    domain::{Failure, KeyType, Leaf, NameSet, Site, SiteId, Slot},
-    store::{StoreError, StoredSite},
+    domain::{
+        CertificateId, ChallengeType, DnsName, Failure, KeyType, Leaf, NameSet, Origin, SanPolicy, Site,
+        SiteId, Slot, renewal_moment,
+    },
+    store::{Claimed, StoreError, StoredSite},
 };
 use std::collections::BTreeMap;
 
@@ -23,6 +26,18 @@ pub struct Wanted {
     pub key_types: Vec<KeyType>,
     pub default_key_types: Vec<KeyType>,
     pub tags: Vec<String>,
+    pub urge: Urge,
+}
+
+/// What counts as lacking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urge {
+    /// A valid certificate is used for as long as it lasts.
+    Lack,
+    /// What is due for renewal is renewed.
+    Due,
+    /// What was issued before this moment is renewed.
+    Since(Timestamp),
 }
 
 /// How it went.
@@ -44,13 +59,19 @@ pub enum Outcome {
     Failed(Verdict),
     /// The CA would refuse before the failure's moment: it was not asked.
     Waiting(Failure),
+    /// An operator's pause or brake; what is served is served on.
+    Stopped(String),
 }
 
 /// A certificate that is served.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Published {
+    #[serde(skip)]
+    pub id: CertificateId,
     pub slot: Slot,
     pub key_type: KeyType,
+    #[serde(skip)]
+    pub issued: Timestamp,
     #[serde(flatten)]
     pub leaf: Leaf,
 }
@@ -77,17 +98,34 @@ impl Issuance {
         }
     }
 
+    /// Works on a group that was due, and gives it back with what came of it.
+    ///
+    /// `departed` are names that don't lead to the frontends, each with the reason: nothing is ordered for them.
+    pub async fn work(
+        &self,
+        claimed: &Claimed,
+        stored: &StoredSite,
+        departed: Vec<(DnsName, Verdict)>,
+        counter: &RequestCounter,
+    ) -> Outcome {
+        let timeline = Timeline::begin(&stored.site.names, &Progress::silent());
+        let held = HeldLease::keep(&self.store, claimed.lease.clone());
+        let attempt = Attempt::new(self, &held.lease, None, Urge::Due, &timeline, counter);
+        let done = attempt.run(departed).await;
+        self.settle(held, done).await
+    }
+
     /// The site that serves all of these names already, or the one that is made for them.
     async fn site_for(&self, names: &NameSet) -> Result<SiteId, StoreError> {
         let own = SiteId::of(names);
-        let mut serving = None;
-        for name in names.iter() {
-            match self.store.site_of(name).await? {
-                Some(site) if serving.as_ref().is_none_or(|known| *known == site) => serving = Some(site),
+        let mut having = None;
+        for pointer in self.store.load_pointers(names.as_slice()).await? {
+            match pointer.serving.or(pointer.wanting) {
+                Some(site) if having.as_ref().is_none_or(|known| *known == site) => having = Some(site),
                 _ => return Ok(own),
             }
         }
-        Ok(serving.unwrap_or(own))
+        Ok(having.unwrap_or(own))
     }
 
     async fn issue_site(
@@ -103,8 +141,10 @@ impl Issuance {
             && !self.has_open_order(id).await.map_err(of_store)?
         {
             let valid = self.valid_certificates(stored).await.map_err(of_store)?;
-            if lacking(stored, wanted, &valid).is_empty()
+            let names = orderable(stored, Timestamp::now());
+            if lacking(stored, Some(wanted), wanted.urge, &names, &valid).is_empty()
                 && wanted.tags.iter().all(|tag| stored.site.tags.contains(tag))
+                && covers_all(&stored.site.names, &valid)
             {
                 return Ok(Outcome::AlreadyValid(published(valid)));
             }
@@ -116,10 +156,18 @@ impl Issuance {
         let held = HeldLease::acquire(&self.store, id, &new_site, &self.owner, self.lease_length, timeline)
             .await
             .map_err(of_store)?;
-        let attempt = Attempt::new(self, &held.lease, wanted, timeline, counter);
-        let (outcome, done) = attempt.run().await;
-        held.release(&done).await;
-        outcome
+        let attempt = Attempt::new(self, &held.lease, Some(wanted), wanted.urge, timeline, counter);
+        let done = attempt.run(Vec::new()).await;
+        Ok(self.settle(held, done).await)
+    }
+
+    /// Gives a group back with what came of the work. What can't be written is worked on again when the lease ends.
+    async fn settle(&self, held: HeldLease, done: Done) -> Outcome {
+        match done.settlement {
+            Some(settlement) => held.settle(&settlement).await,
+            None => held.release(&done.done).await,
+        }
+        done.outcome
     }
 
     pub(super) async fn has_open_order(&self, id: &SiteId) -> Result<bool, StoreError> {
@@ -131,7 +179,7 @@ impl Issuance {
         Ok(false)
     }
 
-    /// What the site serves and can go on serving.
+    /// What the site serves and can go on serving, whatever names it is for.
     pub(super) async fn valid_certificates(
         &self,
         stored: &StoredSite,
@@ -147,14 +195,9 @@ impl Issuance {
             let leaf = certificate
                 .leaf()
                 .map_err(|e| StoreError::Corrupt { key: id.to_string(), source: e.into() })?;
-            let covers = stored
-                .site
-                .names
-                .iter()
-                .all(|name| leaf.names.iter().any(|covered| covered == name.as_str()));
-            if leaf.is_valid_at(now) && covers && !stored.revoked.contains(slot) {
-                let published = Published { slot: *slot, key_type: certificate.key_type, leaf };
-                valid.insert(*slot, published);
+            if leaf.is_valid_at(now) && !stored.revoked.contains(slot) {
+                let (id, key_type, issued) = (id.clone(), certificate.key_type, certificate.issued);
+                valid.insert(*slot, Published { id, slot: *slot, key_type, issued, leaf });
             }
         }
         Ok(valid)
@@ -167,28 +210,82 @@ impl Issuance {
             v: Site::VERSION,
             names: wanted.names.clone(),
             key_types: key_types.clone(),
+            san: SanPolicy::Grouped,
             ca: self.ca.name.clone(),
             account: self.account_name.clone(),
             profile: self.ca.section.profile.clone(),
+            challenge: ChallengeType::Http01,
             tags: wanted.tags.clone(),
+            tenant: None,
+            redirect: Some(true),
+            hsts: None,
+            paused: None,
+            origin: Origin::Operator,
             created: Timestamp::now(),
         }
     }
 }
 
+impl Published {
+    pub(super) fn covers(&self, names: &NameSet) -> bool {
+        names.iter().all(|name| self.leaf.names.iter().any(|covered| covered == name.as_str()))
+    }
+
+    /// When it is renewed, where the CA says nothing: always the same moment for the same certificate.
+    pub(super) fn renewal_moment(&self) -> Timestamp {
+        renewal_moment(self.leaf.not_before, self.leaf.not_after, self.id.draw())
+    }
+}
+
+/// The names that may be ordered now: all but those that are left out for a time. `None` where none is left.
+pub(super) fn orderable(stored: &StoredSite, now: Timestamp) -> Option<NameSet> {
+    let left_out = |name: &DnsName| {
+        !stored.retry && stored.cut.get(name).is_some_and(|cut| cut.next.is_none_or(|next| next > now))
+    };
+    NameSet::new(stored.site.names.iter().filter(|name| !left_out(name)).cloned()).ok()
+}
+
 /// The key types that a certificate must be ordered for.
 pub(super) fn lacking(
     stored: &StoredSite,
-    wanted: &Wanted,
+    wanted: Option<&Wanted>,
+    urge: Urge,
+    names: &Option<NameSet>,
     valid: &BTreeMap<Slot, Published>,
 ) -> Vec<KeyType> {
-    let site = merged(&stored.site, wanted);
-    let has = |kind: KeyType| {
-        valid
-            .get(&kind.slot())
-            .is_some_and(|published| published.key_type == kind || !wanted.key_types.contains(&kind))
+    let Some(names) = names else { return Vec::new() };
+    let site = wanted.map_or_else(|| stored.site.clone(), |wanted| merged(&stored.site, wanted));
+    site.key_types
+        .into_iter()
+        .filter(|kind| {
+            !valid
+                .get(&kind.slot())
+                .is_some_and(|published| suffices(published, *kind, urge, stored.force, stored.held, names))
+        })
+        .collect()
+}
+
+/// Whether a valid certificate is all that is wanted of its slot.
+pub(super) fn suffices(
+    published: &Published,
+    kind: KeyType,
+    urge: Urge,
+    force: Option<Timestamp>,
+    held: Option<Timestamp>,
+    names: &NameSet,
+) -> bool {
+    let now = Timestamp::now();
+    let is_due = match urge {
+        Urge::Lack => false,
+        Urge::Due => published.renewal_moment() <= now && held.is_none_or(|held| held <= now),
+        Urge::Since(moment) => published.issued < moment,
     };
-    site.key_types.into_iter().filter(|kind| !has(*kind)).collect()
+    let is_forced = urge != Urge::Lack && force.is_some_and(|force| published.issued < force);
+    published.key_type == kind && published.covers(names) && !is_due && !is_forced
+}
+
+fn covers_all(names: &NameSet, valid: &BTreeMap<Slot, Published>) -> bool {
+    valid.values().all(|published| published.covers(names))
 }
 
 /// The wanted state once this wish is part of it.

@@ -96,7 +96,9 @@ impl<'a> Work<'a> {
             profile: order.order.profile.clone(),
             replaces: None,
         };
-        let placed = ask(|| self.account.new_order(&wanted)).await.map_err(refused)?;
+        let placed = ask(|| self.account.new_order(&wanted))
+            .await
+            .map_err(|error| Verdict::from_order(&error, &order.order.names))?;
         let ordered = planned.ordered(Ordered {
             order_url: placed.url,
             finalize_url: placed.order.finalize,
@@ -183,10 +185,7 @@ impl<'a> Work<'a> {
                     // The program may end now, and nothing in the background with it.
                     withdraw(&self.issuance.store, tokens).await;
                 }
-                Err(match advice {
-                    Some(advice) => advice.explain(verdict),
-                    None => verdict,
-                })
+                Err(advice.explain(verdict))
             }
         }
     }
@@ -264,7 +263,7 @@ impl<'a> Work<'a> {
                 Ok(Some(Look::Valid { certificate_url })) => {
                     return self.issued(order, finalizing, certificate_url).await;
                 }
-                Ok(Some(Look::Ready)) => return Err(refused(error).keeping_the_order()),
+                Ok(Some(Look::Ready)) => return Err(self.not_finalized(order, &error)),
                 Ok(Some(Look::Gone)) => return self.start_over(order).await,
                 Ok(None) => {}
                 Err(verdict) => return Err(verdict),
@@ -280,6 +279,12 @@ impl<'a> Work<'a> {
             }
             Look::Gone => self.start_over(order).await,
         }
+    }
+
+    /// The order is ready still, and the CA refused to finalize it. Where names are to blame, it is of no use with them.
+    fn not_finalized(&self, order: &StoredOrder, error: &RequestError) -> Verdict {
+        let verdict = Verdict::from_order(error, &order.order.names);
+        if verdict.culprits.is_empty() { verdict.keeping_the_order() } else { verdict }
     }
 
     async fn issued(

@@ -3,7 +3,7 @@
 use crate::acme::{ChainError, Problem, ProblemKind, RequestError};
 use jiff::Timestamp;
 use shared::{
-    domain::{DnsName, Failure, FailureClass},
+    domain::{DnsName, Failure, FailureClass, NameSet},
     error::Fault,
     store::StoreError,
 };
@@ -20,6 +20,9 @@ pub struct Verdict {
     pub wait: Option<Duration>,
     /// The order is still open at the CA, and the next run goes on with it.
     pub keep_order: bool,
+    /// Which of the order's names spoilt it, each with its own verdict: the others can be ordered without them. Empty
+    /// where it is about the order as a whole.
+    pub culprits: Vec<(DnsName, Verdict)>,
 }
 
 impl Verdict {
@@ -29,7 +32,22 @@ impl Verdict {
         what: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self { fault, class, what: what.into(), remedy: remedy.into(), wait: None, keep_order: false }
+        Self {
+            fault,
+            class,
+            what: what.into(),
+            remedy: remedy.into(),
+            wait: None,
+            keep_order: false,
+            culprits: Vec::new(),
+        }
+    }
+
+    /// The verdict on an order that these names spoilt; `None` where there is none.
+    pub fn of_culprits(culprits: Vec<(DnsName, Self)>) -> Option<Self> {
+        let (_, first) = culprits.first()?;
+        let what = culprits.iter().map(|(_, verdict)| verdict.what.as_str()).collect::<Vec<_>>().join("; ");
+        Some(Self { what, culprits: culprits.clone(), ..first.clone() })
     }
 
     #[must_use]
@@ -47,6 +65,8 @@ impl Verdict {
             what: self.what.clone(),
             remedy: self.remedy.clone(),
             not_before: self.wait.and_then(|wait| now.checked_add(wait).ok()),
+            since: Some(before.map_or(now, |failure| failure.since.unwrap_or(failure.at))),
+            next: None,
         }
     }
 
@@ -61,6 +81,72 @@ impl Verdict {
 
     pub fn bug(what: impl Into<String>) -> Self {
         Self::new(Fault::Bug, FailureClass::Bug, what, "please report this, with the log")
+    }
+
+    /// The CA refused an order of these names, when it was placed or when it was finalized.
+    pub fn from_order(error: &RequestError, names: &NameSet) -> Self {
+        let mut verdict = Self::from_request(error);
+        let Some(problem) = error.problem() else { return verdict };
+        let of_names = matches!(
+            problem.kind(),
+            ProblemKind::Caa
+                | ProblemKind::Compound
+                | ProblemKind::Connection
+                | ProblemKind::Dns
+                | ProblemKind::IncorrectResponse
+                | ProblemKind::Malformed
+                | ProblemKind::RejectedIdentifier
+                | ProblemKind::Tls
+                | ProblemKind::Unauthorized
+                | ProblemKind::UnsupportedIdentifier
+        );
+        let known = |text: &str| names.iter().find(|name| name.as_str() == text);
+        for subproblem in
+            problem.subproblems.iter().filter(|_| of_names || verdict.class == FailureClass::Limit)
+        {
+            let named = subproblem.identifier.as_ref().and_then(|identifier| known(&identifier.value));
+            if let Some(name) = named {
+                verdict.culprits.push((name.clone(), Self::from_identifier(name, &subproblem.problem)));
+            }
+        }
+        // A single subproblem is promoted to the problem itself by Boulder; a pause lists its names in the text.
+        if verdict.culprits.is_empty() && (of_names || verdict.class == FailureClass::Paused) {
+            let detail = problem.detail.as_deref().unwrap_or_default();
+            let whole = |c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-');
+            let words = detail.split(whole).map(|word| word.trim_matches('.').to_ascii_lowercase());
+            let named: std::collections::BTreeSet<DnsName> =
+                words.filter_map(|word| known(&word).cloned()).collect();
+            let alone = Self { culprits: Vec::new(), ..verdict.clone() };
+            verdict.culprits = named.into_iter().map(|name| (name, alone.clone())).collect();
+        }
+        verdict
+    }
+
+    /// An order failed although every name was proved: at a second look at CAA, or by the CA's own doing.
+    pub fn from_failed_order(problem: &Problem) -> Self {
+        let of_names = problem.subproblems.iter().filter_map(|subproblem| {
+            let name = DnsName::parse(&subproblem.identifier.as_ref()?.value).ok()?;
+            let verdict = Self::from_identifier(&name, &subproblem.problem);
+            Some((name, verdict))
+        });
+        Self::of_culprits(of_names.collect()).unwrap_or_else(|| {
+            let what = format!("the order failed: {problem}");
+            match problem.kind() {
+                ProblemKind::Caa => caa(what),
+                ProblemKind::RejectedIdentifier | ProblemKind::UnsupportedIdentifier => policy(what),
+                _ => Self::new(Fault::Ca, FailureClass::Ca, what, "the next run places a new order"),
+            }
+        })
+    }
+
+    /// What the CA says of one identifier of an order.
+    fn from_identifier(name: &DnsName, problem: &Problem) -> Self {
+        match problem.kind() {
+            ProblemKind::RejectedIdentifier | ProblemKind::UnsupportedIdentifier | ProblemKind::Malformed => {
+                policy(format!("{}: {problem}", name.to_unicode()))
+            }
+            _ => Self::from_validation(name, problem),
+        }
     }
 
     /// The CA refused a request.
@@ -100,12 +186,7 @@ impl Verdict {
                 ),
                 None => limit(what),
             },
-            ProblemKind::RejectedIdentifier | ProblemKind::UnsupportedIdentifier => Self::new(
-                Fault::Customer,
-                FailureClass::Policy,
-                what,
-                "the CA's policy forbids the name; it can't be retried",
-            ),
+            ProblemKind::RejectedIdentifier | ProblemKind::UnsupportedIdentifier => policy(what),
             ProblemKind::Caa => caa(what),
             ProblemKind::UserActionRequired => {
                 let terms = refusal
@@ -206,6 +287,15 @@ fn limit(what: String) -> Verdict {
         FailureClass::Limit,
         what,
         "wait: a limit of the CA is reached; the order is placed when it allows",
+    )
+}
+
+fn policy(what: String) -> Verdict {
+    Verdict::new(
+        Fault::Customer,
+        FailureClass::Policy,
+        what,
+        "the CA's policy forbids the name: it can only be had from another CA, or after the CA's policy has changed",
     )
 }
 

@@ -134,11 +134,18 @@ impl Config {
         if self.issuer.slots == 0 {
             found.push(at("slots", "issuer.slots: at least 1".into()));
         }
-        if self.issuer.lease_seconds == 0 {
+        if !(self.issuer.lease_seconds >= 0.5) {
             found.push(at(
                 "lease_seconds",
-                "issuer.lease_seconds: at least 1, 30 or more in production".into(),
+                "issuer.lease_seconds: at least 0.5, 30 or more in production".into(),
             ));
+        }
+        for (key, pauses) in
+            [("retry_seconds", &self.issuer.retry_seconds), ("parked_seconds", &self.issuer.parked_seconds)]
+        {
+            if pauses.is_empty() || !pauses.iter().all(|pause| *pause > 0.0 && pause.is_finite()) {
+                found.push(at(key, format!("issuer.{key}: at least one pause, each longer than 0")));
+            }
         }
         if let Err(message) = crate::domain::Slot::ALL.iter().try_for_each(|slot| {
             let of_slot = self.issuer.key_types.iter().filter(|kind| kind.slot() == *slot).count();

@@ -1,10 +1,11 @@
 //! The sections of the file, one type each. A new key has a default that keeps an old file working.
 
-use crate::domain::KeyType;
+use crate::domain::{Backoff, KeyType};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 /// `[store]`: where everything is kept.
@@ -91,7 +92,15 @@ pub struct Issuer {
     /// The port that the CA's validator asks on; other than 80 for tests only.
     pub http_port: u16,
     /// How long the right to work on a site lasts when its holder falls silent, seconds.
-    pub lease_seconds: u64,
+    pub lease_seconds: f64,
+    /// Pauses after the 1st, 2nd, ... failure of a site in a row, seconds; the last one repeats.
+    pub retry_seconds: Vec<f64>,
+    /// Pauses between two looks at the DNS of a site whose names lead elsewhere, seconds; the last one repeats.
+    pub parked_seconds: Vec<f64>,
+    /// How long the certificates of a removed site are kept, in case it comes back, hours.
+    pub grace_hours: f64,
+    /// How long a daemon that is told to end finishes what it has begun, seconds.
+    pub drain_seconds: f64,
     /// Keys of new sites: one, or an ECDSA and an RSA type for both.
     pub key_types: Vec<KeyType>,
 }
@@ -104,10 +113,50 @@ impl Default for Issuer {
             self_check: SelfCheck::Advisory,
             resolvers: Vec::new(),
             http_port: 80,
-            lease_seconds: 30,
+            lease_seconds: 30.0,
+            retry_seconds: vec![60.0, 600.0, 6_000.0, 86_400.0],
+            parked_seconds: vec![60.0, 300.0, 1_800.0, 21_600.0],
+            grace_hours: 168.0,
+            drain_seconds: 60.0,
             key_types: vec![KeyType::EcdsaP256],
         }
     }
+}
+
+impl Issuer {
+    pub fn lease_length(&self) -> Duration {
+        seconds(self.lease_seconds)
+    }
+
+    pub fn drain(&self) -> Duration {
+        seconds(self.drain_seconds)
+    }
+
+    pub fn grace(&self) -> Duration {
+        seconds(self.grace_hours * 3_600.0)
+    }
+
+    pub fn backoff(&self) -> Backoff {
+        backoff(&self.retry_seconds)
+    }
+
+    pub fn parked_backoff(&self) -> Backoff {
+        backoff(&self.parked_seconds)
+    }
+}
+
+fn backoff(pauses: &[f64]) -> Backoff {
+    match pauses.split_last() {
+        Some((repeating, early)) => {
+            Backoff::new(early.iter().map(|pause| seconds(*pause)), seconds(*repeating))
+        }
+        None => Backoff::default(),
+    }
+}
+
+/// What is no duration counts as the longest or the shortest there is.
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::from_secs(u32::MAX.into()))
 }
 
 /// What a failed self-check means for the order.

@@ -26,6 +26,13 @@ impl CertificateId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// A number from 0.0 to 1.0 that is as good as drawn, and always the same for the same certificate: what is chosen by
+    /// it is chosen once.
+    pub fn draw(&self) -> f64 {
+        let digits = u32::from_str_radix(self.0.get(..8).unwrap_or("80000000"), 16).unwrap_or(1 << 31);
+        f64::from(digits) / f64::from(u32::MAX)
+    }
 }
 
 impl fmt::Display for CertificateId {

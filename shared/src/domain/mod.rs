@@ -1,16 +1,26 @@
 //! The words of the domain: values and rules, without I/O and without a clock.
 
+mod backoff;
+mod brake;
 mod certificate;
+mod event;
 mod frontend;
+mod grouping;
 mod identifier;
 mod key_authorization;
 mod key_type;
 mod order;
 mod public_suffix;
+mod renewal;
+mod schedule;
 mod site;
 
+pub use backoff::Backoff;
+pub use brake::{Brake, BrakeScope, Braked, brake_of};
 pub use certificate::{Certificate, CertificateError, CertificateId, Leaf};
+pub use event::{Event, EventKind, Severity, UnknownEventKind};
 pub use frontend::{Frontend, FrontendName, InvalidFrontend, Right, Scope, ScopePattern};
+pub use grouping::{Groups, plan_groups};
 pub use identifier::{DnsName, MAX_LABELS, MAX_NAME_BYTES, NameError, NameSet};
 pub use key_authorization::{InvalidToken, KeyAuthorization, Thumbprint, Token};
 pub use key_type::{KeyType, Slot, UnknownKeyType};
@@ -19,4 +29,14 @@ pub use order::{
     Ready, Stored,
 };
 pub use public_suffix::{PublicSuffixes, SuffixListError};
-pub use site::{Failure, FailureClass, PARTITIONS, Partition, Site, SiteId};
+pub use renewal::{ExpiryStage, expiry_stage, renewal_moment, urgent_from};
+pub use schedule::{Class, Place, leftovers, quotas};
+pub use site::{
+    ChallengeType, Failure, FailureClass, Hsts, MAX_SITE_NAMES, Origin, PARTITIONS, Parked, ParkedReason,
+    Partition, SanPolicy, Site, SiteId,
+};
+
+/// A draw as it may be used: between 0 and 1, whatever the caller gave.
+fn fraction(draw: f64) -> f64 {
+    if draw.is_nan() { 0.0 } else { draw.clamp(0.0, 1.0) }
+}

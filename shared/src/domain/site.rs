@@ -1,4 +1,8 @@
 //! A site: names that are wanted together, and the policy of their certificates.
+//!
+//! Names that share a certificate are a group. Most sites have one; one whose names have certificates of their own, or
+//! which has more names than one certificate takes, has several. Each group has a record of its own, a lease, and a
+//! place in the schedule: what is said of a "site" below the wanted state is said of a group.
 
 use super::{KeyType, NameSet};
 use crate::digest::hex;
@@ -9,9 +13,13 @@ use std::fmt;
 
 /// How many partitions the store has. A site and everything of it live in one.
 pub const PARTITIONS: u8 = 64;
+const SITE_DIGITS: usize = 20;
+/// More names than that belong into several sites: a site is written at once.
+pub const MAX_SITE_NAMES: usize = 2_000;
 
-/// Names a site: 20 hex digits, from a digest of the names it was made with. The first six bits are its partition,
-/// so that sites in the order of their ids are sites in the order of the partitions.
+/// Names a site, or one of its groups: 20 hex digits, from a digest of the names that the site was made with, and `-N` for
+/// a group beyond the first. The first six bits are its partition, so that sites in the order of their ids are sites in
+/// the order of the partitions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SiteId(String);
@@ -34,9 +42,31 @@ impl SiteId {
 
     /// An id as a client sent it; `None` when it has not the form of one.
     pub fn parse(text: &str) -> Option<Self> {
-        let well_formed =
-            text.len() == 20 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        well_formed.then(|| Self(text.to_owned()))
+        let (site, number) = text.split_once('-').map_or((text, None), |(site, number)| (site, Some(number)));
+        let well_formed = site.len() == SITE_DIGITS
+            && site.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let numbered = number.is_none_or(|number| {
+            !number.starts_with('0') && number.parse::<u16>().is_ok_and(|parsed| parsed.to_string() == number)
+        });
+        (well_formed && numbered).then(|| Self(text.to_owned()))
+    }
+
+    /// The site that this group belongs to.
+    #[must_use]
+    pub fn site(&self) -> Self {
+        Self(self.0[..SITE_DIGITS].to_owned())
+    }
+
+    /// A group of this site, from 0.
+    #[must_use]
+    pub fn group(&self, number: u16) -> Self {
+        let site = &self.0[..SITE_DIGITS];
+        Self(if number == 0 { site.to_owned() } else { format!("{site}-{number}") })
+    }
+
+    /// Which of the site's groups this is.
+    pub fn number(&self) -> u16 {
+        self.0.get(SITE_DIGITS + 1..).and_then(|number| number.parse().ok()).unwrap_or(0)
     }
 
     pub fn as_str(&self) -> &str {
@@ -55,9 +85,17 @@ impl fmt::Display for SiteId {
 }
 
 impl Partition {
+    /// Where things are kept that belong to no site.
+    pub const FIRST: Self = Self(0);
+
     /// All of them, in the order of the site ids they hold.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..PARTITIONS).map(Self)
+    }
+
+    /// Its number, from 0 to [`PARTITIONS`] - 1.
+    pub fn number(self) -> usize {
+        usize::from(self.0)
     }
 }
 
@@ -67,7 +105,7 @@ impl fmt::Display for Partition {
     }
 }
 
-/// The wanted state of a site.
+/// The wanted state of a site; in a group's record, of that group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {
     /// Version of this record.
@@ -75,18 +113,113 @@ pub struct Site {
     pub names: NameSet,
     /// One for each slot at most: an RSA key next to an ECDSA key makes the site dual.
     pub key_types: Vec<KeyType>,
+    /// Records of version 1 have one certificate for all their names.
+    #[serde(default, skip_serializing_if = "SanPolicy::is_grouped")]
+    pub san: SanPolicy,
     pub ca: String,
     pub account: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
+    #[serde(default, skip_serializing_if = "ChallengeType::is_http")]
+    pub challenge: ChallengeType,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// The customer that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Whether frontends redirect plain HTTP to HTTPS; absent in records of version 1, which knew nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hsts: Option<Hsts>,
+    /// Nothing is ordered for it; what is served is served on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Origin::is_operator")]
+    pub origin: Origin,
     pub created: Timestamp,
+}
+
+/// How a site's names share certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SanPolicy {
+    /// One certificate for each name.
+    Single,
+    /// As many names in one certificate as the CA's profile takes.
+    #[default]
+    Grouped,
+}
+
+/// How the CA is shown that a name is ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChallengeType {
+    #[default]
+    #[serde(rename = "http-01")]
+    Http01,
+}
+
+/// Strict transport security, which frontends announce (RFC 6797).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hsts {
+    #[serde(default = "Hsts::default_max_age")]
+    pub max_age_seconds: u64,
+    #[serde(default)]
+    pub include_subdomains: bool,
+}
+
+/// Who made a site. A file of wanted sites removes only what a file has added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    #[default]
+    Operator,
+    File,
+    Api,
 }
 
 impl Site {
     /// The newest version of this record that this program can read.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
+}
+
+impl SanPolicy {
+    fn is_grouped(&self) -> bool {
+        *self == Self::Grouped
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Grouped => "grouped",
+        }
+    }
+}
+
+impl ChallengeType {
+    fn is_http(&self) -> bool {
+        *self == Self::Http01
+    }
+}
+
+impl Hsts {
+    /// 60 days: Let's Encrypt's integration guide, "HTTPS by Default".
+    const fn default_max_age() -> u64 {
+        60 * 86_400
+    }
+}
+
+impl Default for Hsts {
+    fn default() -> Self {
+        Self { max_age_seconds: Self::default_max_age(), include_subdomains: false }
+    }
+}
+
+impl Origin {
+    fn is_operator(&self) -> bool {
+        *self == Self::Operator
+    }
 }
 
 /// What went wrong the last time, kept with the site until a certificate is published.
@@ -104,6 +237,34 @@ pub struct Failure {
     /// The CA will refuse before this moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
+    /// The first failure of the row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// When it is tried again by itself; absent where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Timestamp>,
+}
+
+/// Why a group is left alone until its names come back, or somebody acts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parked {
+    pub reason: ParkedReason,
+    pub since: Timestamp,
+    /// What was found, in plain words.
+    pub what: String,
+    pub remedy: String,
+    /// How often it has been looked at since.
+    #[serde(default)]
+    pub looks: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ParkedReason {
+    /// The names' DNS no longer leads to our frontends. Looked at from time to time.
+    Departed,
+    /// The CA has paused the names for this account: a person has to visit its page.
+    PausedByCa,
 }
 
 /// Kinds of failures an operator acts upon differently.
@@ -143,6 +304,20 @@ mod tests {
     use super::*;
     use crate::domain::DnsName;
 
+    /// Records as earlier releases wrote them. Samples stay for ever: a newer program reads them.
+    const SAMPLES: [&str; 2] = [
+        r#"{"v":1,"names":["a.example.com","b.example.com"],"key_types":["ecdsa-p256"],"ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z"}"#,
+        r#"{"v":2,"names":["a.example.com"],"key_types":["ecdsa-p256","rsa-2048"],"san":"single","ca":"letsencrypt","account":"default","tags":["eu"],"tenant":"acme","redirect":true,"hsts":{"max_age_seconds":60,"include_subdomains":false},"origin":"file","created":"2026-11-24T00:00:00Z"}"#,
+    ];
+
+    #[test]
+    fn records_of_every_version_are_read_and_written_unchanged() {
+        for sample in SAMPLES {
+            let site: Site = serde_json::from_str(sample).unwrap();
+            assert_eq!(serde_json::to_string(&site).unwrap(), sample);
+        }
+    }
+
     #[test]
     fn the_id_depends_on_the_names_and_orders_like_the_partitions() {
         let of = |text: &str| SiteId::of(&NameSet::one(DnsName::parse(text).unwrap()));
@@ -153,6 +328,14 @@ mod tests {
         assert!(ids.is_sorted_by_key(SiteId::partition));
         assert_eq!(SiteId::parse(ids[0].as_str()), Some(ids[0].clone()));
         assert_eq!(SiteId::parse("{p00}:x"), None);
+        let second = ids[0].group(2);
+        assert_eq!(second.as_str(), format!("{}-2", ids[0]));
+        assert_eq!((SiteId::parse(second.as_str()), second.number()), (Some(second.clone()), 2));
+        assert_eq!((second.site(), second.group(0)), (ids[0].clone(), ids[0].clone()));
+        assert_eq!(second.partition(), ids[0].partition());
+        for odd in ["-0", "-01", "--1", "-x", "-65536", "-"] {
+            assert_eq!(SiteId::parse(&format!("{}{odd}", ids[0])), None, "{odd}");
+        }
         assert_eq!(Partition::all().last().unwrap().to_string(), "p63");
     }
 }

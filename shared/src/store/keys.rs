@@ -4,12 +4,16 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `sp:schema` | string | version of the layout |
-//! | `sp:{pNN}:site:ID` | hash | a site: `spec`, `lease*`, `cert:SLOT`, `prev:SLOT`, `failure` |
+//! | `sp:{pNN}:site:ID` | hash | a group of a site: `spec` (`retired` once it is no longer wanted), `lease*`, `cert:SLOT`, `prev:SLOT`, `revoked:SLOT`, `sched`, `rev`, `failure`, `cut`, `parked`, `alert`, `retry`, `force`; of the first group also `groups`, `wrev` |
 //! | `sp:{pNN}:order:ID:SLOT` | string | the open order of a lineage, JSON |
 //! | `sp:{pNN}:cert:ID:CERT` | string | a certificate: leaf, sealed key, reference to its chain |
-//! | `sp:{pNN}:sites` | sorted set | the ids of the partition's sites, in their order |
+//! | `sp:{pNN}:sites` | sorted set | the ids of the partition's groups, in their order |
+//! | `sp:{pNN}:due` | sorted set | groups by the moment when they are next looked at, ms |
+//! | `sp:{pNN}:ready:CLASS` | sorted set | groups that are due, by deadline, s |
+//! | `sp:{pNN}:failing`, `sp:{pNN}:parked` | sorted set | groups that an operator looks for, by since when, ms |
+//! | `sp:{pNN}:events` | stream | what happened to the partition's sites, newest 20,000 |
 //! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
-//! | `sp:name:NAME` | string | the site that serves a name |
+//! | `sp:name:NAME` | string | `GROUP?SITE`: the group that serves a name, and the site that is to where it differs |
 //! | `sp:token:TOKEN` | string | a key authorization; expires by itself |
 //! | `sp:account:CA:NAME` | string | an account, JSON, with its sealed keys |
 //! | `sp:accounts` | set | `CA:NAME` of every account |
@@ -19,15 +23,17 @@
 //! | `sp:frontends` | sorted set | the names of every frontend |
 //! | `sp:internal-ca` | string | the fleet's own CA, JSON, with its sealed key |
 //! | `sp:vault:canary` | string | a known text, sealed with the current key-encryption key |
+//! | `sp:brakes` | hash | what an operator has stopped |
 //! | `sp:audit` | stream | who read which key, newest million |
 
-use crate::domain::{CertificateId, DnsName, Partition, SiteId, Slot};
+use crate::domain::{CertificateId, Class, DnsName, Partition, SiteId, Slot};
 
 pub(super) const SCHEMA: &str = "sp:schema";
 pub(super) const ACCOUNTS: &str = "sp:accounts";
 pub(super) const FRONTENDS: &str = "sp:frontends";
 pub(super) const INTERNAL_CA: &str = "sp:internal-ca";
 pub(super) const CANARY: &str = "sp:vault:canary";
+pub(super) const BRAKES: &str = "sp:brakes";
 pub(super) const AUDIT: &str = "sp:audit";
 
 pub(super) fn site(id: &SiteId) -> String {
@@ -44,6 +50,22 @@ pub(super) fn certificate(id: &SiteId, certificate: &CertificateId) -> String {
 
 pub(super) fn sites(partition: Partition) -> String {
     format!("sp:{{{partition}}}:sites")
+}
+
+pub(super) fn due(partition: Partition) -> String {
+    format!("sp:{{{partition}}}:due")
+}
+
+pub(super) fn ready(partition: Partition, class: Class) -> String {
+    format!("sp:{{{partition}}}:ready:{}", class.letter())
+}
+
+pub(super) fn failing(partition: Partition) -> String {
+    format!("sp:{{{partition}}}:failing")
+}
+
+pub(super) fn parked(partition: Partition) -> String {
+    format!("sp:{{{partition}}}:parked")
 }
 
 pub(super) fn chain(sha256_hex: &str) -> String {

@@ -1,9 +1,9 @@
 //! The right to work on a site: one holder at a time, for a time, with a token that every write is checked against.
 
-use super::{Store, StoreError, keys, scripts};
+use super::{Store, StoreError, keys, schedule, scripts};
 use crate::{
     digest::hex,
-    domain::{Site, SiteId, Slot},
+    domain::{Class, Place, Site, SiteId, Slot},
 };
 use std::{fmt, time::Duration};
 
@@ -18,8 +18,8 @@ pub struct Lease {
 /// One attempt to get a lease. Asked for again with the same attempt, a lease whose answer was lost is not waited for.
 #[derive(Clone, Debug)]
 pub struct LeaseAttempt {
-    owner: String,
-    random: String,
+    pub(super) owner: String,
+    pub(super) random: String,
 }
 
 /// Who holds a lease: enough to know, on the same machine, whether the holder still lives.
@@ -108,6 +108,8 @@ impl Store {
         length: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
         let mut dead = String::new();
+        let place =
+            Place { class: Class::New, moment: wanted.created, deadline: wanted.created, urgent_from: None };
         let spec = serde_json::to_string(wanted).map_err(|e| StoreError::corrupt("site", e))?;
         loop {
             let (acquired, first, second, remaining_ms): (i64, String, Option<String>, Option<u64>) = {
@@ -123,6 +125,7 @@ impl Store {
                             dead.as_bytes(),
                             spec.as_bytes(),
                             site.as_str().as_bytes(),
+                            schedule::to_record(&place).as_bytes(),
                         ],
                     )
                     .await?;
@@ -149,19 +152,26 @@ impl Store {
     /// [`StoreError::Fenced`] when somebody else has it by now.
     pub async fn renew_lease(&self, lease: &Lease) -> Result<(), StoreError> {
         let length = lease.length.as_millis().to_string();
-        let arguments = [lease.token.as_bytes(), length.as_bytes()];
+        let arguments = [lease.token.as_bytes(), length.as_bytes(), lease.site.as_str().as_bytes()];
         self.link.script(&scripts::RENEW_LEASE, &[keys::site(&lease.site)], &arguments).await
     }
 
-    /// Gives the site back, and ends the orders of these slots: they are published, and names lead to the site. A lease
-    /// that was lost already is left alone, and so are the orders.
+    /// Gives the site back without a word of what came of it: it is looked at again at once. Ends the orders of these
+    /// slots: they are published, and names lead to the site. A lease that was lost already is left alone, and so are the
+    /// orders.
     ///
     /// # Errors
     /// [`StoreError`]; the lease then ends by itself.
     pub async fn release_lease(&self, lease: &Lease, done: &[Slot]) -> Result<(), StoreError> {
         let mut touched = vec![keys::site(&lease.site)];
         touched.extend(done.iter().map(|slot| keys::order(&lease.site, *slot)));
-        self.link.script(&scripts::RELEASE_LEASE, &touched, &[lease.token.as_bytes()]).await
+        self.link
+            .script(
+                &scripts::RELEASE_LEASE,
+                &touched,
+                &[lease.token.as_bytes(), lease.site.as_str().as_bytes()],
+            )
+            .await
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod audit;
+mod brakes;
 mod canary;
 mod certificates;
 mod challenges;
@@ -20,8 +21,10 @@ mod internal_ca;
 mod keys;
 mod leases;
 mod link;
+mod names;
 mod open;
 mod orders;
+mod schedule;
 mod scripts;
 mod sites;
 
@@ -34,6 +37,8 @@ pub use embedded::{Embedded, EmbeddedError};
 pub use error::StoreError;
 pub use internal_ca::InternalCaRecord;
 pub use leases::{Lease, LeaseAnswer, LeaseAttempt, Owner};
+pub use names::NamePointer;
 pub use open::{Role, Store};
 pub use orders::StoredOrder;
-pub use sites::{Pointers, StoredSite};
+pub use schedule::{Claim, Claimed, Field, Load, Settlement};
+pub use sites::{Cut, Pointers, Retired, SiteChange, StoredSite, WantedSite};

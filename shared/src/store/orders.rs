@@ -1,7 +1,7 @@
 //! Open orders: one for each lineage at most. A step replaces exactly the record that was read before.
 
-use super::{Lease, Store, StoreError, keys, scripts};
-use crate::domain::{Certificate, CertificateId, Failure, Order, OrderState, SiteId, Slot};
+use super::{Cut, Lease, Store, StoreError, keys, scripts};
+use crate::domain::{Certificate, CertificateId, Order, OrderState, SiteId, Slot};
 use redis::cmd;
 
 /// An order as it was read or written last, with the text it is stored as.
@@ -97,23 +97,21 @@ impl Store {
         Ok(())
     }
 
-    /// Ends an order without a certificate.
+    /// Ends an order that brings no certificate. Names that spoilt it are remembered with the same stroke.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] when the lease was lost.
-    pub async fn end_order(
-        &self,
-        lease: &Lease,
-        slot: Slot,
-        failure: Option<&Failure>,
-    ) -> Result<(), StoreError> {
-        let failure =
-            failure.map(serde_json::to_vec).transpose().map_err(|e| StoreError::corrupt("failure", e))?;
+    pub async fn end_order(&self, lease: &Lease, slot: Slot, cut: Option<&Cut>) -> Result<(), StoreError> {
+        let cut = cut.map(serde_json::to_vec).transpose().map_err(|e| StoreError::corrupt("cut", e))?;
+        let mut arguments = vec![lease.token.as_bytes()];
+        if let Some(cut) = &cut {
+            arguments.extend([b"cut".as_slice(), cut]);
+        }
         self.confirmed
             .script(
                 &scripts::FAIL_ORDER,
                 &[keys::site(&lease.site), keys::order(&lease.site, slot)],
-                &[lease.token.as_bytes(), failure.as_deref().unwrap_or_default()],
+                &arguments,
             )
             .await
     }

@@ -6,14 +6,23 @@ use std::sync::LazyLock;
 
 /// A script and the digest that the server knows it by.
 pub(super) struct Script {
-    text: &'static str,
+    text: String,
     sha1: String,
 }
 
+/// What every script of the schedule begins with.
+const SCHEDULE: &str = include_str!("scripts/schedule.lua");
+
 impl Script {
-    fn new(text: &'static str) -> Self {
+    fn new(text: &str) -> Self {
+        let text = text.to_owned();
         let sha1 = hex(&openssl::sha::sha1(text.as_bytes()));
         Self { text, sha1 }
+    }
+
+    /// One that moves a group in the schedule.
+    fn of_schedule(text: &str) -> Self {
+        Self::new(&format!("{SCHEDULE}\n{text}"))
     }
 
     pub(super) fn call(&self, keys: &[String], arguments: &[&[u8]]) -> Cmd {
@@ -27,26 +36,38 @@ impl Script {
 
     pub(super) fn load(&self) -> Cmd {
         let mut command = redis::cmd("SCRIPT");
-        command.arg("LOAD").arg(self.text);
+        command.arg("LOAD").arg(&self.text);
         command
     }
 }
 
 macro_rules! scripts {
-    ($($name:ident: $file:literal),* $(,)?) => {
-        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!(concat!("scripts/", $file))));)*
+    ($make:path, $($name:ident: $file:literal),* $(,)?) => {
+        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| $make(include_str!(concat!("scripts/", $file))));)*
     };
 }
 
 scripts! {
-    ACQUIRE_LEASE: "acquire_lease.lua",
+    Script::new,
     FAIL_ORDER: "fail_order.lua",
+    POINT_NAME: "point_name.lua",
     PUBLISH: "publish.lua",
-    RELEASE_LEASE: "release_lease.lua",
-    RENEW_LEASE: "renew_lease.lua",
+    RELEASE_NAME: "release_name.lua",
     REMOVE_RECORD: "remove_record.lua",
     REPLACE_RECORD: "replace_record.lua",
     STORE_CERTIFICATE: "store_certificate.lua",
     WRITE_ORDER: "write_order.lua",
     WRITE_SPEC: "write_spec.lua",
+}
+
+scripts! {
+    Script::of_schedule,
+    ACQUIRE_LEASE: "acquire_lease.lua",
+    CLAIM: "claim.lua",
+    DELETE_GROUP: "delete_group.lua",
+    NUDGE: "nudge.lua",
+    PUT_SITE: "put_site.lua",
+    RELEASE_LEASE: "release_lease.lua",
+    RENEW_LEASE: "renew_lease.lua",
+    SETTLE: "settle.lua",
 }

@@ -1,14 +1,20 @@
-//! Sites: what is wanted, what is served, what went wrong.
+//! Sites: what is wanted, what is served, what went wrong. A record is that of a group (see [`crate::domain::Site`]).
 
-use super::{Lease, Store, StoreError, keys, scripts};
-use crate::domain::{CertificateId, DnsName, Failure, Partition, Site, SiteId, Slot};
+use super::{Lease, Store, StoreError, keys, schedule, scripts};
+use crate::domain::{
+    CertificateId, DnsName, Failure, Groups, NameSet, Parked, Partition, Place, Site, SiteId, Slot,
+};
+use jiff::Timestamp;
 use redis::cmd;
 use std::collections::{BTreeMap, HashMap};
 
 /// The certificates that a site's slots point to.
 pub type Pointers = BTreeMap<Slot, CertificateId>;
 
-/// A site as it is stored.
+/// Names that are left out of their group's certificate for a time, and why.
+pub type Cut = BTreeMap<DnsName, Failure>;
+
+/// A group of a site as it is stored.
 #[derive(Clone, Debug)]
 pub struct StoredSite {
     pub id: SiteId,
@@ -20,6 +26,57 @@ pub struct StoredSite {
     /// Slots whose current certificate was revoked.
     pub revoked: Vec<Slot>,
     pub failure: Option<Failure>,
+    pub cut: Cut,
+    pub parked: Option<Parked>,
+    /// Grows with every wish.
+    pub revision: u64,
+    /// An operator wants everything tried at once.
+    pub retry: bool,
+    /// Certificates issued before are to be renewed.
+    pub force: Option<Timestamp>,
+    /// What was rolled back to is left alone until then.
+    pub held: Option<Timestamp>,
+    /// The stage of expiry that was told last.
+    pub alert: Option<String>,
+}
+
+/// The wanted state of a whole site.
+#[derive(Clone, Debug)]
+pub struct WantedSite {
+    pub id: SiteId,
+    /// With all its names.
+    pub site: Site,
+    pub groups: Groups,
+    revision: String,
+}
+
+/// A group that is no longer wanted.
+#[derive(Clone, Debug)]
+pub struct Retired {
+    pub names: NameSet,
+    /// When its certificates are deleted.
+    pub delete_at: Timestamp,
+    pub revision: u64,
+}
+
+/// A change of a site's wanted state.
+#[derive(Clone, Debug)]
+pub struct SiteChange {
+    pub id: SiteId,
+    /// What was read; `None`: the site must be new.
+    pub before: Option<WantedSite>,
+    /// With all its names.
+    pub site: Site,
+    /// Every group from now on; those that the site had and that are missing here are retired.
+    pub groups: Groups,
+    /// When a changed or new group is looked at.
+    pub place: Place,
+    /// Which of the groups are looked at then; the others have nothing new to be done for.
+    pub touched: Vec<u16>,
+    /// When a retired group is deleted.
+    pub retired: Place,
+    /// Events, JSON.
+    pub events: Vec<String>,
 }
 
 impl Store {
@@ -30,27 +87,104 @@ impl Store {
         parse(id, fields)
     }
 
-    /// The site that serves a name.
+    /// Many groups at once, in the order of `ids`; those that aren't there are left out.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn site_of(&self, name: &DnsName) -> Result<Option<SiteId>, StoreError> {
-        let key = keys::name(name);
-        let id: Option<String> = self.link.query(cmd("GET").arg(&key)).await?;
-        id.map(|id| SiteId::parse(&id).ok_or_else(|| StoreError::corrupt(key, format!("no site id: {id:?}"))))
-            .transpose()
+    pub async fn load_sites(&self, ids: &[SiteId]) -> Result<Vec<StoredSite>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::Pipeline::new();
+        for id in ids {
+            pipeline.cmd("HGETALL").arg(keys::site(id));
+        }
+        let records: Vec<HashMap<String, String>> = self.link.pipe(&pipeline).await?;
+        let mut found = Vec::new();
+        for (id, fields) in ids.iter().zip(records) {
+            found.extend(parse(id, fields)?);
+        }
+        Ok(found)
     }
 
-    /// Lets a site serve these names: called after its certificate was published, never before.
+    /// The wanted state of the site that `id` is, or is a group of.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a site that isn't there is `None`.
+    pub async fn load_wanted(&self, id: &SiteId) -> Result<Option<WantedSite>, StoreError> {
+        Ok(self.load_many_wanted(std::slice::from_ref(&id.site())).await?.pop().flatten())
+    }
+
+    /// The wanted states of many sites, in the order of `ids`.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn point_names(&self, names: &[DnsName], id: &SiteId) -> Result<(), StoreError> {
-        let mut pipeline = redis::Pipeline::new();
-        for name in names {
-            pipeline.cmd("SET").arg(keys::name(name)).arg(id.as_str());
+    pub async fn load_many_wanted(&self, ids: &[SiteId]) -> Result<Vec<Option<WantedSite>>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
         }
-        self.confirmed.write(pipeline).await.map(drop)
+        let mut pipeline = redis::Pipeline::new();
+        for id in ids {
+            pipeline.cmd("HMGET").arg(keys::site(id)).arg("spec").arg("groups").arg("wrev");
+        }
+        type Root = (Option<String>, Option<String>, Option<String>);
+        let roots: Vec<Root> = self.link.pipe(&pipeline).await?;
+        let mut found = Vec::new();
+        for (id, (spec, numbers, revision)) in ids.iter().zip(roots) {
+            let mut specs: Vec<(u16, Site)> = Vec::new();
+            if let Some(spec) = &spec {
+                specs.push((0, parse_spec(id, spec)?));
+            }
+            let numbers = numbers.unwrap_or_default();
+            for number in numbers.split(',').filter_map(|number| number.parse().ok()).filter(|n| *n != 0) {
+                let key = keys::site(&id.group(number));
+                let spec: Option<String> = self.link.query(cmd("HGET").arg(key).arg("spec")).await?;
+                if let Some(spec) = spec {
+                    specs.push((number, parse_spec(id, &spec)?));
+                }
+            }
+            let Some((_, first)) = specs.first() else {
+                found.push(None);
+                continue;
+            };
+            let mut site = first.clone();
+            let names = specs.iter().flat_map(|(_, spec)| spec.names.iter().cloned());
+            site.names = NameSet::new(names).map_err(|e| StoreError::corrupt(keys::site(id), e))?;
+            let groups = specs.into_iter().map(|(number, spec)| (number, spec.names)).collect();
+            let revision = revision.unwrap_or_else(|| "0".to_owned());
+            found.push(Some(WantedSite { id: id.clone(), site, groups, revision }));
+        }
+        Ok(found)
+    }
+
+    /// Writes a site's wanted state: its groups, their places in the schedule and what happened, at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the site was changed since it was read, or is there and must be new.
+    pub async fn put_site(&self, change: &SiteChange) -> Result<(), StoreError> {
+        let document = to_document(change)?;
+        let due = keys::due(change.id.partition());
+        self.confirmed.script::<i64>(&scripts::PUT_SITE, &[due], &[document.as_bytes()]).await.map(drop)
+    }
+
+    /// A group that is no longer wanted and waits for its deletion.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a group that isn't retired is `None`.
+    pub async fn load_retired(&self, id: &SiteId) -> Result<Option<Retired>, StoreError> {
+        let key = keys::site(id);
+        type Fields = (Option<String>, Option<String>, Option<u64>);
+        let mut fields = cmd("HMGET");
+        fields.arg(&key).arg("retired").arg("sched").arg("rev");
+        let (spec, place, revision): Fields = self.link.query(&fields).await?;
+        let Some(spec) = spec else { return Ok(None) };
+        let names = parse_spec(id, &spec)?.names;
+        // `CLASS DEADLINE`
+        let deadline = place.as_deref().and_then(|place| place.split(' ').nth(1)?.parse().ok());
+        let delete_at = deadline.and_then(|seconds| Timestamp::from_second(seconds).ok());
+        let delete_at =
+            delete_at.ok_or_else(|| StoreError::corrupt(key, "a retired group without a moment"))?;
+        Ok(Some(Retired { names, delete_at, revision: revision.unwrap_or(0) }))
     }
 
     /// Sites in the order of their ids, beginning after `after`, with a certificate or without.
@@ -78,14 +212,7 @@ impl Store {
                 continue;
             }
             let ids: Vec<SiteId> = ids.iter().filter_map(|id| SiteId::parse(id)).collect();
-            let mut pipeline = redis::Pipeline::new();
-            for id in &ids {
-                pipeline.cmd("HGETALL").arg(keys::site(id));
-            }
-            let records: Vec<HashMap<String, String>> = self.link.pipe(&pipeline).await?;
-            for (id, fields) in ids.iter().zip(records) {
-                found.extend(parse(id, fields)?);
-            }
+            found.extend(self.load_sites(&ids).await?);
         }
         Ok(found)
     }
@@ -97,16 +224,6 @@ impl Store {
     pub async fn write_site(&self, lease: &Lease, site: &Site) -> Result<(), StoreError> {
         let spec = serde_json::to_vec(site).map_err(|e| StoreError::corrupt(keys::site(&lease.site), e))?;
         self.write_field(lease, "spec", &spec).await
-    }
-
-    /// Remembers why nothing could be issued, without touching what is served.
-    ///
-    /// # Errors
-    /// [`StoreError::Fenced`] when the lease was lost.
-    pub async fn write_failure(&self, lease: &Lease, failure: &Failure) -> Result<(), StoreError> {
-        let record =
-            serde_json::to_vec(failure).map_err(|e| StoreError::corrupt(keys::site(&lease.site), e))?;
-        self.write_field(lease, "failure", &record).await
     }
 
     /// Marks what a slot serves as revoked: it no longer counts as a certificate that can be used.
@@ -123,32 +240,87 @@ impl Store {
     }
 }
 
-fn parse(id: &SiteId, mut fields: HashMap<String, String>) -> Result<Option<StoredSite>, StoreError> {
-    let key = || keys::site(id);
-    let Some(spec) = fields.remove("spec") else { return Ok(None) };
-    let site: Site = serde_json::from_str(&spec).map_err(|e| StoreError::corrupt(key(), e))?;
+fn parse_spec(id: &SiteId, text: &str) -> Result<Site, StoreError> {
+    let site: Site = serde_json::from_str(text).map_err(|e| StoreError::corrupt(keys::site(id), e))?;
     if site.v > Site::VERSION {
         return Err(StoreError::NewerSchema { found: site.v, known: Site::VERSION });
     }
-    let failure = fields.remove("failure").map(|text| serde_json::from_str(&text)).transpose();
-    let mut pointers = |kind: &str| -> Pointers {
+    Ok(site)
+}
+
+fn parse(id: &SiteId, mut fields: HashMap<String, String>) -> Result<Option<StoredSite>, StoreError> {
+    let Some(spec) = fields.remove("spec") else { return Ok(None) };
+    let site = parse_spec(id, &spec)?;
+    let corrupt = |e: serde_json::Error| StoreError::corrupt(keys::site(id), e);
+    let failure =
+        fields.get("failure").map(|text| serde_json::from_str(text)).transpose().map_err(corrupt)?;
+    let cut = fields.get("cut").map(|text| serde_json::from_str(text)).transpose().map_err(corrupt)?;
+    let parked = fields.get("parked").map(|text| serde_json::from_str(text)).transpose().map_err(corrupt)?;
+    let pointers = |kind: &str| -> Pointers {
+        let of_slot = |slot: Slot| Some((slot, fields.get(&format!("{kind}:{slot}"))?.clone()));
         Slot::ALL
             .into_iter()
-            .filter_map(|slot| {
-                Some((slot, CertificateId::from_stored(fields.remove(&format!("{kind}:{slot}"))?)))
-            })
+            .filter_map(of_slot)
+            .map(|(slot, id)| (slot, CertificateId::from_stored(id)))
             .collect()
     };
-    let current = pointers("cert");
-    let previous = pointers("prev");
-    let revoked =
-        Slot::ALL.into_iter().filter(|slot| fields.contains_key(&format!("revoked:{slot}"))).collect();
+    let moment = |field: &str| {
+        fields.get(field).and_then(|text| text.parse().ok()).and_then(|s| Timestamp::from_second(s).ok())
+    };
     Ok(Some(StoredSite {
         id: id.clone(),
         site,
-        current,
-        previous,
-        revoked,
-        failure: failure.map_err(|e| StoreError::corrupt(key(), e))?,
+        current: pointers("cert"),
+        previous: pointers("prev"),
+        revoked: Slot::ALL
+            .into_iter()
+            .filter(|slot| fields.contains_key(&format!("revoked:{slot}")))
+            .collect(),
+        failure,
+        cut: cut.unwrap_or_default(),
+        parked,
+        revision: fields.get("rev").and_then(|text| text.parse().ok()).unwrap_or(0),
+        retry: fields.contains_key("retry"),
+        force: moment("force"),
+        held: moment("held"),
+        alert: fields.get("alert").cloned(),
     }))
+}
+
+/// As `put_site.lua` takes it.
+fn to_document(change: &SiteChange) -> Result<String, StoreError> {
+    use serde_json::{Value, json};
+    let corrupt = |e: serde_json::Error| StoreError::corrupt(keys::site(&change.id), e);
+    let mut groups = Vec::new();
+    for (number, names) in &change.groups {
+        let spec = Site { names: names.clone(), ..change.site.clone() };
+        let mut group = json!({
+            "id": change.id.group(*number),
+            "spec": serde_json::to_string(&spec).map_err(corrupt)?,
+        });
+        if change.touched.contains(number) {
+            group["place"] = Value::String(schedule::to_record(&change.place));
+            group["moment"] = Value::String(change.place.moment.as_millisecond().to_string());
+        }
+        groups.push(group);
+    }
+    let before = change.before.iter().flat_map(|before| before.groups.keys());
+    let retired = before.filter(|number| !change.groups.contains_key(number)).map(|number| {
+        json!({
+            "id": change.id.group(*number),
+            "place": schedule::to_record(&change.retired),
+            "moment": change.retired.moment.as_millisecond().to_string(),
+        })
+    });
+    let numbers: Vec<String> = change.groups.keys().map(u16::to_string).collect();
+    let numbers = if numbers == ["0"] { String::new() } else { numbers.join(",") };
+    let document = json!({
+        "site": change.id,
+        "revision": change.before.as_ref().map_or("", |before| before.revision.as_str()),
+        "numbers": numbers,
+        "groups": groups,
+        "retired": retired.collect::<Vec<_>>(),
+        "events": change.events,
+    });
+    Ok(document.to_string())
 }

@@ -1,6 +1,6 @@
 -- Makes stored certificates the ones that are served, all slots at once. Their orders end later, when names lead to the
 -- site: killed in between, the next run publishes again, which changes nothing.
--- KEYS: site. ARGV: token, then slot and certificate for each.
+-- KEYS: group. ARGV: token, then slot and certificate for each.
 -- Answers the certificates that nothing refers to any more.
 if redis.call('HGET', KEYS[1], 'lease') ~= ARGV[1] then return redis.error_reply('FENCED another holder') end
 local unused = {}
@@ -11,9 +11,8 @@ for i = 2, #ARGV, 2 do
     local older = redis.call('HGET', KEYS[1], previous)
     if older and older ~= ARGV[i + 1] then unused[#unused + 1] = older end
     if old then redis.call('HSET', KEYS[1], previous, old) end
-    redis.call('HSET', KEYS[1], current, ARGV[i + 1])
   end
+  redis.call('HSET', KEYS[1], current, ARGV[i + 1])
   redis.call('HDEL', KEYS[1], 'revoked:' .. ARGV[i])
 end
-redis.call('HDEL', KEYS[1], 'failure')
 return unused

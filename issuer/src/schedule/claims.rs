@@ -1,0 +1,197 @@
+//! Taking what is due, each kind of work within its share.
+
+use super::Node;
+use jiff::Timestamp;
+use shared::{
+    domain::{BrakeScope, Braked, Class, Event, EventKind, Partition, leftovers, quotas},
+    store::{Claimed, StoreError},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// How long new work may go unnoticed.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+const SHORTEST_SLEEP: Duration = Duration::from_millis(5);
+/// How long the store is left alone after an error.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What one sweep over the partitions found.
+#[derive(Default)]
+struct Sweep {
+    taken: Vec<Claimed>,
+    /// Until more is due anywhere.
+    next: Option<Duration>,
+    /// A class was given all that it may have: there may be more of it.
+    more: bool,
+}
+
+impl Node {
+    /// Works on what is due until `stop`, then finishes what it has begun, for as long as the configuration says. What is
+    /// unfinished then is gone on with by another node, or by the next start.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let slots = self.config.issuer.slots;
+        let mut running: JoinSet<Class> = JoinSet::new();
+        let mut of_class = [0; 6];
+        let mut partition = first_partition();
+        let mut store_lost = None;
+        while !stop.is_cancelled() {
+            let sweep = self.sweep(slots, of_class, &mut partition).await;
+            let pause = match sweep {
+                Ok(sweep) => {
+                    if let Some(since) = store_lost.take() {
+                        self.told_that_the_store_is_back(since).await;
+                    }
+                    for claimed in sweep.taken {
+                        of_class[place(claimed.class)] += 1;
+                        let node = Arc::clone(&self);
+                        running.spawn(async move {
+                            let class = claimed.class;
+                            node.counters.begin(class);
+                            node.work(claimed).await;
+                            node.counters.end(class);
+                            class
+                        });
+                    }
+                    let next = sweep.next.unwrap_or(LONGEST_SLEEP).clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
+                    if sweep.more { SHORTEST_SLEEP } else { next }
+                }
+                Err(error) => {
+                    if store_lost.is_none() {
+                        tracing::error!(
+                            error = shared::error::chain(&error),
+                            "the store does not answer: nothing is ordered until it does"
+                        );
+                        store_lost = Some(Timestamp::now());
+                    }
+                    STORE_PAUSE
+                }
+            };
+            let wake = Instant::now() + pause;
+            // A worker that is done makes room at once; with all of them busy there is nothing to look for before.
+            let is_full = running.len() >= slots;
+            tokio::select! {
+                Some(ended) = running.join_next() => settle(ended, &mut of_class),
+                () = tokio::time::sleep_until(wake), if !is_full => {}
+                () = stop.cancelled() => {}
+            }
+            while let Some(ended) = running.try_join_next() {
+                settle(ended, &mut of_class);
+            }
+        }
+        self.drain(running).await;
+    }
+
+    async fn sweep(
+        &self,
+        slots: usize,
+        of_class: [usize; 6],
+        partition: &mut usize,
+    ) -> Result<Sweep, StoreError> {
+        let mut sweep = Sweep::default();
+        let brakes = self.brakes().await?;
+        if brakes.iter().any(|brake| brake.what == Braked::Issuance && brake.scope == BrakeScope::All) {
+            return Ok(sweep);
+        }
+        if let Some(embedded) = self.store.embedded()
+            && let Err(error) = embedded.check_free_space()
+        {
+            return Err(error.into());
+        }
+        let attempt = self.owner.attempt();
+        let mut running = of_class;
+        // First each class within its share, then what is left to whoever has work.
+        for quota in [quotas, leftovers] {
+            for _ in Partition::all() {
+                let most = within(quota(slots, running), slots.saturating_sub(running.iter().sum()));
+                if most.iter().sum::<usize>() == 0 {
+                    sweep.more = true;
+                    break;
+                }
+                let Some(here) = Partition::all().nth(*partition) else { break };
+                let length = self.config.issuer.lease_length();
+                let claim = match self.store.claim(here, &attempt, length, most).await {
+                    Ok(claim) => claim,
+                    // What was taken already is worked on; the store's error is met again by the next sweep.
+                    Err(_) if !sweep.taken.is_empty() => return Ok(sweep),
+                    Err(error) => return Err(error),
+                };
+                *partition = (*partition + 1) % Partition::all().count();
+                sweep.next = match (sweep.next, claim.next) {
+                    (Some(known), Some(found)) => Some(known.min(found)),
+                    (known, found) => known.or(found),
+                };
+                for class in &claim.taken {
+                    running[place(class.class)] += 1;
+                }
+                sweep.more |= Class::ALL.into_iter().zip(most).any(|(class, most)| {
+                    most > 0 && claim.taken.iter().filter(|claimed| claimed.class == class).count() == most
+                });
+                sweep.taken.extend(claim.taken);
+            }
+            if !sweep.more {
+                break;
+            }
+        }
+        Ok(sweep)
+    }
+
+    async fn drain(&self, mut running: JoinSet<Class>) {
+        let unfinished = running.len();
+        if unfinished > 0 {
+            tracing::info!(unfinished, "told to end: what was begun is finished");
+        }
+        let all_done = async { while running.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.config.issuer.drain(), all_done).await.is_err() {
+            tracing::warn!("some orders take longer than issuer.drain_seconds: another node goes on with them");
+        }
+        running.shutdown().await;
+        let event = Event::new(EventKind::Drained, Timestamp::now(), "an issuer has ended as it was told to");
+        self.tell(event.with("finished", unfinished)).await;
+    }
+
+    async fn told_that_the_store_is_back(&self, since: Timestamp) {
+        tracing::info!("the store answers again");
+        let now = Timestamp::now();
+        let what = format!("the store did not answer from {since} to {now}: nothing was ordered in that time");
+        self.tell(Event::new(EventKind::StoreBack, now, what).with("since", since.to_string())).await;
+    }
+
+    /// An event that belongs to no site. One that can't be told is logged.
+    pub(super) async fn tell(&self, event: Event) {
+        if let Err(error) = self.store.append_event(&event).await {
+            tracing::warn!(error = shared::error::chain(&error), event = event.what, "an event could not be stored");
+        }
+    }
+}
+
+/// No more in all than is free.
+fn within(mut most: [usize; 6], mut free: usize) -> [usize; 6] {
+    for most in &mut most {
+        *most = (*most).min(free);
+        free -= *most;
+    }
+    most
+}
+
+fn place(class: Class) -> usize {
+    Class::ALL.into_iter().position(|known| known == class).expect("every class is among all of them")
+}
+
+fn settle(ended: Result<Class, tokio::task::JoinError>, of_class: &mut [usize; 6]) {
+    match ended {
+        Ok(class) => of_class[place(class)] = of_class[place(class)].saturating_sub(1),
+        // Its lease ends by itself. Which class it was isn't known: the largest is the likeliest.
+        Err(error) => {
+            tracing::error!(%error, "a worker panicked; its site is looked at again when the lease ends");
+            if let Some(largest) = of_class.iter_mut().max() {
+                *largest = largest.saturating_sub(1);
+            }
+        }
+    }
+}
+
+/// Nodes begin at different places, and don't run into each other.
+fn first_partition() -> usize {
+    (crate::issuance::draw() * f64::from(shared::domain::PARTITIONS - 1)) as usize
+}

@@ -1,0 +1,18 @@
+//! The daemon's schedule: what is due is claimed from the store, worked on, and given back with its next moment.
+//!
+//! - [`Node`]: one daemon of the fleet, and everything that its workers share. Any number of nodes share the work.
+//! - `claims`: takes what is due, each kind of work within its share. Costs what is due, not what exists.
+//! - `work`: one group that was claimed: ordered, looked at, or deleted.
+//! - `trouble`: a CA or an account that works for nobody is not asked for everybody.
+//! - `counters`: what a node did, for its metrics.
+//!
+//! What waits (for a retry, a limit, a CA) holds no worker, no lease and no memory: it is a score in a sorted set.
+
+mod claims;
+mod counters;
+mod node;
+mod trouble;
+mod work;
+
+pub use counters::Counters;
+pub use node::Node;

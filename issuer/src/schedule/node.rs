@@ -1,0 +1,114 @@
+//! One daemon of the fleet, and everything that its workers share.
+
+use super::{Counters, trouble::Troubles};
+use crate::{
+    ca::Ca,
+    issuance::{Issuance, SetupError},
+    preflight::{Departure, Resolver, ResolverError},
+};
+use shared::{
+    config::Config,
+    domain::{Backoff, Brake},
+    store::{Owner, Store, StoreError},
+    vault::Vault,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// How long brakes that were read are taken for those that are on.
+const BRAKES_KEPT: Duration = Duration::from_millis(500);
+
+/// One daemon of the fleet.
+pub struct Node {
+    pub(super) store: Store,
+    pub(super) config: Arc<Config>,
+    pub(super) owner: Owner,
+    pub(super) troubles: Troubles,
+    pub(super) departure: Option<Departure>,
+    pub(super) parked: Backoff,
+    pub(super) counters: Counters,
+    vault: Arc<Vault>,
+    issuances: tokio::sync::Mutex<HashMap<(String, String), Arc<Issuance>>>,
+    brakes: Mutex<Option<(Instant, Arc<Vec<Brake>>)>>,
+}
+
+/// Why a site's CA or account can't be worked with.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UnusableError {
+    #[error(transparent)]
+    Ca(#[from] crate::ca::CaError),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+}
+
+impl Node {
+    /// # Errors
+    /// The resolvers of the configuration can't be used.
+    pub fn new(
+        store: Store,
+        vault: Arc<Vault>,
+        config: Arc<Config>,
+        counters: Counters,
+    ) -> Result<Self, ResolverError> {
+        let resolver = Resolver::with_servers(&config.issuer.resolvers)?;
+        Ok(Self {
+            departure: Departure::of(&config.frontends, resolver),
+            parked: config.issuer.parked_backoff(),
+            store,
+            vault,
+            owner: Owner::this_process(),
+            troubles: Troubles::default(),
+            counters,
+            config,
+            issuances: tokio::sync::Mutex::default(),
+            brakes: Mutex::default(),
+        })
+    }
+
+    /// What orders for this account of this CA; made when it is first needed.
+    pub(super) async fn issuance(&self, ca: &str, account: &str) -> Result<Arc<Issuance>, UnusableError> {
+        let key = (ca.to_owned(), account.to_owned());
+        // One opens, the others wait for it: an account is made once.
+        let mut known = self.issuances.lock().await;
+        if let Some(issuance) = known.get(&key) {
+            return Ok(Arc::clone(issuance));
+        }
+        let authority = Ca::of(&self.config, Some(ca))?;
+        let opened =
+            Issuance::open_as(account, self.store.clone(), Arc::clone(&self.vault), authority, &self.config);
+        let issuance = Arc::new(opened.await?);
+        known.insert(key, Arc::clone(&issuance));
+        Ok(issuance)
+    }
+
+    /// Opens an account anew the next time: its key may have been changed by another node.
+    pub(super) async fn forget_issuance(&self, ca: &str, account: &str) {
+        self.issuances.lock().await.remove(&(ca.to_owned(), account.to_owned()));
+    }
+
+    /// The brakes that are on.
+    pub(super) async fn brakes(&self) -> Result<Arc<Vec<Brake>>, StoreError> {
+        let kept = self.brakes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((at, brakes)) = kept
+            && at.elapsed() < BRAKES_KEPT
+        {
+            return Ok(brakes);
+        }
+        let brakes = Arc::new(self.store.load_brakes().await?);
+        let fresh = (Instant::now(), Arc::clone(&brakes));
+        *self.brakes.lock().unwrap_or_else(PoisonError::into_inner) = Some(fresh);
+        Ok(brakes)
+    }
+
+    /// What there is trouble with, in words.
+    pub fn troubles(&self) -> Vec<String> {
+        let said = |(subject, what): (super::trouble::Subject, String)| match subject.account {
+            Some(account) => format!("the account {account:?} of {}: {what}", subject.ca),
+            None => format!("{}: {what}", subject.ca),
+        };
+        self.troubles.list().into_iter().map(said).collect()
+    }
+}

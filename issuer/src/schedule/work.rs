@@ -1,0 +1,272 @@
+//! One group that was claimed: ordered, looked at, or deleted.
+
+use super::{Node, node::UnusableError, trouble::Change};
+use crate::{
+    acme::RequestCounter,
+    issuance::{Outcome, Verdict, draw},
+    preflight::Whereabouts,
+};
+use jiff::{SignedDuration, Timestamp};
+use shared::{
+    domain::{
+        Braked, Class, DnsName, Event, EventKind, FailureClass, Parked, ParkedReason, Place, SiteId, brake_of,
+    },
+    error::Fault,
+    store::{Claimed, Field, Settlement, StoreError, StoredSite},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Semaphore, task::JoinSet};
+
+/// Names of one group whose DNS is asked at once.
+const LOOKS_AT_ONCE: usize = 16;
+/// A paused site needs nobody until it is resumed; it is looked at for its alerts.
+const PAUSED: SignedDuration = SignedDuration::from_hours(12);
+/// What a brake stops is looked at again after this.
+const BRAKED: SignedDuration = SignedDuration::from_secs(30);
+
+impl Node {
+    /// Never fails: what can't be written is looked at again when the lease ends.
+    pub(super) async fn work(self: &Arc<Self>, claimed: Claimed) {
+        if let Err(error) = self.work_on(&claimed).await {
+            let site = &claimed.lease.site;
+            tracing::warn!(error = shared::error::chain(&error), %site, "left until the lease ends");
+        }
+    }
+
+    async fn work_on(self: &Arc<Self>, claimed: &Claimed) -> Result<(), StoreError> {
+        let id = &claimed.lease.site;
+        let Some(stored) = self.store.load_site(id).await? else {
+            return self.delete_retired(claimed).await;
+        };
+        let site = &stored.site;
+        if site.paused.is_some() && !stored.retry {
+            return self.put_off(claimed, &stored, PAUSED).await;
+        }
+        if brake_of(&self.brakes().await?, Braked::Issuance, site).is_some() {
+            return self.put_off(claimed, &stored, BRAKED).await;
+        }
+        if let Some(wait) = self.troubles.wait(&site.ca, &site.account) {
+            return self.put_off(claimed, &stored, spread(wait)).await;
+        }
+        if let Some(parked) = &stored.parked
+            && parked.reason == ParkedReason::PausedByCa
+            && !stored.retry
+        {
+            return self.put_off(claimed, &stored, PAUSED).await;
+        }
+        let departed = if stored.retry { Vec::new() } else { self.departed(&stored).await };
+        if departed.len() == site.names.as_slice().len() {
+            return self.park(claimed, &stored, &departed).await;
+        }
+        let issuance = match self.issuance(&site.ca, &site.account).await {
+            Ok(issuance) => issuance,
+            Err(error) => return self.unusable(claimed, &stored, &error).await,
+        };
+        let departed = departed.into_iter().map(|(name, verdict, _)| (name, verdict)).collect();
+        let counter = RequestCounter::new();
+        let outcome = issuance.work(claimed, &stored, departed, &counter).await;
+        self.counters.outcome(&outcome, counter.count());
+        self.learn(&stored, &outcome).await;
+        Ok(())
+    }
+
+    async fn learn(&self, stored: &StoredSite, outcome: &Outcome) {
+        let site = &stored.site;
+        let names = &site.names;
+        match outcome {
+            Outcome::Issued(_) => tracing::info!(%names, site = %stored.id, "issued"),
+            Outcome::Failed(verdict) => {
+                tracing::warn!(%names, site = %stored.id, what = verdict.what, remedy = verdict.remedy, "failed");
+            }
+            Outcome::Waiting(failure) => tracing::info!(%names, what = failure.what, "waiting"),
+            Outcome::Stopped(why) => tracing::info!(%names, why, "stopped"),
+            Outcome::AlreadyValid(_) => {}
+        }
+        if matches!(outcome, Outcome::Failed(verdict) if verdict.class == FailureClass::Account) {
+            // Another node may have given the account a new key, or a person has mended it.
+            self.forget_issuance(&site.ca, &site.account).await;
+        }
+        let event = match self.troubles.learn(&site.ca, &site.account, outcome) {
+            Change::None => return,
+            Change::Began { subject, what, remedy } => {
+                let whose = subject.account.map_or(String::new(), |account| format!(", account {account:?}"));
+                let what = format!("{}{whose}: orders wait: {what}", subject.ca);
+                Event::new(EventKind::CaTrouble, Timestamp::now(), what).ca(subject.ca).remedy(remedy)
+            }
+            Change::Ended { subject } => {
+                let what = format!("{} issues again", subject.ca);
+                Event::new(EventKind::CaRecovered, Timestamp::now(), what).ca(subject.ca)
+            }
+        };
+        self.tell(event).await;
+    }
+
+    /// Gives a group back as it is, for a time: nothing has failed.
+    async fn put_off(
+        &self,
+        claimed: &Claimed,
+        stored: &StoredSite,
+        pause: SignedDuration,
+    ) -> Result<(), StoreError> {
+        let now = Timestamp::now();
+        let moment = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
+        let (class, urgent_from) = match claimed.class {
+            Class::Urgent => (Class::Renewal, Some(now)),
+            class => (class, None),
+        };
+        let place = Place { class, moment, deadline: now, urgent_from };
+        self.settle(claimed, stored, place, Vec::new(), Vec::new()).await
+    }
+
+    async fn settle(
+        &self,
+        claimed: &Claimed,
+        stored: &StoredSite,
+        place: Place,
+        fields: Vec<(Field, Option<String>)>,
+        events: Vec<Event>,
+    ) -> Result<(), StoreError> {
+        let events = events.iter().filter_map(|event| serde_json::to_string(event).ok()).collect();
+        let settlement =
+            Settlement { revision: stored.revision, place, done: Vec::new(), fields, events };
+        self.store.settle(&claimed.lease, &settlement).await
+    }
+
+    /// The configuration lacks the site's CA, or its account can't be opened.
+    async fn unusable(
+        &self,
+        claimed: &Claimed,
+        stored: &StoredSite,
+        error: &UnusableError,
+    ) -> Result<(), StoreError> {
+        let what = shared::error::chain(error);
+        let remedy = "put the CA's section of the configuration right, or give the site another CA";
+        let fault = match error {
+            UnusableError::Setup(crate::issuance::SetupError::Store(_)) => {
+                return self.put_off(claimed, stored, BRAKED).await;
+            }
+            UnusableError::Setup(crate::issuance::SetupError::Directory { .. }) => Fault::Ca,
+            _ => Fault::Operator,
+        };
+        let class = if fault == Fault::Ca { FailureClass::Ca } else { FailureClass::Account };
+        let verdict = Verdict::new(fault, class, what, remedy);
+        let now = Timestamp::now();
+        let mut failure = verdict.to_failure(stored.failure.as_ref(), now);
+        let pause = spread(self.config.issuer.backoff().pause(failure.count.min(2), draw()));
+        let next = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
+        failure.next = Some(next);
+        let outcome = Outcome::Failed(verdict);
+        self.counters.outcome(&outcome, 0);
+        self.learn(stored, &outcome).await;
+        let place = Place { class: Class::Retry, moment: next, deadline: next, urgent_from: None };
+        let event = told_of(stored, EventKind::Failed, now, &failure.what).because(&failure);
+        let record = serde_json::to_string(&failure).ok();
+        self.settle(claimed, stored, place, vec![(Field::Failure, record)], vec![event]).await
+    }
+
+    /// The names that lead elsewhere, each with what was found.
+    async fn departed(self: &Arc<Self>, stored: &StoredSite) -> Vec<(DnsName, Verdict, Whereabouts)> {
+        if self.departure.is_none() {
+            return Vec::new();
+        }
+        let places = Arc::new(Semaphore::new(LOOKS_AT_ONCE));
+        let mut looks = JoinSet::new();
+        for name in stored.site.names.iter().cloned() {
+            let (node, places) = (Arc::clone(self), Arc::clone(&places));
+            looks.spawn(async move {
+                let _place = places.acquire_owned().await;
+                let departure = node.departure.as_ref()?;
+                let found = departure.look(&name).await;
+                if !found.is_departed() {
+                    return None;
+                }
+                let what = format!(
+                    "{}: {}; nothing is ordered for it",
+                    name.to_unicode(),
+                    found.explain(&name, &node.config.frontends)
+                );
+                let remedy = "nothing, if the customer has left; else the name's DNS must lead to the frontends again";
+                let verdict = Verdict::new(Fault::Customer, FailureClass::NotPointingHere, what, remedy);
+                Some((name, verdict, found))
+            });
+        }
+        let mut departed = Vec::new();
+        while let Some(found) = looks.join_next().await {
+            departed.extend(found.ok().flatten());
+        }
+        departed.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        departed
+    }
+
+    /// Every name has left: nothing is ordered, and the DNS is asked again from time to time.
+    async fn park(
+        &self,
+        claimed: &Claimed,
+        stored: &StoredSite,
+        departed: &[(DnsName, Verdict, Whereabouts)],
+    ) -> Result<(), StoreError> {
+        let now = Timestamp::now();
+        let before = stored.parked.as_ref();
+        let verdicts = departed.iter().map(|(_, verdict, _)| verdict.what.as_str()).collect::<Vec<_>>();
+        let remedy = departed.first().map_or("", |(_, verdict, _)| verdict.remedy.as_str());
+        let parked = Parked {
+            reason: ParkedReason::Departed,
+            since: before.map_or(now, |before| before.since),
+            what: verdicts.join("; "),
+            remedy: remedy.to_owned(),
+            looks: before.map_or(0, |before| before.looks).saturating_add(1),
+        };
+        let pause = SignedDuration::try_from(self.parked.pause(parked.looks, draw())).unwrap_or(PAUSED);
+        let moment = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
+        let place = Place { class: Class::Check, moment, deadline: moment, urgent_from: None };
+        let events = if before.is_none() {
+            vec![told_of(stored, EventKind::Departed, now, &parked.what).remedy(remedy)]
+        } else {
+            Vec::new()
+        };
+        let fields = vec![(Field::Parked, serde_json::to_string(&parked).ok()), (Field::Failure, None)];
+        self.settle(claimed, stored, place, fields, events).await
+    }
+
+    /// A group that is no longer wanted: deleted once its grace time is over.
+    async fn delete_retired(&self, claimed: &Claimed) -> Result<(), StoreError> {
+        let id = &claimed.lease.site;
+        let Some(retired) = self.store.load_retired(id).await? else {
+            return self.store.delete_group(&claimed.lease).await.map(drop);
+        };
+        let now = Timestamp::now();
+        // To the second: so is the moment's record.
+        if retired.delete_at > now {
+            let place = Place {
+                class: Class::Check,
+                moment: retired.delete_at,
+                deadline: retired.delete_at,
+                urgent_from: None,
+            };
+            let settlement = Settlement {
+                revision: retired.revision,
+                place,
+                done: Vec::new(),
+                fields: Vec::new(),
+                events: Vec::new(),
+            };
+            return self.store.settle(&claimed.lease, &settlement).await;
+        }
+        self.store.release_names(retired.names.as_slice(), &id.site(), Some(id)).await?;
+        if self.store.delete_group(&claimed.lease).await? {
+            tracing::info!(names = %retired.names, site = %id, "deleted after its grace time");
+        }
+        Ok(())
+    }
+}
+
+fn told_of(stored: &StoredSite, kind: EventKind, now: Timestamp, what: &str) -> Event {
+    let id: &SiteId = &stored.id;
+    let site = &stored.site;
+    Event::new(kind, now, what).for_site(id).names(site.names.iter()).ca(&site.ca).tags(&site.tags)
+}
+
+/// Up to half as long again: what waits for one thing does not come back at one moment.
+fn spread(pause: Duration) -> SignedDuration {
+    SignedDuration::try_from(pause.mul_f64(1.0 + draw() / 2.0)).unwrap_or(PAUSED)
+}

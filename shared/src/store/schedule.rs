@@ -1,0 +1,243 @@
+//! The schedule: what is due is taken under leases, and given back with what came of it and its next place.
+
+use super::{Lease, LeaseAttempt, Store, StoreError, keys, scripts};
+use crate::domain::{Class, Partition, Place, SiteId, Slot};
+use redis::{FromRedisValue, Value, cmd};
+use std::time::Duration;
+
+/// How many groups one claim makes ready at most: a long queue is not moved at once.
+const MOVED_AT_ONCE: usize = 512;
+
+/// A group that was due, and the right to work on it.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub lease: Lease,
+    pub class: Class,
+}
+
+/// What one claim found.
+#[derive(Clone, Debug, Default)]
+pub struct Claim {
+    pub taken: Vec<Claimed>,
+    /// How long until more is due in this partition; `None` when nothing is scheduled there.
+    pub next: Option<Duration>,
+}
+
+/// What came of the work on a group.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// The revision of the group that was worked on: [`super::StoredSite::revision`].
+    pub revision: u64,
+    pub place: Place,
+    /// Orders that are done.
+    pub done: Vec<Slot>,
+    /// Fields of the group's record to write; `None` deletes.
+    pub fields: Vec<(Field, Option<String>)>,
+    /// Events, JSON.
+    pub events: Vec<String>,
+}
+
+/// What a settlement may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    Failure,
+    Cut,
+    Parked,
+    /// The stage of expiry that was told last.
+    Alert,
+    /// Names that are cut out are tried again at once.
+    Retry,
+    /// Certificates issued before this moment (unix seconds) are renewed.
+    Force,
+    /// Until when what was rolled back to is left alone (unix seconds).
+    Held,
+}
+
+/// How much of each kind of work is due, and what is scheduled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Load {
+    pub groups: u64,
+    pub scheduled: u64,
+    pub overdue: u64,
+    pub ready: std::collections::BTreeMap<Class, u64>,
+    pub failing: u64,
+    pub parked: u64,
+}
+
+impl Field {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failure => "failure",
+            Self::Cut => "cut",
+            Self::Parked => "parked",
+            Self::Alert => "alert",
+            Self::Retry => "retry",
+            Self::Force => "force",
+            Self::Held => "held",
+        }
+    }
+}
+
+impl Store {
+    /// Takes what is due in a partition, at most as many of each class (in the order of [`Class::ALL`]).
+    ///
+    /// # Errors
+    /// [`StoreError`]. What was taken without an answer is due again when its lease ends.
+    pub async fn claim(
+        &self,
+        partition: Partition,
+        attempt: &LeaseAttempt,
+        length: Duration,
+        most: [usize; 6],
+    ) -> Result<Claim, StoreError> {
+        let mut arguments = vec![
+            attempt.owner.clone(),
+            length.as_millis().to_string(),
+            attempt.random.clone(),
+            MOVED_AT_ONCE.to_string(),
+        ];
+        for (class, most) in Class::ALL.into_iter().zip(most) {
+            arguments.extend([class.letter().to_string(), most.to_string()]);
+        }
+        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+        let answer: Vec<String> =
+            self.link.script(&scripts::CLAIM, &[keys::due(partition)], &arguments).await?;
+        let mut words = answer.into_iter();
+        let next = words.next().and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+        let mut taken = Vec::new();
+        while let (Some(id), Some(token), Some(class)) = (words.next(), words.next(), words.next()) {
+            let damaged = || StoreError::corrupt(keys::due(partition), format!("{id:?}, class {class:?}"));
+            let site = SiteId::parse(&id).ok_or_else(damaged)?;
+            let class = Class::of_letter(&class).ok_or_else(damaged)?;
+            taken.push(Claimed { lease: Lease { site, token, length }, class });
+        }
+        Ok(Claim { taken, next })
+    }
+
+    /// Gives a group back with what came of the work on it.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when the lease was lost, or when this settlement was made already and its answer lost.
+    pub async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<(), StoreError> {
+        let mut touched = vec![keys::site(&lease.site)];
+        touched.extend(settlement.done.iter().map(|slot| keys::order(&lease.site, *slot)));
+        let mut arguments = vec![
+            lease.token.clone(),
+            lease.site.to_string(),
+            settlement.revision.to_string(),
+            to_record(&settlement.place),
+            settlement.place.moment.as_millisecond().to_string(),
+            settlement.fields.len().to_string(),
+        ];
+        for (field, value) in &settlement.fields {
+            arguments.extend([field.as_str().to_owned(), value.clone().unwrap_or_default()]);
+        }
+        arguments.extend(settlement.events.iter().cloned());
+        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+        self.confirmed.script(&scripts::SETTLE, &touched, &arguments).await
+    }
+
+    /// Has a group looked at now, with fields that say what is wished for. `false` where there is no such group.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn nudge(
+        &self,
+        id: &SiteId,
+        place: &Place,
+        fields: &[(Field, String)],
+    ) -> Result<bool, StoreError> {
+        let place = to_record(place);
+        let mut arguments = vec![id.as_str().as_bytes(), place.as_bytes()];
+        for (field, value) in fields {
+            arguments.extend([field.as_str().as_bytes(), value.as_bytes()]);
+        }
+        let found: i64 = self.confirmed.script(&scripts::NUDGE, &[keys::site(id)], &arguments).await?;
+        Ok(found == 1)
+    }
+
+    /// Deletes a retired group with everything of it; `false` where it is wanted again.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when the lease was lost.
+    pub async fn delete_group(&self, lease: &Lease) -> Result<bool, StoreError> {
+        let mut touched = vec![keys::site(&lease.site)];
+        touched.extend(Slot::ALL.map(|slot| keys::order(&lease.site, slot)));
+        let arguments = [lease.token.as_bytes(), lease.site.as_str().as_bytes()];
+        let deleted: i64 = self.confirmed.script(&scripts::DELETE_GROUP, &touched, &arguments).await?;
+        Ok(deleted == 1)
+    }
+
+    /// What is scheduled and what is due, at `now_ms`. Costs the partitions, not the groups.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_of_schedule(&self, now_ms: i64) -> Result<Load, StoreError> {
+        let mut load = Load::default();
+        for partition in Partition::all() {
+            let mut pipeline = redis::Pipeline::new();
+            pipeline.cmd("ZCARD").arg(keys::sites(partition));
+            pipeline.cmd("ZCARD").arg(keys::due(partition));
+            pipeline.cmd("ZCOUNT").arg(keys::due(partition)).arg("-inf").arg(now_ms);
+            pipeline.cmd("ZCARD").arg(keys::failing(partition));
+            pipeline.cmd("ZCARD").arg(keys::parked(partition));
+            for class in Class::ALL {
+                pipeline.cmd("ZCARD").arg(keys::ready(partition, class));
+            }
+            let counts: Vec<u64> = self.link.pipe(&pipeline).await?;
+            let [groups, scheduled, overdue, failing, parked, ready @ ..] = counts.as_slice() else {
+                return Err(StoreError::corrupt(keys::due(partition), "a count is missing"));
+            };
+            load.groups += groups;
+            load.scheduled += scheduled;
+            load.overdue += overdue;
+            load.failing += failing;
+            load.parked += parked;
+            for (class, count) in Class::ALL.into_iter().zip(ready) {
+                *load.ready.entry(class).or_default() += count;
+            }
+        }
+        Ok(load)
+    }
+
+    /// Groups that fail, or that are parked: those since the longest first in each partition.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list_troubled(&self, parked: bool, limit: usize) -> Result<Vec<SiteId>, StoreError> {
+        let mut found = Vec::new();
+        for partition in Partition::all() {
+            if found.len() >= limit {
+                break;
+            }
+            let key = if parked { keys::parked(partition) } else { keys::failing(partition) };
+            let mut range = cmd("ZRANGE");
+            range.arg(key).arg(0).arg(limit - found.len() - 1);
+            let ids: Vec<String> = self.link.query(&range).await?;
+            found.extend(ids.iter().filter_map(|id| SiteId::parse(id)));
+        }
+        Ok(found)
+    }
+
+    /// When a group is next looked at; `None` while it is due, or not scheduled.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn next_look(&self, id: &SiteId) -> Result<Option<jiff::Timestamp>, StoreError> {
+        let mut score = cmd("ZSCORE");
+        score.arg(keys::due(id.partition())).arg(id.as_str());
+        let value: Value = self.link.query(&score).await?;
+        let score: Option<f64> =
+            Option::from_redis_value(value).map_err(|e| StoreError::corrupt(keys::due(id.partition()), e))?;
+        Ok(score.and_then(|ms| jiff::Timestamp::from_millisecond(ms as i64).ok()))
+    }
+}
+
+/// `CLASS DEADLINE [URGENT]`, times in seconds.
+pub(super) fn to_record(place: &Place) -> String {
+    let deadline = place.deadline.as_second().max(0);
+    match place.urgent_from {
+        Some(urgent) => format!("{} {deadline} {}", place.class.letter(), urgent.as_second().max(0)),
+        None => format!("{} {deadline}", place.class.letter()),
+    }
+}

@@ -1,0 +1,39 @@
+-- The wanted state of a site: its groups as they are from now on, those that are no longer wanted retired. All at once.
+-- KEYS: due. ARGV: JSON {site, revision ('' where it must be new), numbers of its groups or '', groups: [{id, spec, place, moment
+-- (absent: nothing to do for it)}], retired: [{id, place, moment}], events: [...]}.
+-- Answers the new revision.
+local wish = cjson.decode(ARGV[1])
+local root = group_key(wish.site)
+local known = redis.call('HMGET', root, 'wrev', 'spec', 'groups')
+local revision = known[1] or '0'
+if wish.revision == '' then
+  if known[2] or known[3] then return redis.error_reply('CONFLICT the site is there already') end
+elseif wish.revision ~= revision then
+  return redis.error_reply('CONFLICT the site was changed')
+end
+for _, group in ipairs(wish.retired) do
+  local key = group_key(group.id)
+  local spec = redis.call('HGET', key, 'spec')
+  if spec then
+    redis.call('HSET', key, 'retired', spec)
+    redis.call('HDEL', key, 'spec', 'failure', 'cut', 'parked', 'retry', 'force')
+    redis.call('HINCRBY', key, 'rev', 1)
+    redis.call('ZREM', base .. 'sites', group.id)
+    if is_held(group.id) then redis.call('HSET', key, 'sched', group.place) else place(group.id, group.place, group.moment) end
+    index(group.id)
+  end
+end
+for _, group in ipairs(wish.groups) do
+  local key = group_key(group.id)
+  redis.call('HSET', key, 'spec', group.spec)
+  redis.call('HDEL', key, 'retired')
+  redis.call('ZADD', base .. 'sites', 0, group.id)
+  if group.place then
+    redis.call('HINCRBY', key, 'rev', 1)
+    -- Whoever works on it now finds the new revision at the end, and has it looked at again.
+    if is_held(group.id) then redis.call('HSET', key, 'sched', group.place) else place(group.id, group.place, group.moment) end
+  end
+end
+if wish.numbers ~= '' then redis.call('HSET', root, 'groups', wish.numbers) else redis.call('HDEL', root, 'groups') end
+for _, event in ipairs(wish.events) do tell(event) end
+return redis.call('HINCRBY', root, 'wrev', 1)

@@ -1,0 +1,28 @@
+-- Gives a group back with what came of the work: the orders that are done end, the fields that say how it stands are written, it
+-- gets its next place in the schedule, and what happened is told. All at once, or nothing where the lease was lost.
+-- KEYS: group, orders that are done. ARGV: token, id, revision of the group that was worked on, place, moment (ms),
+-- number of fields, field and value of each ('' deletes), events.
+if redis.call('HGET', KEYS[1], 'lease') ~= ARGV[1] then return redis.error_reply('FENCED another holder') end
+local id = ARGV[2]
+for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end
+redis.call('HDEL', KEYS[1], 'lease', 'lease_owner', 'lease_until')
+-- What was wished for in the meantime is not overwritten: it is looked at again at once.
+local same = (redis.call('HGET', KEYS[1], 'rev') or '0') == ARGV[3]
+local at = 7
+for _ = 1, tonumber(ARGV[6]) do
+  local field, value = ARGV[at], ARGV[at + 1]
+  at = at + 2
+  if value ~= '' then
+    redis.call('HSET', KEYS[1], field, value)
+  elseif same or (field ~= 'retry' and field ~= 'force') then
+    redis.call('HDEL', KEYS[1], field)
+  end
+end
+if same then
+  place(id, ARGV[4], ARGV[5])
+else
+  place(id, redis.call('HGET', KEYS[1], 'sched') or ARGV[4], now)
+end
+index(id)
+for i = at, #ARGV do tell(ARGV[i]) end
+return 1
