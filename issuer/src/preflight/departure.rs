@@ -1,5 +1,8 @@
 //! Whether a name's DNS still leads to our frontends. A name that has gone elsewhere costs an order and a failed
 //! validation each time; it can be told for two questions to a resolver.
+//!
+//! A name behind a proxy of the customer's (a CDN) leads elsewhere too, though its challenges may reach us. Only the
+//! self-check ([`super::reach`]) tells the two apart.
 
 use super::resolve::{ResolveFailure, Resolver};
 use shared::{config::Frontends, domain::DnsName};
@@ -111,7 +114,7 @@ impl Departure {
 }
 
 impl Whereabouts {
-    /// Whether an order for the name can only fail. Never where the DNS did not tell.
+    /// Whether no address of the name is ours. Never where the DNS did not tell.
     pub fn is_departed(&self) -> bool {
         matches!(self, Self::Elsewhere { .. } | Self::Gone)
     }
