@@ -53,11 +53,10 @@ impl MockDns {
         self.process.assert_running()
     }
 
-    /// Replaces the A records of a name; an empty list makes it have none (and no default).
+    /// Replaces the A records of a name; an empty list leaves it the default address.
     pub async fn set_a(&self, name: &str, addresses: &[Ipv4Addr]) -> Result<()> {
         self.clear_a(name).await?;
-        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        self.post("add-a", &json!({"host": name, "addresses": addresses})).await
+        self.add("add-a", name, addresses).await
     }
 
     /// Gives a name its default A record back.
@@ -68,8 +67,16 @@ impl MockDns {
     /// Replaces the AAAA records of a name.
     pub async fn set_aaaa(&self, name: &str, addresses: &[std::net::Ipv6Addr]) -> Result<()> {
         self.post("clear-aaaa", &json!({"host": name})).await?;
+        self.add("add-aaaa", name, addresses).await
+    }
+
+    /// The server refuses to add nothing.
+    async fn add<T: ToString>(&self, what: &str, name: &str, addresses: &[T]) -> Result<()> {
+        if addresses.is_empty() {
+            return Ok(());
+        }
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        self.post("add-aaaa", &json!({"host": name, "addresses": addresses})).await
+        self.post(what, &json!({"host": name, "addresses": addresses})).await
     }
 
     /// Replaces the A and AAAA records of a name.

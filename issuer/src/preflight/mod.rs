@@ -9,8 +9,9 @@
 //! - [`resolve`]: A and AAAA, by the system's resolvers or given ones;
 //! - [`fetch`]: one request on one connection; [`response`]: what came back, parsed;
 //! - [`validator`]: the hops of one validation; [`finding`]: what was met on the way, and how to say it;
-//! - [`reach`]: the self-check of an order.
+//! - [`reach`]: the self-check of an order; [`departure`]: whether a name still leads to the frontends at all.
 
+pub mod departure;
 pub mod fetch;
 pub mod finding;
 pub mod reach;
@@ -25,6 +26,7 @@ mod tests;
 
 use std::{fmt, sync::Arc};
 
+pub use departure::{Departure, Whereabouts};
 pub use finding::{Class, Failure, Finding, Hop, Outcome};
 pub use reach::{Reach, SelfCheck};
 pub use resolve::{ResolveFailure, Resolver, ResolverError};

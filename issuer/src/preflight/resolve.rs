@@ -4,18 +4,21 @@ use super::{Rules, special_purpose::is_special_purpose};
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
-    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    net::{DnsError, NetError, NoRecords, runtime::TokioRuntimeProvider},
     proto::{
         op::ResponseCode,
-        rr::{Name, RData, RecordType},
+        rr::{Name, RData, Record, RecordType},
     },
 };
+use shared::domain::DnsName;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
+/// Longest chain of aliases that is followed.
+const MOST_ALIASES: usize = 8;
 /// How long one question to one resolver may take.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -37,6 +40,16 @@ pub struct Addresses {
     pub v4: Vec<IpAddr>,
     /// Special-purpose addresses, which the CA ignores.
     pub ignored: Vec<IpAddr>,
+}
+
+/// All that the DNS says about where a name leads, special-purpose addresses included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trail {
+    /// The targets of the chain of CNAME records, the name's own first.
+    pub(super) aliases: Vec<String>,
+    pub(super) addresses: Vec<IpAddr>,
+    /// Why there may be more than that.
+    pub(super) gap: Option<ResolveFailure>,
 }
 
 /// Why a name leads nowhere.
@@ -93,8 +106,7 @@ impl Resolver {
     /// # Errors
     /// [`ResolveFailure`] when no address is left that a CA would ask.
     pub async fn addresses(&self, host: &str, rules: &Rules) -> Result<Addresses, ResolveFailure> {
-        let name = Name::from_ascii(format!("{}.", host.trim_end_matches('.')))
-            .map_err(|error| ResolveFailure::Other { name: host.to_owned(), reason: error.to_string() })?;
+        let name = absolute(host)?;
         let (v6, v4) = tokio::join!(self.ask(&name, RecordType::AAAA), self.ask(&name, RecordType::A));
         // A resolver that fails says more than one that has no record.
         let mut failures: Vec<_> =
@@ -120,17 +132,122 @@ impl Resolver {
         Err(failures.into_iter().next().unwrap_or(ResolveFailure::NoAddresses(name)))
     }
 
+    /// A and AAAA of a name with the aliases on the way. Aliases that end without an address take one more question
+    /// each, since the answer does not show them.
+    pub(super) async fn trail(&self, host: &DnsName) -> Trail {
+        let name = match absolute(host.as_str()) {
+            Ok(name) => name,
+            Err(failure) => return Trail { gap: Some(failure), ..Trail::default() },
+        };
+        let (v6, v4) =
+            tokio::join!(self.look_up(&name, RecordType::AAAA), self.look_up(&name, RecordType::A));
+        let mut trail = Trail::default();
+        let mut records = Vec::new();
+        let mut dangling = false;
+        for answer in [v4, v6] {
+            match answer {
+                Ok(found) => records.extend(found),
+                Err(NetError::Dns(DnsError::NoRecordsFound(none))) if is_final(&none) => {
+                    dangling |= none.query.name() != &name;
+                }
+                Err(error) => trail.gap = Some(why_unknown(host.as_str(), &error)),
+            }
+        }
+        trail.addresses = addresses_in(&records);
+        trail.aliases = follow(&name, &records).iter().map(as_text).collect();
+        if dangling && trail.addresses.is_empty() && trail.gap.is_none() {
+            self.follow_dangling(name, &mut trail).await;
+        }
+        trail
+    }
+
+    async fn follow_dangling(&self, name: Name, trail: &mut Trail) {
+        let mut last = name;
+        while trail.aliases.len() < MOST_ALIASES {
+            match self.look_up(&last, RecordType::CNAME).await {
+                Ok(records) => {
+                    let Some(next) = alias_in(&last, &records) else { return };
+                    let text = as_text(&next);
+                    if trail.aliases.contains(&text) {
+                        return;
+                    }
+                    trail.aliases.push(text);
+                    last = next;
+                }
+                Err(NetError::Dns(DnsError::NoRecordsFound(none))) if is_final(&none) => return,
+                Err(error) => {
+                    trail.gap = Some(why_unknown(&as_text(&last), &error));
+                    return;
+                }
+            }
+        }
+    }
+
     async fn ask(&self, name: &Name, record_type: RecordType) -> Result<Vec<IpAddr>, NetError> {
-        let lookup = self.inner.lookup(name.clone(), record_type).await?;
-        Ok(lookup
-            .answers()
-            .iter()
-            .filter_map(|record| match &record.data {
-                RData::A(a) => Some(IpAddr::V4(a.0)),
-                RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
-                _ => None,
-            })
-            .collect())
+        Ok(addresses_in(&self.look_up(name, record_type).await?))
+    }
+
+    async fn look_up(&self, name: &Name, record_type: RecordType) -> Result<Vec<Record>, NetError> {
+        Ok(self.inner.lookup(name.clone(), record_type).await?.answers().to_vec())
+    }
+}
+
+/// The name as it is asked for: no search list applies to it.
+fn absolute(host: &str) -> Result<Name, ResolveFailure> {
+    Name::from_ascii(format!("{}.", host.trim_end_matches('.')))
+        .map_err(|error| ResolveFailure::Other { name: host.to_owned(), reason: error.to_string() })
+}
+
+fn addresses_in(records: &[Record]) -> Vec<IpAddr> {
+    let address = |record: &Record| match &record.data {
+        RData::A(a) => Some(IpAddr::V4(a.0)),
+        RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
+        _ => None,
+    };
+    records.iter().filter_map(address).collect()
+}
+
+fn alias_in(name: &Name, records: &[Record]) -> Option<Name> {
+    records.iter().find_map(|record| match &record.data {
+        RData::CNAME(target) if &record.name == name => Some(target.0.clone()),
+        _ => None,
+    })
+}
+
+/// The chain of aliases from `name` on, in whatever order the records came.
+fn follow(name: &Name, records: &[Record]) -> Vec<Name> {
+    let mut chain = Vec::new();
+    let mut last = name.clone();
+    while chain.len() < MOST_ALIASES
+        && let Some(next) = alias_in(&last, records)
+    {
+        chain.push(next.clone());
+        last = next;
+    }
+    chain
+}
+
+/// Lower case, without the dot of the root.
+fn as_text(name: &Name) -> String {
+    name.to_ascii().trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Whether this says that there is nothing. A server that does not resolve refers to others instead, for every name.
+fn is_final(none: &NoRecords) -> bool {
+    matches!(none.response_code, ResponseCode::NXDomain | ResponseCode::NoError) && !refers(none)
+}
+
+fn refers(none: &NoRecords) -> bool {
+    none.ns.is_some() && none.soa.is_none()
+}
+
+fn why_unknown(host: &str, error: &NetError) -> ResolveFailure {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) if refers(none) => ResolveFailure::Other {
+            name: host.to_owned(),
+            reason: "the resolver refers to other nameservers instead of asking them".to_owned(),
+        },
+        other => describe(host, other),
     }
 }
 

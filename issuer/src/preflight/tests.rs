@@ -3,7 +3,10 @@
 use super::*;
 use hickory_resolver::proto::{
     op::{Message, Query, ResponseCode},
-    rr::{RData, Record, RecordType},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{CNAME, NS},
+    },
 };
 use shared::domain::{KeyAuthorization, Thumbprint, Token};
 use std::{
@@ -19,10 +22,11 @@ const PATH: &str = "/.well-known/acme-challenge/aaaaaaaaaaaaaaaaaaaaaa";
 const V4: &str = "127.0.0.1";
 const V6: &str = "::1";
 
-type Zone = &'static [(&'static str, &'static [&'static str])];
+pub(super) type Zone = &'static [(&'static str, &'static [&'static str])];
 
-/// Answers A and AAAA from `zone`; a name with the address `fail` gets SERVFAIL, one that is absent NXDOMAIN.
-async fn serve_dns(zone: Zone) -> SocketAddr {
+/// Answers from `zone`, where what is no address is an alias; a name with the address `fail` gets SERVFAIL, with `refer`
+/// the nameserver of a zone below, and one that is absent NXDOMAIN.
+pub(super) async fn serve_dns(zone: Zone) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
@@ -32,17 +36,22 @@ async fn serve_dns(zone: Zone) -> SocketAddr {
             let query: Query = question.queries[0].clone();
             let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
             let asked = query.name().to_ascii();
-            match zone.iter().find(|(name, _)| format!("{name}.") == asked) {
+            match zone.iter().find(|(name, _)| format!("{name}.").eq_ignore_ascii_case(&asked)) {
                 None => answer.metadata.response_code = ResponseCode::NXDomain,
                 Some((_, ["fail"])) => answer.metadata.response_code = ResponseCode::ServFail,
-                Some((_, addresses)) => {
-                    for address in *addresses {
-                        let data = match address.parse().unwrap() {
-                            IpAddr::V4(v4) if query.query_type() == RecordType::A => RData::A(v4.into()),
-                            IpAddr::V6(v6) if query.query_type() == RecordType::AAAA => {
-                                RData::AAAA(v6.into())
+                Some((_, ["refer"])) => {
+                    let server = RData::NS(NS(Name::from_ascii("ns.elsewhere.test.").unwrap()));
+                    answer.authorities.push(Record::from_rdata(query.name().clone(), 60, server));
+                }
+                Some((_, values)) => {
+                    for value in *values {
+                        let data = match (value.parse(), query.query_type()) {
+                            (Ok(IpAddr::V4(v4)), RecordType::A) => RData::A(v4.into()),
+                            (Ok(IpAddr::V6(v6)), RecordType::AAAA) => RData::AAAA(v6.into()),
+                            (Ok(_), _) => continue,
+                            (Err(_), _) => {
+                                RData::CNAME(CNAME(Name::from_ascii(format!("{value}.")).unwrap()))
                             }
-                            _ => continue,
                         };
                         answer.answers.push(Record::from_rdata(query.name().clone(), 60, data));
                     }

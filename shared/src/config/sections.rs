@@ -1,6 +1,6 @@
 //! The sections of the file, one type each. A new key has a default that keeps an old file working.
 
-use crate::domain::{Backoff, KeyType};
+use crate::domain::{Backoff, DnsName, KeyType};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -222,7 +222,8 @@ impl Default for Certificates {
 #[serde(deny_unknown_fields, default)]
 pub struct Frontends {
     pub addresses: Vec<IpAddr>,
-    pub cname_targets: Vec<String>,
+    /// Hosts that the CNAME records of customers name; what is below one belongs to it.
+    pub cname_targets: Vec<DnsName>,
 }
 
 /// `[notify]`
