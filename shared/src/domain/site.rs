@@ -55,9 +55,17 @@ impl fmt::Display for SiteId {
 }
 
 impl Partition {
+    /// Where things are kept that belong to no site.
+    pub const FIRST: Self = Self(0);
+
     /// All of them, in the order of the site ids they hold.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..PARTITIONS).map(Self)
+    }
+
+    /// Its number, from 0 to [`PARTITIONS`] - 1.
+    pub fn number(self) -> usize {
+        usize::from(self.0)
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `sp:{pNN}:site:ID` | hash | a site: `spec`, `lease*`, `cert:SLOT`, `prev:SLOT`, `failure` |
 //! | `sp:{pNN}:order:ID:SLOT` | string | the open order of a lineage, JSON |
 //! | `sp:{pNN}:cert:ID:CERT` | string | a certificate: leaf, sealed key, reference to its chain |
+//! | `sp:{pNN}:events` | stream | what happened to the partition's sites, newest 20,000; in `p00` also what belongs to no site |
 //! | `sp:{pNN}:sites` | sorted set | the ids of the partition's sites, in their order |
 //! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
 //! | `sp:name:NAME` | string | the site that serves a name |
@@ -19,6 +20,9 @@
 //! | `sp:frontends` | sorted set | the names of every frontend |
 //! | `sp:internal-ca` | string | the fleet's own CA, JSON, with its sealed key |
 //! | `sp:vault:canary` | string | a known text, sealed with the current key-encryption key |
+//! | `sp:{notify}:leader` | string | the node that tells the operator; expires by itself |
+//! | `sp:{notify}:state` | hash | by receiver: how far it has been told, and the message that is on its way, JSON |
+//! | `sp:{notify}:told:RECEIVER` | hash | by site: which of its failures the receiver was told, JSON; gone once it recovers |
 //! | `sp:audit` | stream | who read which key, newest million |
 
 use crate::domain::{CertificateId, DnsName, Partition, SiteId, Slot};
@@ -29,6 +33,8 @@ pub(super) const FRONTENDS: &str = "sp:frontends";
 pub(super) const INTERNAL_CA: &str = "sp:internal-ca";
 pub(super) const CANARY: &str = "sp:vault:canary";
 pub(super) const AUDIT: &str = "sp:audit";
+pub(super) const NOTIFY_LEADER: &str = "sp:{notify}:leader";
+pub(super) const NOTIFY_STATE: &str = "sp:{notify}:state";
 
 pub(super) fn site(id: &SiteId) -> String {
     format!("sp:{{{}}}:site:{id}", id.partition())
@@ -44,6 +50,10 @@ pub(super) fn certificate(id: &SiteId, certificate: &CertificateId) -> String {
 
 pub(super) fn sites(partition: Partition) -> String {
     format!("sp:{{{partition}}}:sites")
+}
+
+pub(super) fn events(partition: Partition) -> String {
+    format!("sp:{{{partition}}}:events")
 }
 
 pub(super) fn chain(sha256_hex: &str) -> String {
@@ -72,4 +82,8 @@ pub(super) fn frontend(name: &str) -> String {
 
 pub(super) fn frontend_key(sha256_hex: &str) -> String {
     format!("sp:frontend-key:{sha256_hex}")
+}
+
+pub(super) fn told(receiver: &str) -> String {
+    format!("sp:{{notify}}:told:{receiver}")
 }

@@ -40,10 +40,13 @@ macro_rules! scripts {
 
 scripts! {
     ACQUIRE_LEASE: "acquire_lease.lua",
+    COMMIT_NOTIFY_STATE: "commit_notify_state.lua",
     FAIL_ORDER: "fail_order.lua",
     PUBLISH: "publish.lua",
     RELEASE_LEASE: "release_lease.lua",
+    RELEASE_NOTIFY_LEAD: "release_notify_lead.lua",
     RENEW_LEASE: "renew_lease.lua",
+    RENEW_NOTIFY_LEAD: "renew_notify_lead.lua",
     REMOVE_RECORD: "remove_record.lua",
     REPLACE_RECORD: "replace_record.lua",
     STORE_CERTIFICATE: "store_certificate.lua",
