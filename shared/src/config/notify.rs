@@ -69,7 +69,8 @@ impl Notify {
     /// What each value alone can't show: a key, and what is wrong about it.
     pub(super) fn contradictions(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
-        let mut wrong = |key: &'static str, message: &str| found.push((key, format!("notify.{key}: {message}")));
+        let mut wrong =
+            |key: &'static str, message: &str| found.push((key, format!("notify.{key}: {message}")));
         match &self.webhook_url {
             Some(url) => {
                 if !matches!(url::Url::parse(url), Ok(url) if matches!(url.scheme(), "https" | "http")) {

@@ -167,7 +167,10 @@ mod tests {
         assert!(cursor.is_past(id) && cursor.is_past(earlier));
         assert!(!cursor.is_past("p08-1732460400000-0".parse().unwrap()));
         assert_eq!(cursor.to_string().parse(), Ok(cursor.clone()));
-        assert_eq!(cursor.to_string(), format!("{}1732460400000-3{}1732460400000", ",".repeat(7), ",".repeat(56)));
+        assert_eq!(
+            cursor.to_string(),
+            format!("{}1732460400000-3{}1732460400000", ",".repeat(7), ",".repeat(56))
+        );
         for wrong in ["", "1,2", &"x,".repeat(63)] {
             assert!(wrong.parse::<EventCursor>().is_err(), "{wrong}");
         }

@@ -10,7 +10,7 @@ use redis::{Pipeline, cmd};
 use serde::{Deserialize, Serialize};
 
 /// Entries that are kept of each partition, about.
-pub const KEPT: usize = 20_000;
+const KEPT: usize = 20_000;
 /// Entries of one partition that are asked for at once, at most.
 const LARGEST_PAGE: usize = 256;
 
@@ -95,7 +95,8 @@ impl Store {
         let mut add = cmd("XADD");
         add.arg(&key).arg("MAXLEN").arg("~").arg(KEPT).arg("*").arg("e").arg(record);
         let id: String = self.link.query(&add).await?;
-        EventId::parse(partition, &id).ok_or_else(|| StoreError::corrupt(key, format!("no stream id: {id:?}")))
+        EventId::parse(partition, &id)
+            .ok_or_else(|| StoreError::corrupt(key, format!("no stream id: {id:?}")))
     }
 
     /// The newest events that are wanted, oldest first, at most `limit`.
@@ -224,7 +225,11 @@ impl Store {
             let read = cursor.id(partition);
             (oldest > read).then(|| LostEvents { partition, after: read.time(), before: oldest.time() })
         };
-        Ok(begun.into_iter().zip(answers).filter_map(|(partition, entries)| oldest_of(partition, entries)).collect())
+        Ok(begun
+            .into_iter()
+            .zip(answers)
+            .filter_map(|(partition, entries)| oldest_of(partition, entries))
+            .collect())
     }
 }
 

@@ -64,8 +64,7 @@ impl Store {
         state: &str,
         told: &[ToldChange],
     ) -> Result<(), StoreError> {
-        let keys =
-            [keys::NOTIFY_LEADER.to_owned(), keys::NOTIFY_STATE.to_owned(), keys::told(receiver)];
+        let keys = [keys::NOTIFY_LEADER.to_owned(), keys::NOTIFY_STATE.to_owned(), keys::told(receiver)];
         let mut arguments = vec![token.as_bytes(), receiver.as_bytes(), state.as_bytes()];
         for (site, record) in told {
             arguments.push(site.as_str().as_bytes());
