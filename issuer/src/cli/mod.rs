@@ -3,6 +3,7 @@
 mod account;
 mod config;
 mod context;
+mod events;
 mod frontend;
 mod issue;
 mod key;
@@ -39,6 +40,8 @@ enum Command {
     Issue(issue::Arguments),
     /// What is served, until when, and what is wrong
     Status(status::Arguments),
+    /// What happened: the newest events, or with --follow what comes
+    Events(events::Arguments),
     /// Revoke what a name is served with
     Revoke(revoke::Arguments),
     /// Who may pull certificates
@@ -58,10 +61,11 @@ enum Command {
 /// Runs a command to its exit code. Ctrl-C at any moment: what was begun stays where it is, and the next run goes on.
 pub async fn run(arguments: Arguments) -> Exit {
     let output = Output::new(arguments.json);
+    let follows = matches!(&arguments.command, Command::Events(wanted) if wanted.follows());
     let work = dispatch(arguments, &output);
     let outcome = tokio::select! {
         outcome = work => outcome,
-        _ = watch::interrupted() => Err(Failed::interrupted()),
+        _ = watch::interrupted() => if follows { Ok(Exit::Done) } else { Err(Failed::interrupted()) },
     };
     match outcome {
         Ok(exit) => exit,
@@ -78,6 +82,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
         Command::Account(command) => account::run(command, config()?, output).await,
         Command::Issue(wanted) => issue::run(wanted, config()?, output).await,
         Command::Status(wanted) => status::run(&wanted, config()?, output).await,
+        Command::Events(wanted) => events::run(&wanted, config()?, output).await,
         Command::Revoke(wanted) => revoke::run(&wanted, config()?, output).await,
         Command::Frontend(command) => frontend::run(command, config()?, output).await,
         Command::Store(command) => store::run(&command, config()?, output).await,

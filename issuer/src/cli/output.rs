@@ -95,6 +95,13 @@ impl Output {
         let _ = writeln!(io::stdout(), "{printed}");
     }
 
+    /// One of many results, as it comes: JSON on one line, or as `text` makes it for people. `false` once nobody reads.
+    pub(super) fn line(self, document: &impl Serialize, text: impl FnOnce() -> String) -> bool {
+        let printed =
+            if self.json { serde_json::to_string(document).expect("results are plain data") } else { text() };
+        writeln!(io::stdout(), "{printed}").is_ok()
+    }
+
     /// Something a person should know, on standard error.
     pub(super) fn note(self, text: &str) {
         let _ = writeln!(io::stderr(), "{text}");

@@ -82,13 +82,8 @@ impl Issuance {
         }
         let (_, account) =
             open_account(&store, &vault, &ca, &client, account_name, KeyType::EcdsaP256).await?;
-        let suffixes = PublicSuffixes::shipped();
-        let rules =
-            Rules::for_port(config.issuer.http_port, move |host| suffixes.ends_in_known_top_level(host));
-        let resolver = Resolver::with_servers(&config.issuer.resolvers)?;
-        let validator = Validator::new(rules, resolver).with_frontends(config.frontends.addresses.clone());
         Ok(Self {
-            checker: Checker::new(Reach::new(validator), config.issuer.self_check),
+            checker: Checker::new(reach(config)?, config.issuer.self_check),
             validation_pace: Pace::new(ca.first_poll),
             issuing_pace: Pace::new(ca.first_poll),
             store,
@@ -124,6 +119,18 @@ impl Issuance {
     pub fn ca(&self) -> &Ca {
         &self.ca
     }
+}
+
+/// Looks at challenge paths as the CA will.
+///
+/// # Errors
+/// The resolvers of the configuration can't be used.
+pub(crate) fn reach(config: &Config) -> Result<Reach, ResolverError> {
+    let suffixes = PublicSuffixes::shipped();
+    let rules = Rules::for_port(config.issuer.http_port, move |host| suffixes.ends_in_known_top_level(host));
+    let resolver = Resolver::with_servers(&config.issuer.resolvers)?;
+    let validator = Validator::new(rules, resolver).with_frontends(config.frontends.addresses.clone());
+    Ok(Reach::new(validator))
 }
 
 /// A client that knows the CA's directory: the one that another program fetched within the hour, or a fresh one.

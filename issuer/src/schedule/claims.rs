@@ -143,7 +143,9 @@ impl Node {
         }
         let all_done = async { while running.join_next().await.is_some() {} };
         if tokio::time::timeout(self.config.issuer.drain(), all_done).await.is_err() {
-            tracing::warn!("some orders take longer than issuer.drain_seconds: another node goes on with them");
+            tracing::warn!(
+                "some orders take longer than issuer.drain_seconds: another node goes on with them"
+            );
         }
         running.shutdown().await;
         let event = Event::new(EventKind::Drained, Timestamp::now(), "an issuer has ended as it was told to");
@@ -153,14 +155,19 @@ impl Node {
     async fn told_that_the_store_is_back(&self, since: Timestamp) {
         tracing::info!("the store answers again");
         let now = Timestamp::now();
-        let what = format!("the store did not answer from {since} to {now}: nothing was ordered in that time");
+        let what =
+            format!("the store did not answer from {since} to {now}: nothing was ordered in that time");
         self.tell(Event::new(EventKind::StoreBack, now, what).with("since", since.to_string())).await;
     }
 
     /// An event that belongs to no site. One that can't be told is logged.
     pub(super) async fn tell(&self, event: Event) {
         if let Err(error) = self.store.append_event(&event).await {
-            tracing::warn!(error = shared::error::chain(&error), event = event.what, "an event could not be stored");
+            tracing::warn!(
+                error = shared::error::chain(&error),
+                event = event.what,
+                "an event could not be stored"
+            );
         }
     }
 }

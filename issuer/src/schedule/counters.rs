@@ -48,7 +48,10 @@ impl Counters {
     pub(super) fn outcome(&self, outcome: &Outcome, requests: u64) {
         self.requests.inc_by(requests);
         let class = |class: &shared::domain::FailureClass| {
-            serde_json::to_value(class).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+            serde_json::to_value(class)
+                .ok()
+                .and_then(|value| value.as_str().map(str::to_owned))
+                .unwrap_or_default()
         };
         let (outcome, cause) = match outcome {
             Outcome::AlreadyValid(_) => ("valid", String::new()),

@@ -3,8 +3,8 @@
 use super::{Counters, trouble::Troubles};
 use crate::{
     ca::Ca,
-    issuance::{Issuance, SetupError},
-    preflight::{Departure, Resolver, ResolverError},
+    issuance::{Issuance, SetupError, reach},
+    preflight::{Departure, Reach, Resolver, ResolverError},
 };
 use shared::{
     config::Config,
@@ -28,6 +28,7 @@ pub struct Node {
     pub(super) owner: Owner,
     pub(super) troubles: Troubles,
     pub(super) departure: Option<Departure>,
+    pub(super) reach: Reach,
     pub(super) parked: Backoff,
     pub(super) counters: Counters,
     vault: Arc<Vault>,
@@ -55,6 +56,7 @@ impl Node {
     ) -> Result<Self, ResolverError> {
         let resolver = Resolver::with_servers(&config.issuer.resolvers)?;
         Ok(Self {
+            reach: reach(&config)?,
             departure: Departure::of(&config.frontends, resolver),
             parked: config.issuer.parked_backoff(),
             store,

@@ -6,10 +6,12 @@ use crate::{
     issuance::{Outcome, Verdict, draw},
     preflight::Whereabouts,
 };
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use shared::{
     domain::{
-        Braked, Class, DnsName, Event, EventKind, FailureClass, Parked, ParkedReason, Place, SiteId, brake_of,
+        Braked, Class, DnsName, Event, EventKind, FailureClass, KeyAuthorization, Parked, ParkedReason,
+        Place, SiteId, Token, brake_of,
     },
     error::Fault,
     store::{Claimed, Field, Settlement, StoreError, StoredSite},
@@ -23,6 +25,7 @@ const LOOKS_AT_ONCE: usize = 16;
 const PAUSED: SignedDuration = SignedDuration::from_hours(12);
 /// What a brake stops is looked at again after this.
 const BRAKED: SignedDuration = SignedDuration::from_secs(30);
+const CANARY_LIFE: SignedDuration = SignedDuration::from_secs(60);
 
 impl Node {
     /// Never fails: what can't be written is looked at again when the lease ends.
@@ -127,8 +130,7 @@ impl Node {
         events: Vec<Event>,
     ) -> Result<(), StoreError> {
         let events = events.iter().filter_map(|event| serde_json::to_string(event).ok()).collect();
-        let settlement =
-            Settlement { revision: stored.revision, place, done: Vec::new(), fields, events };
+        let settlement = Settlement { revision: stored.revision, place, done: Vec::new(), fields, events };
         self.store.settle(&claimed.lease, &settlement).await
     }
 
@@ -177,7 +179,7 @@ impl Node {
                 let _place = places.acquire_owned().await;
                 let departure = node.departure.as_ref()?;
                 let found = departure.look(&name).await;
-                if !found.is_departed() {
+                if !found.is_departed() || node.answers_all_the_same(&name, &found).await {
                     return None;
                 }
                 let what = format!(
@@ -185,7 +187,8 @@ impl Node {
                     name.to_unicode(),
                     found.explain(&name, &node.config.frontends)
                 );
-                let remedy = "nothing, if the customer has left; else the name's DNS must lead to the frontends again";
+                let remedy =
+                    "nothing, if the customer has left; else the name's DNS must lead to the frontends again";
                 let verdict = Verdict::new(Fault::Customer, FailureClass::NotPointingHere, what, remedy);
                 Some((name, verdict, found))
             });
@@ -196,6 +199,21 @@ impl Node {
         }
         departed.sort_by(|(one, ..), (other, ..)| one.cmp(other));
         departed
+    }
+
+    /// A name behind a customer's own proxy leads elsewhere, and yet its challenges reach us: asked for one that no CA
+    /// knows.
+    async fn answers_all_the_same(&self, name: &DnsName, found: &Whereabouts) -> bool {
+        if matches!(found, Whereabouts::Gone) {
+            return false;
+        }
+        let Some((token, expected)) = canary() else { return false };
+        let until = Timestamp::now().saturating_add(CANARY_LIFE).unwrap_or(Timestamp::MAX);
+        // Where it can't be asked, nobody is parked.
+        if self.store.publish_tokens(&[(token.clone(), expected.clone())], until).await.is_err() {
+            return true;
+        }
+        self.reach.check(name.as_str(), &token, &expected).await.passes()
     }
 
     /// Every name has left: nothing is ordered, and the DNS is asked again from time to time.
@@ -258,6 +276,18 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// A token of our own, and its answer.
+fn canary() -> Option<(Token, KeyAuthorization)> {
+    let mut random = [0; 32];
+    openssl::rand::rand_bytes(&mut random).ok()?;
+    let token = URL_SAFE_NO_PAD.encode(random);
+    let answer = KeyAuthorization::from_stored(format!(
+        "{token}.{}",
+        URL_SAFE_NO_PAD.encode(openssl::sha::sha256(&random))
+    ));
+    Some((Token::parse(&token).ok()?, answer))
 }
 
 fn told_of(stored: &StoredSite, kind: EventKind, now: Timestamp, what: &str) -> Event {

@@ -156,6 +156,7 @@ impl Config {
         if self.issuer.key_types.is_empty() {
             found.push(at("key_types", "issuer.key_types: at least one".into()));
         }
+        found.extend(self.notify.contradictions().into_iter().map(|(key, message)| at(key, message)));
         found
     }
 }

@@ -1,6 +1,7 @@
 //! The sections of the file, one type each. A new key has a default that keeps an old file working.
 
-use crate::domain::{Backoff, DnsName, KeyType};
+use super::notify::{Interval, LeastSeverity};
+use crate::domain::{Backoff, DnsName, EventKind, KeyType};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -226,19 +227,35 @@ pub struct Frontends {
     pub cname_targets: Vec<DnsName>,
 }
 
-/// `[notify]`
+/// `[notify]`: who is told what happens.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Notify {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webhook_url: Option<String>,
+    /// The key of the signature.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook_secret_file: Option<PathBuf>,
+    /// PEM roots for the receiver's certificate, besides the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook_roots_file: Option<PathBuf>,
+    /// Empty: every kind.
+    pub webhook_kinds: Vec<EventKind>,
+    pub webhook_min_severity: LeastSeverity,
+    /// `smtp://host:port` or `smtps://user@host:port`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub smtp_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub smtp_password_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smtp_roots_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     pub to: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
+    /// Pause between two mails; what is critical comes within a minute.
+    pub digest: Interval,
+    /// A program and its arguments: run for each event.
+    pub hook: Vec<String>,
 }
 
 /// `[telemetry]`

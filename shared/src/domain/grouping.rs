@@ -22,7 +22,7 @@ pub fn plan_groups(known: &Groups, wanted: &NameSet, policy: SanPolicy, most: us
         // A profile that takes fewer names than before lets the last ones of each group go.
         let kept: BTreeSet<DnsName> =
             names.iter().filter(|name| homeless.contains(name)).take(most).cloned().collect();
-        kept.iter().for_each(|name| drop(homeless.remove(name)));
+        homeless.retain(|name| !kept.contains(name));
         if !kept.is_empty() {
             placed.insert(*number, kept);
         }

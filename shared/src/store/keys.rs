@@ -11,7 +11,7 @@
 //! | `sp:{pNN}:due` | sorted set | groups by the moment when they are next looked at, ms |
 //! | `sp:{pNN}:ready:CLASS` | sorted set | groups that are due, by deadline, s |
 //! | `sp:{pNN}:failing`, `sp:{pNN}:parked` | sorted set | groups that an operator looks for, by since when, ms |
-//! | `sp:{pNN}:events` | stream | what happened to the partition's sites, newest 20,000 |
+//! | `sp:{pNN}:events` | stream | what happened to the partition's sites, newest 20,000; in `p00` also what belongs to no site |
 //! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
 //! | `sp:name:NAME` | string | `GROUP?SITE`: the group that serves a name, and the site that is to where it differs |
 //! | `sp:token:TOKEN` | string | a key authorization; expires by itself |
@@ -24,6 +24,9 @@
 //! | `sp:internal-ca` | string | the fleet's own CA, JSON, with its sealed key |
 //! | `sp:vault:canary` | string | a known text, sealed with the current key-encryption key |
 //! | `sp:brakes` | hash | what an operator has stopped |
+//! | `sp:{notify}:leader` | string | the node that tells the operator; expires by itself |
+//! | `sp:{notify}:state` | hash | by receiver: how far it has been told, and the message that is on its way, JSON |
+//! | `sp:{notify}:told:RECEIVER` | hash | by site: which of its failures the receiver was told, JSON; gone once it recovers |
 //! | `sp:audit` | stream | who read which key, newest million |
 
 use crate::domain::{CertificateId, Class, DnsName, Partition, SiteId, Slot};
@@ -35,6 +38,8 @@ pub(super) const INTERNAL_CA: &str = "sp:internal-ca";
 pub(super) const CANARY: &str = "sp:vault:canary";
 pub(super) const BRAKES: &str = "sp:brakes";
 pub(super) const AUDIT: &str = "sp:audit";
+pub(super) const NOTIFY_LEADER: &str = "sp:{notify}:leader";
+pub(super) const NOTIFY_STATE: &str = "sp:{notify}:state";
 
 pub(super) fn site(id: &SiteId) -> String {
     format!("sp:{{{}}}:site:{id}", id.partition())
@@ -68,6 +73,10 @@ pub(super) fn parked(partition: Partition) -> String {
     format!("sp:{{{partition}}}:parked")
 }
 
+pub(super) fn events(partition: Partition) -> String {
+    format!("sp:{{{partition}}}:events")
+}
+
 pub(super) fn chain(sha256_hex: &str) -> String {
     format!("sp:chain:{sha256_hex}")
 }
@@ -94,4 +103,8 @@ pub(super) fn frontend(name: &str) -> String {
 
 pub(super) fn frontend_key(sha256_hex: &str) -> String {
     format!("sp:frontend-key:{sha256_hex}")
+}
+
+pub(super) fn told(receiver: &str) -> String {
+    format!("sp:{{notify}}:told:{receiver}")
 }

@@ -49,10 +49,13 @@ macro_rules! scripts {
 
 scripts! {
     Script::new,
+    COMMIT_NOTIFY_STATE: "commit_notify_state.lua",
     FAIL_ORDER: "fail_order.lua",
     POINT_NAME: "point_name.lua",
     PUBLISH: "publish.lua",
     RELEASE_NAME: "release_name.lua",
+    RELEASE_NOTIFY_LEAD: "release_notify_lead.lua",
+    RENEW_NOTIFY_LEAD: "renew_notify_lead.lua",
     REMOVE_RECORD: "remove_record.lua",
     REPLACE_RECORD: "replace_record.lua",
     STORE_CERTIFICATE: "store_certificate.lua",
