@@ -11,3 +11,4 @@ pub mod issuance;
 pub mod notify;
 pub mod preflight;
 pub mod schedule;
+pub mod sites;

@@ -11,8 +11,8 @@ use crate::acme::RequestCounter;
 use jiff::Timestamp;
 use shared::{
     domain::{
-        CertificateId, ChallengeType, DnsName, Failure, KeyType, Leaf, NameSet, Origin, SanPolicy, Site,
-        SiteId, Slot, renewal_moment,
+        CertificateId, ChallengeType, DnsName, Failure, Hsts, KeyType, Leaf, NameSet, Origin, SanPolicy,
+        Site, SiteId, Slot, renewal_moment,
     },
     store::{Claimed, StoreError, StoredSite},
 };
@@ -218,7 +218,7 @@ impl Issuance {
             tags: wanted.tags.clone(),
             tenant: None,
             redirect: Some(true),
-            hsts: None,
+            hsts: Some(Hsts::default()),
             paused: None,
             origin: Origin::Operator,
             created: Timestamp::now(),

@@ -23,6 +23,7 @@
 //! | `sp:frontends` | sorted set | the names of every frontend |
 //! | `sp:internal-ca` | string | the fleet's own CA, JSON, with its sealed key |
 //! | `sp:vault:canary` | string | a known text, sealed with the current key-encryption key |
+//! | `sp:tenant:NAME`, `sp:tenants` | string, set | customers, JSON |
 //! | `sp:brakes` | hash | what an operator has stopped |
 //! | `sp:{notify}:leader` | string | the node that tells the operator; expires by itself |
 //! | `sp:{notify}:state` | hash | by receiver: how far it has been told, and the message that is on its way, JSON |
@@ -36,6 +37,7 @@ pub(super) const ACCOUNTS: &str = "sp:accounts";
 pub(super) const FRONTENDS: &str = "sp:frontends";
 pub(super) const INTERNAL_CA: &str = "sp:internal-ca";
 pub(super) const CANARY: &str = "sp:vault:canary";
+pub(super) const TENANTS: &str = "sp:tenants";
 pub(super) const BRAKES: &str = "sp:brakes";
 pub(super) const AUDIT: &str = "sp:audit";
 pub(super) const NOTIFY_LEADER: &str = "sp:{notify}:leader";
@@ -91,6 +93,10 @@ pub(super) fn token(token: &str) -> String {
 
 pub(super) fn account(ca: &str, name: &str) -> String {
     format!("sp:account:{ca}:{name}")
+}
+
+pub(super) fn tenant(name: &str) -> String {
+    format!("sp:tenant:{name}")
 }
 
 pub(super) fn directory(ca: &str) -> String {

@@ -30,6 +30,7 @@ mod orders;
 mod schedule;
 mod scripts;
 mod sites;
+mod tenants;
 
 pub use accounts::{Account, AccountStatus, CandidateKey, StoredAccount};
 pub use audit::AuditEntry;
@@ -48,3 +49,4 @@ pub use open::{Role, Store};
 pub use orders::StoredOrder;
 pub use schedule::{Claim, Claimed, Field, Load, Settlement};
 pub use sites::{Cut, Pointers, Retired, SiteChange, StoredSite, WantedSite};
+pub use tenants::{StoredTenant, Tenant};
