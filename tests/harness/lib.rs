@@ -10,6 +10,7 @@
 //! | [`nginx`] | a real nginx from a configuration that the test gives |
 //! | [`signpost`], [`stage`] | the programs under test, as a user runs them; the whole scene around them |
 //! | [`stored`] | what the store holds, opened through the vault |
+//! | [`webhook_receiver`], [`mail_server`] | somebody who is told: a webhook, a mail server |
 //! | [`bare_acme`] | an ACME client of a few lines that shares nothing with ours |
 //!
 //! A server that isn't installed is an error that names the apt package, never a skipped test.
@@ -17,6 +18,7 @@
 pub mod bare_acme;
 pub mod ca_proxy;
 pub mod deadline;
+pub mod mail_server;
 pub mod mock_dns;
 pub mod nginx;
 pub mod pebble;
@@ -30,3 +32,4 @@ pub mod resp;
 pub mod signpost;
 pub mod stage;
 pub mod stored;
+pub mod webhook_receiver;
