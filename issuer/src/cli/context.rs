@@ -8,7 +8,10 @@ use shared::{
     telemetry,
     vault::Vault,
 };
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// An open store, and the configuration it was opened with.
 pub(super) struct Context {
@@ -31,13 +34,17 @@ impl Context {
     pub(super) async fn vault(&self, output: Output) -> Result<Arc<Vault>, Failed> {
         let (vault, made) =
             open_vault(&self.store, &self.config.store).await.map_err(|error| of_vault(&error))?;
+        Self::tell_of_new_ring(made, output);
+        Ok(Arc::new(vault))
+    }
+
+    pub(super) fn tell_of_new_ring(made: Option<PathBuf>, output: Output) {
         if let Some(path) = made {
             output.note(&format!(
                 "IMPORTANT: a key-encryption key was made: {}\n           Back this file up, apart from the store. Without it no stored private key can be opened.",
                 path.display()
             ));
         }
-        Ok(Arc::new(vault))
     }
 
     pub(super) fn ca(&self, name: Option<&str>) -> Result<Ca, Failed> {
@@ -45,11 +52,21 @@ impl Context {
     }
 }
 
+/// The same for the daemon, whose log is what it has to say.
+pub(super) fn load_daemon_config(path: Option<&Path>) -> Result<Config, Failed> {
+    load_with_filter(path, None)
+}
+
 /// The configuration, with logging begun as it says. People who watch see what matters; the log is for files and pipes.
 pub(super) fn load_config(path: Option<&Path>) -> Result<Config, Failed> {
+    load_with_filter(path, Some("warn"))
+}
+
+/// `quiet` is the filter where the configuration names none.
+fn load_with_filter(path: Option<&Path>, quiet: Option<&str>) -> Result<Config, Failed> {
     let config = Config::load(path).map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
     let default = shared::config::Telemetry::default().log;
-    let filter = (config.telemetry.log == default).then_some("warn");
+    let filter = quiet.filter(|_| config.telemetry.log == default);
     telemetry::begin_logging(&config.telemetry, filter)
         .map_err(|e| Failed::new(Exit::Usage, "configuration", format!("telemetry.log: {e}")))?;
     Ok(config)
@@ -67,7 +84,7 @@ pub(super) fn of_store(error: &StoreError) -> Failed {
     Failed::because(exit, "store", error)
 }
 
-fn of_vault(error: &VaultError) -> Failed {
+pub(super) fn of_vault(error: &VaultError) -> Failed {
     match error {
         VaultError::Store(error) => of_store(error),
         VaultError::Keyring(_, advice) => Failed::new(Exit::Usage, "keyring", advice),

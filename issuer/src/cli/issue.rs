@@ -40,7 +40,27 @@ pub(super) struct Arguments {
     slots: Option<usize>,
 }
 
-pub(super) async fn run(arguments: Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
+impl Arguments {
+    /// What `issuer renew NAME...` asks for.
+    pub(super) fn for_renewal(names: Vec<String>) -> Self {
+        Self {
+            names,
+            san: false,
+            key_types: Vec::new(),
+            dual: false,
+            ca: None,
+            tags: Vec::new(),
+            slots: None,
+        }
+    }
+}
+
+pub(super) async fn run(
+    arguments: Arguments,
+    urge: Urge,
+    config: Config,
+    output: &Output,
+) -> Result<Exit, Failed> {
     let began = Instant::now();
     let ca = Ca::of(&config, arguments.ca.as_deref())
         .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
@@ -62,7 +82,7 @@ pub(super) async fn run(arguments: Arguments, config: Config, output: &Output) -
             key_types: key_types.clone(),
             default_key_types: context.config.issuer.key_types.clone(),
             tags: arguments.tags.clone(),
-            urge: Urge::Lack,
+            urge,
         };
         let (issuance, places, progress) =
             (Arc::clone(&issuance), Arc::clone(&places), watch.progress().clone());

@@ -1,18 +1,25 @@
 //! The command line: one file for each verb. `output` is the only place that prints.
 
 mod account;
+mod brake;
 mod config;
 mod context;
 mod events;
 mod frontend;
 mod issue;
 mod key;
+mod nudge;
 mod output;
+mod plan;
 mod revoke;
+mod run;
+mod site;
 mod status;
 mod store;
+mod tenant;
 mod watch;
 
+use crate::issuance::Urge;
 use clap::{Parser, Subcommand};
 use output::{Exit, Failed, Output};
 use std::path::PathBuf;
@@ -36,6 +43,26 @@ enum Command {
     /// ACME accounts: create, import, list, show, rollover, update, deactivate
     #[command(subcommand)]
     Account(account::Command),
+    /// Sites that are wanted: add, set, show, list, remove, pause, resume, rollback
+    #[command(subcommand)]
+    Site(site::Command),
+    /// What a file of wanted sites would change
+    Plan(plan::Arguments),
+    /// Make the sites those of a file
+    Apply(plan::Arguments),
+    /// The daemon: orders and renews what is wanted. Any number of nodes share the work
+    Run(run::Arguments),
+    /// Try again now what fails
+    Retry(nudge::Retry),
+    /// Renew now what is due
+    Renew(nudge::Renew),
+    /// Stop issuance or publication
+    Pause(brake::Pause),
+    /// Go on with issuance or publication
+    Resume(brake::Resume),
+    /// Customers, and what their new sites get
+    #[command(subcommand)]
+    Tenant(tenant::Command),
     /// Get certificates now, in the foreground; what the store has is used
     Issue(issue::Arguments),
     /// What is served, until when, and what is wrong
@@ -80,7 +107,16 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
         Command::Config(command) => config::run(&command, path, output),
         Command::Key(command) => key::run(&command, path, output),
         Command::Account(command) => account::run(command, config()?, output).await,
-        Command::Issue(wanted) => issue::run(wanted, config()?, output).await,
+        Command::Site(command) => site::run(command, config()?, output).await,
+        Command::Plan(arguments) => plan::plan(&arguments, config()?, output).await,
+        Command::Apply(arguments) => plan::apply(&arguments, config()?, output).await,
+        Command::Run(arguments) => run::run(&arguments, context::load_daemon_config(path)?, output).await,
+        Command::Retry(arguments) => nudge::retry(&arguments, config()?, output).await,
+        Command::Renew(arguments) => nudge::renew(arguments, config()?, output).await,
+        Command::Pause(arguments) => brake::pause(&arguments, config()?, output).await,
+        Command::Resume(arguments) => brake::resume(&arguments, config()?, output).await,
+        Command::Tenant(command) => tenant::run(command, config()?, output).await,
+        Command::Issue(wanted) => issue::run(wanted, Urge::Lack, config()?, output).await,
         Command::Status(wanted) => status::run(&wanted, config()?, output).await,
         Command::Events(wanted) => events::run(&wanted, config()?, output).await,
         Command::Revoke(wanted) => revoke::run(&wanted, config()?, output).await,

@@ -3,14 +3,17 @@
 use super::{
     context::{Context, of_store},
     output::{Exit, Failed, Output, table},
+    site::of_site,
 };
+use crate::sites::Registry;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::{
     config::Config,
-    domain::{DnsName, Slot},
+    domain::{DnsName, ExpiryStage, SiteId, Slot, expiry_stage},
     store::{StoreError, StoredSite},
 };
+use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -20,8 +23,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "SITE")]
     after: Option<String>,
     /// Sites shown at most
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 100)]
     limit: usize,
+    /// Only what fails or is parked
+    #[arg(long)]
+    troubled: bool,
 }
 
 pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
@@ -30,53 +36,95 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         .iter()
         .map(|text| DnsName::parse(text).map_err(|e| Failed::because(Exit::Usage, "names", &e)))
         .collect::<Result<Vec<_>, _>>()?;
-    let after = match &arguments.after {
-        None => None,
-        Some(text) => Some(
-            shared::domain::SiteId::parse(text)
-                .ok_or_else(|| Failed::new(Exit::Usage, "usage", format!("{text:?} is no site id")))?,
-        ),
-    };
+    let after = parse_after(arguments.after.as_deref())?;
     let context = Context::open(config, *output).await?;
-    let mut sites = Vec::new();
+    let store = &context.store;
     let mut next = None;
-    if names.is_empty() {
-        sites = context.store.list_sites(after.as_ref(), arguments.limit).await.map_err(|e| of_store(&e))?;
+    let mut sites = Vec::new();
+    if arguments.troubled {
+        let mut ids = store.list_troubled(false, arguments.limit).await.map_err(|e| of_store(&e))?;
+        ids.extend(store.list_troubled(true, arguments.limit).await.map_err(|e| of_store(&e))?);
+        ids.truncate(arguments.limit);
+        sites = store.load_sites(&ids).await.map_err(|e| of_store(&e))?;
+    } else if names.is_empty() {
+        sites = store.list_sites(after.as_ref(), arguments.limit).await.map_err(|e| of_store(&e))?;
         if sites.len() == arguments.limit {
             next = sites.last().map(|last| last.id.clone());
         }
     }
+    let registry = Registry::new(store.clone(), Arc::new(context.config.clone()));
     for name in &names {
-        let site = find(&context, name).await.map_err(|e| of_store(&e))?;
-        let site = site.ok_or_else(|| {
-            Failed::new(
-                Exit::NotFound,
-                "not-found",
-                format!("{}: nothing is known of this name", name.to_unicode()),
-            )
-        })?;
-        if !sites.iter().any(|known| known.id == site.id) {
-            sites.push(site);
+        let groups = find_groups(&context, &registry, name).await?;
+        for group in groups {
+            if !sites.iter().any(|known: &StoredSite| known.id == group.id) {
+                sites.push(group);
+            }
         }
     }
     let mut shown = Vec::new();
     for site in &sites {
         shown.push(describe(&context, site).await.map_err(|e| of_store(&e))?);
     }
-    output.result(&json!({ "sites": shown, "next": next }), || to_text(&shown));
+    let mut document = json!({ "sites": shown, "next": next });
+    if names.is_empty() {
+        let now = Timestamp::now();
+        let load = store.load_of_schedule(now.as_millisecond()).await.map_err(|e| of_store(&e))?;
+        let brakes = store.load_brakes().await.map_err(|e| of_store(&e))?;
+        document["fleet"] = json!({ "load": load, "brakes": brakes });
+    }
+    output.result(&document, || {
+        let mut text =
+            if document["fleet"].is_null() { String::new() } else { fleet_to_text(&document["fleet"]) };
+        text.push_str(&to_text(&shown));
+        if let Some(next) = &next {
+            text.push_str(&format!("\n\nmore: issuer status --after {next}"));
+        }
+        text
+    });
     Ok(Exit::Done)
+}
+
+/// The groups that a name's site has: the one that serves the name, or is to, where it can be told.
+async fn find_groups(
+    context: &Context,
+    registry: &Registry,
+    name: &DnsName,
+) -> Result<Vec<StoredSite>, Failed> {
+    let wanted = match registry.find(name).await {
+        Ok(wanted) => wanted,
+        Err(crate::sites::SiteError::NotFound(_)) => {
+            let message = format!("{}: nothing is known of this name", name.to_unicode());
+            return Err(Failed::new(Exit::NotFound, "not-found", message));
+        }
+        Err(error) => return Err(of_site(&error)),
+    };
+    let ids: Vec<SiteId> = wanted
+        .groups
+        .iter()
+        .filter(|(_, names)| names.contains(name))
+        .map(|(number, _)| wanted.id.group(*number))
+        .collect();
+    context.store.load_sites(&ids).await.map_err(|e| of_store(&e))
+}
+
+pub(super) fn parse_after(text: Option<&str>) -> Result<Option<SiteId>, Failed> {
+    let parse = |text: &str| {
+        SiteId::parse(text)
+            .ok_or_else(|| Failed::new(Exit::Usage, "usage", format!("{text:?} is no site id")))
+    };
+    text.map(parse).transpose()
 }
 
 /// The site that serves a name, or the one that was made for it and serves nothing yet.
 pub(super) async fn find(context: &Context, name: &DnsName) -> Result<Option<StoredSite>, StoreError> {
     let id = match context.store.site_of(name).await? {
         Some(id) => id,
-        None => shared::domain::SiteId::of(&shared::domain::NameSet::one(name.clone())),
+        None => SiteId::of(&shared::domain::NameSet::one(name.clone())),
     };
     context.store.load_site(&id).await
 }
 
-async fn describe(context: &Context, stored: &StoredSite) -> Result<Value, StoreError> {
+pub(super) async fn describe(context: &Context, stored: &StoredSite) -> Result<Value, StoreError> {
     let now = Timestamp::now();
     let mut certificates = Vec::new();
     let (mut expired, mut revoked) = (false, false);
@@ -96,6 +144,7 @@ async fn describe(context: &Context, stored: &StoredSite) -> Result<Value, Store
         shown["ca"] = json!(certificate.ca);
         shown["issued"] = json!(certificate.issued);
         shown["revoked"] = json!(stored.revoked.contains(slot));
+        shown["expiry"] = json!(stage(leaf.not_before, leaf.not_after, now));
         certificates.push(shown);
     }
     let mut orders = serde_json::Map::new();
@@ -104,13 +153,13 @@ async fn describe(context: &Context, stored: &StoredSite) -> Result<Value, Store
             orders.insert(slot.to_string(), json!(open.order.state.as_str()));
         }
     }
-    let state = match (&stored.failure, certificates.is_empty()) {
-        (Some(_), _) => "failing",
-        (None, true) => "pending",
-        (None, false) if revoked => "revoked",
-        (None, false) if expired => "expired",
-        (None, false) => "valid",
+    let usable = (!certificates.is_empty()).then_some(!expired && !revoked);
+    let state = match state(stored, usable) {
+        "valid" if revoked => "revoked",
+        "valid" if expired => "expired",
+        state => state,
     };
+    let next_look = context.store.next_look(&stored.id).await?;
     Ok(json!({
         "site": stored.id,
         "names": stored.site.names,
@@ -122,10 +171,64 @@ async fn describe(context: &Context, stored: &StoredSite) -> Result<Value, Store
         "certificates": certificates,
         "order": orders,
         "failure": stored.failure,
+        "left_out": stored.cut,
+        "parked": stored.parked,
+        "paused": stored.site.paused,
+        "next": next_look,
     }))
 }
 
-fn to_text(sites: &[Value]) -> String {
+/// How a group stands, in one word: `paused`, `parked`, `failing`, `pending`, `degraded` (a name is left out of its
+/// certificate) or `valid`.
+pub(super) fn state(stored: &StoredSite, usable: Option<bool>) -> &'static str {
+    if stored.site.paused.is_some() {
+        "paused"
+    } else if stored.parked.is_some() {
+        "parked"
+    } else if stored.failure.is_some() {
+        "failing"
+    } else if stored.current.is_empty() && usable.is_none() {
+        "pending"
+    } else if !stored.cut.is_empty() {
+        "degraded"
+    } else {
+        "valid"
+    }
+}
+
+fn stage(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> ExpiryStage {
+    expiry_stage(not_before, not_after, now)
+}
+
+fn fleet_to_text(fleet: &Value) -> String {
+    let load = &fleet["load"];
+    let ready = load["ready"].as_object().into_iter().flatten();
+    let ready: Vec<String> = ready
+        .filter(|(_, count)| count.as_u64() != Some(0))
+        .map(|(class, count)| format!("{count} {class}"))
+        .collect();
+    let mut text = format!(
+        "{} certificates wanted, {} failing, {} parked; due now: {}\n",
+        load["groups"],
+        load["failing"],
+        load["parked"],
+        if ready.is_empty() { "nothing".to_owned() } else { ready.join(", ") },
+    );
+    for brake in fleet["brakes"].as_array().into_iter().flatten() {
+        let word = |field: &str| brake[field].as_str().unwrap_or_default().to_owned();
+        text.push_str(&format!(
+            "STOPPED: {} for {} since {} {}\n",
+            word("what"),
+            word("scope"),
+            word("since"),
+            word("reason")
+        ));
+    }
+    text.push('\n');
+    text
+}
+
+pub(super) fn to_text(sites: &[Value]) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let list =
         |value: &Value| value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(", ");

@@ -36,6 +36,7 @@ impl Node {
         let mut partition = first_partition();
         let mut store_lost = None;
         while !stop.is_cancelled() {
+            *self.swept.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = std::time::Instant::now();
             let sweep = self.sweep(slots, of_class, &mut partition).await;
             let pause = match sweep {
                 Ok(sweep) => {
@@ -67,12 +68,12 @@ impl Node {
                     STORE_PAUSE
                 }
             };
+            // A worker that is done makes room at once; with all of them busy there is little to look for before.
+            let pause = if running.len() >= slots { LONGEST_SLEEP } else { pause };
             let wake = Instant::now() + pause;
-            // A worker that is done makes room at once; with all of them busy there is nothing to look for before.
-            let is_full = running.len() >= slots;
             tokio::select! {
                 Some(ended) = running.join_next() => settle(ended, &mut of_class),
-                () = tokio::time::sleep_until(wake), if !is_full => {}
+                () = tokio::time::sleep_until(wake) => {}
                 () = stop.cancelled() => {}
             }
             while let Some(ended) = running.try_join_next() {

@@ -18,6 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A loop that has not come round for so long has stopped.
+const SWEEP_OVERDUE: Duration = Duration::from_secs(60);
 /// How long brakes that were read are taken for those that are on.
 const BRAKES_KEPT: Duration = Duration::from_millis(500);
 
@@ -34,6 +36,8 @@ pub struct Node {
     vault: Arc<Vault>,
     issuances: tokio::sync::Mutex<HashMap<(String, String), Arc<Issuance>>>,
     brakes: Mutex<Option<(Instant, Arc<Vec<Brake>>)>>,
+    /// When the last sweep over what is due ended, in whichever way.
+    pub(super) swept: Mutex<Instant>,
 }
 
 /// Why a site's CA or account can't be worked with.
@@ -67,6 +71,7 @@ impl Node {
             config,
             issuances: tokio::sync::Mutex::default(),
             brakes: Mutex::default(),
+            swept: Mutex::new(Instant::now()),
         })
     }
 
@@ -103,6 +108,11 @@ impl Node {
         let fresh = (Instant::now(), Arc::clone(&brakes));
         *self.brakes.lock().unwrap_or_else(PoisonError::into_inner) = Some(fresh);
         Ok(brakes)
+    }
+
+    /// Whether what is due is being looked for; with every worker busy it needn't be.
+    pub fn is_sweeping(&self) -> bool {
+        self.swept.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < SWEEP_OVERDUE
     }
 
     /// What there is trouble with, in words.

@@ -9,9 +9,11 @@
 mod file;
 mod plan;
 mod registry;
+mod rollback;
 mod wish;
 
 pub use file::{FileError, Line, WishFile};
 pub use plan::{Applied, Plan, PlanError, Planned, apply_file, plan_file};
 pub use registry::{Change, Kind, Registry, SiteError};
+pub use rollback::RolledBack;
 pub use wish::{HstsWish, SiteWish, WishError};

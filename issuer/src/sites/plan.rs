@@ -76,8 +76,6 @@ pub enum PlanError {
         "the file lacks {removed} of the {known} sites that files have added: nothing was changed. If they are to be removed, say --remove-many"
     )]
     TooManyRemovals { removed: usize, known: usize },
-    #[error("interrupted by the user")]
-    Interrupted,
 }
 
 /// How a file is gone through.

@@ -1,0 +1,107 @@
+//! `issuer retry` and `issuer renew`: an operator wants something now.
+
+use super::{
+    context::{Context, of_store},
+    issue,
+    output::{Exit, Failed, Output},
+    site::of_site,
+};
+use crate::{issuance::Urge, sites::Registry};
+use serde_json::json;
+use shared::{
+    config::Config,
+    domain::{DnsName, SiteId},
+};
+use std::sync::Arc;
+
+/// Sites that are read at once.
+const PAGE: usize = 500;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Retry {
+    /// Hostnames whose sites are tried again now, whatever their pause
+    #[arg(required_unless_present = "all")]
+    names: Vec<String>,
+    /// Everything that fails or is parked
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Renew {
+    /// Hostnames whose certificates are renewed now where they are due
+    #[arg(required_unless_present = "all")]
+    names: Vec<String>,
+    /// Every site, by the daemon
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+    /// Whatever their age
+    #[arg(long)]
+    force: bool,
+}
+
+/// The daemon does it: within a second where one runs.
+pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) -> Result<Exit, Failed> {
+    let context = Context::open(config, *output).await?;
+    let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
+    let mut groups: Vec<SiteId> = Vec::new();
+    if arguments.all {
+        for parked in [false, true] {
+            let troubled = context.store.list_troubled(parked, usize::MAX / 2).await;
+            groups.extend(troubled.map_err(|e| of_store(&e))?);
+        }
+        groups.sort();
+        groups.dedup();
+    } else {
+        for text in &arguments.names {
+            let name = DnsName::parse(text).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
+            let wanted = registry.find(&name).await.map_err(|e| of_site(&e))?;
+            groups.extend(wanted.groups.keys().map(|number| wanted.id.group(*number)));
+        }
+    }
+    let asked = nudge_all(&registry, &groups, false).await?;
+    output.result(&json!({ "retried": asked }), || {
+        format!(
+            "{asked} sites are tried again now, by the daemon: see `issuer status`, `issuer events --follow`"
+        )
+    });
+    Ok(Exit::Done)
+}
+
+/// Named sites in the foreground, all of them by the daemon.
+pub(super) async fn renew(arguments: Renew, config: Config, output: &Output) -> Result<Exit, Failed> {
+    if !arguments.all {
+        let urge = if arguments.force { Urge::Since(jiff::Timestamp::now()) } else { Urge::Due };
+        return issue::run(issue::Arguments::for_renewal(arguments.names), urge, config, output).await;
+    }
+    let context = Context::open(config, *output).await?;
+    let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
+    let mut after: Option<SiteId> = None;
+    let mut asked = 0;
+    loop {
+        let page = context.store.list_sites(after.as_ref(), PAGE).await.map_err(|e| of_store(&e))?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.id.clone());
+        let groups: Vec<SiteId> = page.into_iter().map(|stored| stored.id).collect();
+        asked += nudge_all(&registry, &groups, arguments.force).await?;
+    }
+    let word = if arguments.force { "are renewed" } else { "are looked at, and renewed where they are due" };
+    output.result(&json!({ "asked": asked }), || format!("{asked} certificates {word}, by the daemon"));
+    Ok(Exit::Done)
+}
+
+async fn nudge_all(registry: &Registry, groups: &[SiteId], force: bool) -> Result<usize, Failed> {
+    let mut asked = 0;
+    for chunk in groups.chunks(32) {
+        let mut asking = tokio::task::JoinSet::new();
+        for id in chunk.iter().cloned() {
+            let registry = registry.clone();
+            asking.spawn(async move { registry.nudge_group(&id, force).await });
+        }
+        while let Some(answer) = asking.join_next().await {
+            let answer = answer.map_err(|e| Failed::because(Exit::Failed, "bug", &e))?;
+            asked += usize::from(answer.map_err(|e| of_site(&e))?);
+        }
+    }
+    Ok(asked)
+}

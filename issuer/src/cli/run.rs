@@ -1,0 +1,152 @@
+//! `issuer run`: the daemon.
+
+use super::{
+    context::{Context, of_store, of_vault},
+    output::{Exit, Failed, Output},
+};
+use crate::{
+    notify,
+    schedule::{Counters, Node},
+};
+use shared::{
+    config::Config,
+    error::Retry,
+    store::{Role, Store, StoreError, VaultError, open_vault},
+    vault::Vault,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// How long the store is waited for between two tries at the start.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
+/// What is left to do once the workers have ended.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Groups worked on at once [default: issuer.slots]
+    #[arg(long)]
+    slots: Option<usize>,
+}
+
+pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Output) -> Result<Exit, Failed> {
+    if let Some(slots) = arguments.slots {
+        config.issuer.slots = slots.max(1);
+    }
+    let stop = stop_on_signals()?;
+    let Some((store, vault)) = open(&config, output, &stop).await? else { return Ok(Exit::Done) };
+    let config = Arc::new(config);
+    let counters = Counters::default();
+    let node = Node::new(store.clone(), vault, Arc::clone(&config), counters)
+        .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
+    let node = Arc::new(node);
+    let watched = tokio::spawn({
+        let store = store.clone();
+        async move { store.watch().await }
+    });
+    // The operator is told of what the last orders came to, too: the notifier ends after the workers.
+    let workers_ended = CancellationToken::new();
+    let notified = tokio::spawn(notify::run(store.clone(), config.notify.clone(), workers_ended.clone()));
+    let alive = tokio::spawn(tell_systemd(Arc::clone(&node), stop.clone()));
+    tracing::info!(slots = config.issuer.slots, "working on what is due");
+    node.run(stop.clone()).await;
+    workers_ended.cancel();
+    if tokio::time::timeout(FAREWELL, notified).await.is_err() {
+        tracing::warn!(
+            "a receiver of notifications does not answer; it is told by another node, or at the next start"
+        );
+    }
+    alive.abort();
+    watched.abort();
+    tracing::info!("ended");
+    Ok(Exit::Done)
+}
+
+/// The store and the keys to it. Programs start in any order: a store that isn't there yet is waited for. `None`: told to
+/// end before it came.
+async fn open(
+    config: &Config,
+    output: &Output,
+    stop: &CancellationToken,
+) -> Result<Option<(Store, Arc<Vault>)>, Failed> {
+    let mut told = false;
+    loop {
+        let failed = match try_open(config, *output).await {
+            Ok(opened) => return Ok(Some(opened)),
+            Err(failed) => failed,
+        };
+        let Some(error) = failed.1 else { return Err(failed.0) };
+        if !told {
+            tracing::error!(error, "the store can't be reached: waiting for it");
+            told = true;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(STORE_PAUSE) => {}
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
+}
+
+/// An error, and its text where it may pass by itself.
+async fn try_open(config: &Config, output: Output) -> Result<(Store, Arc<Vault>), (Failed, Option<String>)> {
+    let passing = |error: &StoreError| (error.retry() == Retry::Backoff).then(|| shared::error::chain(error));
+    let of = |error: StoreError| (of_store(&error), passing(&error));
+    let store = Store::open(&config.store, Role::Issuer).await.map_err(of)?;
+    let health = store.check(config.store.confirm_replicas).await.map_err(of)?;
+    for warning in &health.warnings {
+        tracing::warn!("{warning}");
+    }
+    match open_vault(&store, &config.store).await {
+        Ok((vault, made)) => {
+            Context::tell_of_new_ring(made, output);
+            Ok((store, Arc::new(vault)))
+        }
+        Err(VaultError::Store(error)) => Err(of(error)),
+        Err(error) => Err((of_vault(&error), None)),
+    }
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+fn stop_on_signals() -> Result<CancellationToken, Failed> {
+    let failed = |e: std::io::Error| Failed::because(Exit::Failed, "signals", &e);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let stop = CancellationToken::new();
+    let cancelled = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancelled.cancel();
+    });
+    Ok(stop)
+}
+
+/// Tells systemd that the daemon is ready, how it is, that it lives, and that it ends. Does nothing elsewhere.
+async fn tell_systemd(node: Arc<Node>, stop: CancellationToken) {
+    use sd_notify::NotifyState;
+    let say = |states: &[NotifyState<'_>]| {
+        if let Err(error) = sd_notify::notify(states) {
+            tracing::debug!(%error, "systemd can't be told");
+        }
+    };
+    say(&[NotifyState::Ready]);
+    let every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(10), |limit| limit / 3);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = stop.cancelled() => break,
+        }
+        let troubles = node.troubles();
+        let status = if troubles.is_empty() { "working".to_owned() } else { troubles.join("; ") };
+        // A daemon whose sweeps have stopped is not alive, whatever this task does.
+        if node.is_sweeping() {
+            say(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
+        } else {
+            say(&[NotifyState::Status("no sweep over what is due for a while")]);
+        }
+    }
+    say(&[NotifyState::Stopping, NotifyState::Status("finishing what was begun")]);
+}

@@ -1,0 +1,398 @@
+//! `issuer site add|set|show|list|remove|pause|resume|rollback`
+
+use super::{
+    context::{Context, of_store},
+    output::{Exit, Failed, Output, table},
+    status,
+};
+use crate::sites::{Change, HstsWish, Kind, Registry, SiteError, SiteWish, WishError};
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use shared::{
+    config::Config,
+    domain::{DnsName, Hsts, KeyType, Origin, SanPolicy, Site, SiteId},
+    store::{StoredSite, WantedSite},
+};
+use std::sync::Arc;
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Want a site: the daemon gets its certificates and keeps them renewed
+    Add {
+        /// Hostnames, in Unicode or A-labels
+        #[arg(required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        settings: Settings,
+        /// It was served by something else before: redirects and HSTS stay off unless they are asked for
+        #[arg(long)]
+        imported: bool,
+    },
+    /// Change a site
+    Set {
+        /// Any of its names
+        name: String,
+        #[arg(long = "add-name", value_name = "NAME")]
+        add: Vec<String>,
+        #[arg(long = "remove-name", value_name = "NAME")]
+        remove: Vec<String>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Everything that is known of a site
+    Show { name: String },
+    /// Sites, in the order of their ids
+    List {
+        #[arg(long)]
+        tag: Option<String>,
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Begin after this site
+        #[arg(long, value_name = "SITE")]
+        after: Option<String>,
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Want sites no longer: they are served no more, and their certificates are deleted after issuer.grace_hours
+    Remove {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Order nothing for sites; what is served is served on
+    Pause {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Go on with paused sites
+    Resume {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Serve the certificate before the present one again
+    Rollback {
+        name: String,
+        /// How long it is left alone before it may be renewed
+        #[arg(long, value_name = "HOURS", default_value_t = 24)]
+        hold_hours: i64,
+    },
+}
+
+/// What can be asked of a site. What isn't said is taken from the tenant and the configuration, or left as it is.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Settings {
+    /// single: a certificate for each name. grouped: as many names in one as the CA takes
+    #[arg(long, value_parser = parse_san)]
+    san: Option<SanPolicy>,
+    /// ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096; one of each family makes it dual
+    #[arg(long = "key-type", value_name = "TYPE")]
+    key_types: Vec<KeyType>,
+    /// --key-type ecdsa-p256 --key-type rsa-2048
+    #[arg(long, conflicts_with = "key_types")]
+    dual: bool,
+    #[arg(long, value_name = "NAME")]
+    ca: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// http-01
+    #[arg(long, value_parser = parse_challenge)]
+    challenge: Option<shared::domain::ChallengeType>,
+    /// Tags that frontends' scopes and brakes can name; all of them, where any is given
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+    /// Whether frontends redirect plain HTTP to HTTPS
+    #[arg(long, value_enum)]
+    redirect: Option<Switch>,
+    /// on (60 days), off, or the seconds that browsers insist on HTTPS. A site whose certificate fails is then unreachable
+    #[arg(long, value_parser = parse_hsts)]
+    hsts: Option<HstsWish>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Switch {
+    On,
+    Off,
+}
+
+impl Switch {
+    pub(super) fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+impl Settings {
+    fn to_wish(&self, names: Vec<String>, imported: bool) -> SiteWish {
+        let key_types = if self.dual {
+            Some(vec![KeyType::EcdsaP256, KeyType::Rsa2048])
+        } else {
+            (!self.key_types.is_empty()).then(|| self.key_types.clone())
+        };
+        SiteWish {
+            names,
+            key_types,
+            san: self.san,
+            ca: self.ca.clone(),
+            account: self.account.clone(),
+            profile: self.profile.clone(),
+            challenge: self.challenge,
+            tags: (!self.tags.is_empty()).then(|| self.tags.clone()),
+            tenant: self.tenant.clone(),
+            redirect: self.redirect.map(Switch::is_on),
+            hsts: self.hsts,
+            paused: None,
+            imported,
+        }
+    }
+}
+
+pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
+    let context = Context::open(config, *output).await?;
+    let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
+    match command {
+        Command::Add { names, settings, imported } => {
+            let wish = settings.to_wish(names, imported);
+            let change = registry.add(&wish, Origin::Operator).await.map_err(|e| of_site(&e))?;
+            told(output, &[change], "the daemon orders its certificates: see `issuer status`");
+        }
+        Command::Set { name, add, remove, settings } => {
+            let before = find(&registry, &name).await?;
+            let names = names_after(&before, &add, &remove)?;
+            let wish = settings.to_wish(names, false);
+            let change = registry.set(before, &wish).await.map_err(|e| of_site(&e))?;
+            told(output, &[change], "");
+        }
+        Command::Show { name } => {
+            let wanted = find(&registry, &name).await?;
+            return show(&context, &wanted, output).await;
+        }
+        Command::List { tag, tenant, after, limit } => {
+            let of = |site: &Site| {
+                tag.as_ref().is_none_or(|tag| site.tags.contains(tag))
+                    && (tenant.is_none() || site.tenant == tenant)
+            };
+            return list(&context, of, after.as_deref(), limit, output).await;
+        }
+        Command::Remove { names } => {
+            let mut changes = Vec::new();
+            for wanted in find_all(&registry, &names).await? {
+                changes.push(registry.remove(wanted).await.map_err(|e| of_site(&e))?);
+            }
+            told(output, &changes, "");
+        }
+        Command::Pause { names } => set_paused(&registry, &names, true, output).await?,
+        Command::Resume { names } => set_paused(&registry, &names, false, output).await?,
+        Command::Rollback { name, hold_hours } => {
+            let wanted = find(&registry, &name).await?;
+            let hold = SignedDuration::from_hours(hold_hours.clamp(0, 24 * 365));
+            let back = registry.roll_back(&wanted, hold).await.map_err(|e| of_site(&e))?;
+            output.result(&json!({ "rolled_back": back }), || {
+                let row = |back: &crate::sites::RolledBack| {
+                    vec![
+                        back.slot.to_string(),
+                        back.serial.clone(),
+                        back.not_after.strftime("%F %T UTC").to_string(),
+                    ]
+                };
+                table(&["SERVED AGAIN", "SERIAL", "VALID UNTIL"], back.iter().map(row))
+            });
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn find(registry: &Registry, name: &str) -> Result<WantedSite, Failed> {
+    let name = DnsName::parse(name).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
+    registry.find(&name).await.map_err(|e| of_site(&e))
+}
+
+/// All of them are looked for before any is changed; each site once.
+async fn find_all(registry: &Registry, names: &[String]) -> Result<Vec<WantedSite>, Failed> {
+    let mut found: Vec<WantedSite> = Vec::new();
+    for name in names {
+        let wanted = find(registry, name).await?;
+        if !found.iter().any(|known| known.id == wanted.id) {
+            found.push(wanted);
+        }
+    }
+    Ok(found)
+}
+
+async fn set_paused(
+    registry: &Registry,
+    names: &[String],
+    paused: bool,
+    output: &Output,
+) -> Result<(), Failed> {
+    let mut changes = Vec::new();
+    for wanted in find_all(registry, names).await? {
+        let names = wanted.site.names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let wish = SiteWish { paused: Some(paused), ..SiteWish::for_names(&names) };
+        changes.push(registry.set(wanted, &wish).await.map_err(|e| of_site(&e))?);
+    }
+    told(output, &changes, "");
+    Ok(())
+}
+
+fn names_after(before: &WantedSite, add: &[String], remove: &[String]) -> Result<Vec<String>, Failed> {
+    let mut names: Vec<DnsName> = before.site.names.as_slice().to_vec();
+    let parse = |text: &String| DnsName::parse(text).map_err(|e| Failed::because(Exit::Usage, "names", &e));
+    for name in remove {
+        let name = parse(name)?;
+        if !names.contains(&name) {
+            let message = format!("{} is no name of this site", name.to_unicode());
+            return Err(Failed::new(Exit::NotFound, "not-found", message));
+        }
+        names.retain(|known| *known != name);
+    }
+    for name in add {
+        names.push(parse(name)?);
+    }
+    if names.is_empty() {
+        let message = "a site needs at least one name: remove it with `issuer site remove`";
+        return Err(Failed::new(Exit::Usage, "names", message));
+    }
+    Ok(names.iter().map(ToString::to_string).collect())
+}
+
+fn told(output: &Output, changes: &[Change], next: &str) {
+    let document = |change: &Change| {
+        json!({
+            "change": change.kind,
+            "site": change.id,
+            "names": change.site.names,
+            "differences": change.differences,
+            "reissued": change.reissued,
+            "wanted": change.site,
+        })
+    };
+    let documents: Vec<Value> = changes.iter().map(document).collect();
+    output.result(&json!({ "sites": documents }), || {
+        let mut text = String::new();
+        for change in changes {
+            let names = change.site.names.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
+            let kind = format!("{:?}", change.kind).to_lowercase();
+            text.push_str(&format!("{kind}: {names}\n"));
+            for difference in &change.differences {
+                text.push_str(&format!("  {difference}\n"));
+            }
+        }
+        if changes.iter().any(|change| change.kind == Kind::Added) {
+            text.push_str(next);
+        }
+        text
+    });
+}
+
+async fn show(context: &Context, wanted: &WantedSite, output: &Output) -> Result<Exit, Failed> {
+    let ids: Vec<SiteId> = wanted.groups.keys().map(|number| wanted.id.group(*number)).collect();
+    let groups = context.store.load_sites(&ids).await.map_err(|e| of_store(&e))?;
+    let mut shown = Vec::new();
+    for group in &groups {
+        shown.push(status::describe(context, group).await.map_err(|e| of_store(&e))?);
+    }
+    let document = json!({ "site": wanted.id, "wanted": wanted.site, "groups": shown });
+    output.result(&document, || {
+        let site = &wanted.site;
+        let names = site.names.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
+        let kinds = site.key_types.iter().map(ToString::to_string).collect::<Vec<_>>().join(" + ");
+        let hsts = site.hsts.map_or_else(|| "off".to_owned(), |hsts| format!("{} s", hsts.max_age_seconds));
+        format!(
+            "{names}\n  site {}, {} of {}, account {}, profile {}\n  keys {kinds}, {} certificates, tags {}, tenant {}\n  redirect {}, HSTS {hsts}{}\n\n{}",
+            wanted.id,
+            site.san.as_str(),
+            site.ca,
+            site.account,
+            site.profile.as_deref().unwrap_or("of the CA's choice"),
+            wanted.groups.len() * site.key_types.len(),
+            if site.tags.is_empty() { "none".to_owned() } else { site.tags.join(", ") },
+            site.tenant.as_deref().unwrap_or("none"),
+            if site.redirect.unwrap_or(false) { "on" } else { "off" },
+            site.paused.map_or(String::new(), |since| format!(", PAUSED since {since}")),
+            status::to_text(&shown),
+        )
+    });
+    Ok(Exit::Done)
+}
+
+async fn list(
+    context: &Context,
+    of: impl Fn(&Site) -> bool,
+    after: Option<&str>,
+    limit: usize,
+    output: &Output,
+) -> Result<Exit, Failed> {
+    let mut after = status::parse_after(after)?;
+    let mut found: Vec<StoredSite> = Vec::new();
+    let mut next = None;
+    while found.len() < limit {
+        let page = context.store.list_sites(after.as_ref(), (limit * 2).clamp(100, 1000)).await;
+        let page = page.map_err(|e| of_store(&e))?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.id.clone());
+        for stored in page.into_iter().filter(|stored| of(&stored.site)) {
+            if found.len() == limit {
+                next = found.last().map(|last| last.id.clone());
+                break;
+            }
+            found.push(stored);
+        }
+    }
+    let document = |stored: &StoredSite| {
+        json!({
+            "site": stored.id,
+            "wanted": stored.site,
+            "state": status::state(stored, None),
+            "failure": stored.failure,
+            "parked": stored.parked,
+        })
+    };
+    let documents: Vec<Value> = found.iter().map(document).collect();
+    output.result(&json!({ "sites": documents, "next": next }), || {
+        let row = |stored: &StoredSite| {
+            let names = stored.site.names.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
+            let kinds = stored.site.key_types.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+            let state = status::state(stored, None).to_owned();
+            vec![stored.id.to_string(), names, state, kinds, stored.site.tags.join(",")]
+        };
+        table(&["SITE", "NAMES", "STATE", "KEYS", "TAGS"], found.iter().map(row))
+    });
+    Ok(Exit::Done)
+}
+
+pub(super) fn of_site(error: &SiteError) -> Failed {
+    let (exit, kind) = match error {
+        SiteError::Store(source) => return of_store(source),
+        SiteError::Wish(WishError::Name { error, name }) => {
+            let named = json!({ "name": name, "rule": error.rule(), "message": error.to_string() });
+            return Failed::because(Exit::Usage, "names", error).with_details(json!({ "names": [named] }));
+        }
+        SiteError::Wish(WishError::Ca(_)) => (Exit::Usage, "configuration"),
+        SiteError::Wish(_) => (Exit::Usage, "usage"),
+        SiteError::NotFound(_) | SiteError::NothingBefore(_) => (Exit::NotFound, "not-found"),
+        SiteError::Taken { .. } | SiteError::Exists(..) => (Exit::Failed, "conflict"),
+        SiteError::Changed => (Exit::Failed, "busy"),
+    };
+    Failed::because(exit, kind, error)
+}
+
+fn parse_san(text: &str) -> Result<SanPolicy, String> {
+    serde_json::from_value(json!(text)).map_err(|_| "single or grouped".to_owned())
+}
+
+fn parse_challenge(text: &str) -> Result<shared::domain::ChallengeType, String> {
+    serde_json::from_value(json!(text)).map_err(|_| "http-01".to_owned())
+}
+
+fn parse_hsts(text: &str) -> Result<HstsWish, String> {
+    match text {
+        "on" => Ok(HstsWish::Switch(true)),
+        "off" => Ok(HstsWish::Switch(false)),
+        seconds => seconds
+            .parse()
+            .map(|max_age_seconds| HstsWish::Exactly(Hsts { max_age_seconds, ..Hsts::default() }))
+            .map_err(|_| "on, off, or a number of seconds".to_owned()),
+    }
+}

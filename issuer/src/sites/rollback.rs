@@ -1,0 +1,99 @@
+//! Back to the certificate before the present one.
+
+use super::registry::{Registry, SiteError};
+use jiff::{SignedDuration, Timestamp};
+use shared::{
+    domain::{CertificateId, Class, Event, EventKind, Place, SiteId, Slot},
+    store::{Field, LeaseAnswer, Owner, Settlement, StoreError, StoredSite, WantedSite},
+};
+
+/// What was rolled back.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct RolledBack {
+    pub site: SiteId,
+    pub slot: Slot,
+    pub serial: String,
+    pub not_after: Timestamp,
+}
+
+impl Registry {
+    /// Serves what was served before, in every group and slot that has something before which is still valid, and leaves it
+    /// alone for `hold`. Rolled back again, the present one is back.
+    ///
+    /// # Errors
+    /// [`SiteError::NothingBefore`], [`SiteError::Changed`] where somebody works on the site in this moment.
+    pub async fn roll_back(
+        &self,
+        wanted: &WantedSite,
+        hold: SignedDuration,
+    ) -> Result<Vec<RolledBack>, SiteError> {
+        let mut all = Vec::new();
+        for number in wanted.groups.keys() {
+            all.extend(self.roll_back_group(&wanted.id.group(*number), hold).await?);
+        }
+        if all.is_empty() { Err(SiteError::NothingBefore(wanted.id.clone())) } else { Ok(all) }
+    }
+
+    async fn roll_back_group(&self, id: &SiteId, hold: SignedDuration) -> Result<Vec<RolledBack>, SiteError> {
+        let Some(stored) = self.store.load_site(id).await? else { return Ok(Vec::new()) };
+        let owner = Owner::this_process();
+        let length = self.config.issuer.lease_length();
+        let answer = self.store.acquire_lease(id, &stored.site, &owner, &owner.attempt(), length).await?;
+        let LeaseAnswer::Acquired(lease) = answer else { return Err(SiteError::Changed) };
+        let (back, pointers) = match self.before(&stored).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.store.release_lease(&lease, &[]).await?;
+                return Err(error.into());
+            }
+        };
+        if back.is_empty() {
+            self.store.release_lease(&lease, &[]).await?;
+            return Ok(back);
+        }
+        self.store.publish(&lease, &pointers).await?;
+        let now = Timestamp::now();
+        let held = now.saturating_add(hold).unwrap_or(Timestamp::MAX);
+        let ends = back.iter().map(|back| back.not_after).min().unwrap_or(held);
+        let moment = held.min(ends);
+        let place = Place { class: Class::Renewal, moment, deadline: ends, urgent_from: Some(ends) };
+        let what = format!(
+            "{} serves its previous certificate again, until {}",
+            stored.site.names,
+            held.strftime("%F %T UTC")
+        );
+        let event = Event::new(EventKind::RolledBack, now, what)
+            .for_site(id)
+            .names(stored.site.names.iter())
+            .ca(&stored.site.ca)
+            .tags(&stored.site.tags);
+        let settlement = Settlement {
+            revision: stored.revision,
+            place,
+            done: Vec::new(),
+            fields: vec![(Field::Held, Some(held.as_second().to_string()))],
+            events: serde_json::to_string(&event).into_iter().collect(),
+        };
+        self.store.settle(&lease, &settlement).await?;
+        Ok(back)
+    }
+
+    async fn before(
+        &self,
+        stored: &StoredSite,
+    ) -> Result<(Vec<RolledBack>, Vec<(Slot, CertificateId)>), StoreError> {
+        let (mut back, mut pointers) = (Vec::new(), Vec::new());
+        for (slot, certificate) in &stored.previous {
+            let Some(found) = self.store.load_certificate(&stored.id, certificate).await? else { continue };
+            let leaf = found
+                .leaf()
+                .map_err(|e| StoreError::Corrupt { key: certificate.to_string(), source: e.into() })?;
+            if leaf.is_valid_at(Timestamp::now()) {
+                let (serial, not_after) = (leaf.serial, leaf.not_after);
+                back.push(RolledBack { site: stored.id.clone(), slot: *slot, serial, not_after });
+                pointers.push((*slot, certificate.clone()));
+            }
+        }
+        Ok((back, pointers))
+    }
+}
