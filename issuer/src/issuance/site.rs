@@ -156,6 +156,13 @@ impl Issuance {
         let held = HeldLease::acquire(&self.store, id, &new_site, &self.owner, self.lease_length, timeline)
             .await
             .map_err(of_store)?;
+        // Who asks by hand gets the names: they are kept for this site, and lead to it once it serves them.
+        let pointers = self.store.load_pointers(wanted.names.as_slice()).await.map_err(of_store)?;
+        for (name, pointer) in wanted.names.iter().zip(pointers) {
+            if pointer.owner() != Some(id.site()) {
+                self.store.keep_name(name, &pointer, &id.site()).await.map_err(of_store)?;
+            }
+        }
         let attempt = Attempt::new(self, &held.lease, Some(wanted), wanted.urge, timeline, counter);
         let done = attempt.run(Vec::new()).await;
         Ok(self.settle(held, done).await)

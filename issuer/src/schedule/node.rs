@@ -5,6 +5,7 @@ use crate::{
     ca::Ca,
     issuance::{Issuance, SetupError, reach},
     preflight::{Departure, Reach, Resolver, ResolverError},
+    sites::Registry,
 };
 use shared::{
     config::Config,
@@ -29,6 +30,7 @@ pub struct Node {
     pub(super) config: Arc<Config>,
     pub(super) owner: Owner,
     pub(super) troubles: Troubles,
+    pub(super) registry: Registry,
     pub(super) departure: Option<Departure>,
     pub(super) reach: Reach,
     pub(super) parked: Backoff,
@@ -60,6 +62,7 @@ impl Node {
     ) -> Result<Self, ResolverError> {
         let resolver = Resolver::with_servers(&config.issuer.resolvers)?;
         Ok(Self {
+            registry: Registry::new(store.clone(), Arc::clone(&config)),
             reach: reach(&config)?,
             departure: Departure::of(&config.frontends, resolver),
             parked: config.issuer.parked_backoff(),

@@ -288,6 +288,36 @@ impl Registry {
         }
     }
 
+    /// Lets go of the names of a site that another site has been given in the meantime: it serves them, or is about to. A
+    /// site that has no other names is removed. Answers the names.
+    ///
+    /// # Errors
+    /// The store's, or [`SiteError::Changed`].
+    pub async fn give_up_lost_names(&self, id: &SiteId) -> Result<Vec<DnsName>, SiteError> {
+        let Some(wanted) = self.store.load_wanted(id).await? else { return Ok(Vec::new()) };
+        let names = wanted.site.names.as_slice();
+        let mut lost = Vec::new();
+        for (name, pointer) in names.iter().zip(self.store.load_pointers(names).await?) {
+            let Some(owner) = pointer.owner().filter(|owner| *owner != wanted.id) else { continue };
+            // Only one that wants it: a pointer to a site that is gone is no owner.
+            let other = self.store.load_wanted(&owner).await?;
+            if other.is_some_and(|other| other.site.names.contains(name)) {
+                lost.push(name.clone());
+            }
+        }
+        if lost.is_empty() {
+            return Ok(lost);
+        }
+        let rest: Vec<String> =
+            names.iter().filter(|name| !lost.contains(name)).map(ToString::to_string).collect();
+        if rest.is_empty() {
+            self.remove(wanted).await?;
+        } else {
+            self.set(wanted, &SiteWish::for_names(&rest)).await?;
+        }
+        Ok(lost)
+    }
+
     /// Has every group of a site looked at now: names that are left out are tried again, and with `force` its certificates
     /// are renewed whatever their age.
     ///

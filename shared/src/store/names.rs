@@ -43,6 +43,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn load_pointers(&self, names: &[DnsName]) -> Result<Vec<NamePointer>, StoreError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut pipeline = redis::Pipeline::new();
         for name in names {
             pipeline.cmd("GET").arg(keys::name(name));
