@@ -5,6 +5,7 @@ mod load;
 mod mistakes;
 mod origin;
 mod sections;
+mod store_url;
 
 pub use load::{Config, ConfigError, DEFAULT_PATH};
 pub use mistakes::Mistake;
@@ -13,3 +14,4 @@ pub use sections::{
     Agent, Ca, Certificates, Challenge, Frontends, Issuer, LogFormat, Notify, Program, SelfCheck,
     StoreSection, Telemetry, TelemetryListen,
 };
+pub use store_url::{ClusterUrl, HostPort, Secret, SentinelUrl, StoreUrl, StoreUrlError};

@@ -4,6 +4,7 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `sp:schema` | string | version of the layout |
+//! | `sp:epoch` | hash | `n`: failovers that were noticed; the replication id of each primary |
 //! | `sp:{pNN}:site:ID` | hash | a site: `spec`, `lease*`, `cert:SLOT`, `prev:SLOT`, `failure` |
 //! | `sp:{pNN}:order:ID:SLOT` | string | the open order of a lineage, JSON |
 //! | `sp:{pNN}:cert:ID:CERT` | string | a certificate: leaf, sealed key, reference to its chain |
@@ -24,6 +25,7 @@
 use crate::domain::{CertificateId, DnsName, Partition, SiteId, Slot};
 
 pub(super) const SCHEMA: &str = "sp:schema";
+pub(super) const EPOCH: &str = "sp:epoch";
 pub(super) const ACCOUNTS: &str = "sp:accounts";
 pub(super) const FRONTENDS: &str = "sp:frontends";
 pub(super) const INTERNAL_CA: &str = "sp:internal-ca";

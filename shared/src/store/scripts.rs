@@ -17,19 +17,22 @@ impl Script {
     }
 
     pub(super) fn call(&self, keys: &[String], arguments: &[&[u8]]) -> Cmd {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&self.sha1).arg(keys.len()).arg(keys);
-        for argument in arguments {
-            command.arg(*argument);
-        }
-        command
+        run("EVALSHA", &self.sha1, keys, arguments)
     }
 
-    pub(super) fn load(&self) -> Cmd {
-        let mut command = redis::cmd("SCRIPT");
-        command.arg("LOAD").arg(self.text);
-        command
+    /// For a server that doesn't know the script: it does afterwards.
+    pub(super) fn call_by_text(&self, keys: &[String], arguments: &[&[u8]]) -> Cmd {
+        run("EVAL", self.text, keys, arguments)
     }
+}
+
+fn run(name: &str, script: &str, keys: &[String], arguments: &[&[u8]]) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(script).arg(keys.len()).arg(keys);
+    for argument in arguments {
+        command.arg(*argument);
+    }
+    command
 }
 
 macro_rules! scripts {
@@ -39,9 +42,11 @@ macro_rules! scripts {
 }
 
 scripts! {
+    ADD_MEMBER: "add_member.lua",
     ACQUIRE_LEASE: "acquire_lease.lua",
     FAIL_ORDER: "fail_order.lua",
     PUBLISH: "publish.lua",
+    RAISE_EPOCH: "raise_epoch.lua",
     RELEASE_LEASE: "release_lease.lua",
     RENEW_LEASE: "renew_lease.lua",
     REMOVE_RECORD: "remove_record.lua",
