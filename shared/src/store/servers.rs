@@ -29,8 +29,8 @@ const ASK_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Servers {
     target: Target,
     layout: ArcSwapOption<Layout>,
-    /// When it was last asked. Held while it is asked.
-    asked: tokio::sync::Mutex<Option<Instant>>,
+    /// When it was last asked, and whether there was an answer. Held while it is asked.
+    asked: tokio::sync::Mutex<Option<(Instant, bool)>>,
     /// Where to ask first: the node that another one pointed to.
     hint: Mutex<Option<HostPort>>,
     /// Whom of a Cluster to ask first otherwise: another one each time, since one may be dead.
@@ -105,13 +105,18 @@ impl Servers {
         }
         let mut asked = self.asked.lock().await;
         let known = self.layout.load_full();
-        if let Some(layout) = &known
-            && (certain(layout) || asked.is_some_and(|at| at.elapsed() < ASK_AT_MOST_EVERY))
-        {
-            return Ok(Arc::clone(layout));
+        if let Some(layout) = &known {
+            // What changed since may be asked a little later; those who could not be reached just now are left alone.
+            let pause =
+                asked.map_or(Duration::ZERO, |(at, _)| ASK_AT_MOST_EVERY.saturating_sub(at.elapsed()));
+            let in_vain = asked.is_some_and(|(_, answered)| !answered) && !pause.is_zero();
+            if certain(layout) || in_vain {
+                return Ok(Arc::clone(layout));
+            }
+            tokio::time::sleep(pause).await;
         }
         let answer = self.ask(known.as_deref()).await;
-        *asked = Some(Instant::now());
+        *asked = Some((Instant::now(), answer.is_ok()));
         self.reachable.store(answer.is_ok(), Ordering::Relaxed);
         match (answer, known) {
             (Ok(layout), _) => {
