@@ -313,7 +313,6 @@ fn settle() -> String {
     sha1(&format!("{SCHEDULE}\n{SETTLE}"))
 }
 
-
 fn sha1(script: &str) -> String {
     openssl::sha::sha1(script.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -161,6 +161,8 @@ fn failure(class: FailureClass, count: u32) -> Failure {
         what: "CAA forbids it".into(),
         remedy: "Allow the CA in the CAA record.".into(),
         not_before: None,
+        since: None,
+        next: None,
     }
 }
 

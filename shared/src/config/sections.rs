@@ -13,7 +13,7 @@ use std::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreSection {
-    /// `redis://`, `rediss://` or `redis+unix://`; absent: the embedded store.
+    /// `redis://`, `rediss://`, `redis+unix://`, `redis+sentinel://` or `redis+cluster://`; absent: the embedded store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// A file with the password of the URL's user, so that it needn't stand in the URL.

@@ -67,7 +67,8 @@ impl Store {
     pub(super) async fn pack_certificate(&self, certificate: &Certificate) -> Result<Vec<u8>, StoreError> {
         let chain_sha256 = hex(&sha256(certificate.chain_pem.as_bytes())[..16]);
         let mut set = redis::Pipeline::new();
-        set.cmd("SET").arg(keys::chain(&chain_sha256)).arg(&certificate.chain_pem).arg("NX");
+        // Also where it is there already: only what is written now can be confirmed now.
+        set.cmd("SET").arg(keys::chain(&chain_sha256)).arg(&certificate.chain_pem);
         self.confirmed.write(set).await?;
         let meta = serde_json::to_vec(&Meta {
             chain_sha256,

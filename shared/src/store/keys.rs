@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `sp:schema` | string | version of the layout |
 //! | `sp:{pNN}:site:ID` | hash | a group of a site: `spec` (`retired` once it is no longer wanted), `lease*`, `cert:SLOT`, `prev:SLOT`, `revoked:SLOT`, `sched`, `rev`, `failure`, `cut`, `parked`, `alert`, `retry`, `force`; of the first group also `groups`, `wrev` |
+//! | `sp:epoch` | hash | `n`: failovers that were noticed; the replication id of each primary |
 //! | `sp:{pNN}:order:ID:SLOT` | string | the open order of a lineage, JSON |
 //! | `sp:{pNN}:cert:ID:CERT` | string | a certificate: leaf, sealed key, reference to its chain |
 //! | `sp:{pNN}:sites` | sorted set | the ids of the partition's groups, in their order |
@@ -33,6 +34,7 @@
 use crate::domain::{CertificateId, Class, DnsName, Partition, SiteId, Slot};
 
 pub(super) const SCHEMA: &str = "sp:schema";
+pub(super) const EPOCH: &str = "sp:epoch";
 pub(super) const ACCOUNTS: &str = "sp:accounts";
 pub(super) const FRONTENDS: &str = "sp:frontends";
 pub(super) const INTERNAL_CA: &str = "sp:internal-ca";

@@ -2,6 +2,7 @@
 //!
 //! Two kinds of connections: reads and what may be lost go over one that heals itself ([`link`]); a write that the CA is
 //! about to be told of goes over one that never reconnects ([`confirmed`]), so that a confirmation counts what it wrote.
+//! Both ask [`servers`] which server a key lives on: the only one, the primary that Sentinels name, or one of a Cluster's.
 //!
 //! An error of the store is an error. It never reads as "not found".
 
@@ -13,23 +14,30 @@ mod certificates;
 mod challenges;
 mod check;
 mod confirmed;
+mod dial;
 mod directories;
+mod discovery;
 mod embedded;
 mod error;
 mod event_cursor;
 mod events;
+mod failover;
 mod frontends;
 mod internal_ca;
 mod keys;
 mod leases;
 mod link;
 mod names;
+mod node;
 mod notify;
 mod open;
 mod orders;
+mod parts;
 mod schedule;
 mod scripts;
+mod servers;
 mod sites;
+mod slots;
 mod tenants;
 
 pub use accounts::{Account, AccountStatus, CandidateKey, StoredAccount};
