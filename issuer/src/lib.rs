@@ -1,10 +1,11 @@
 //! The issuer: orders certificates from an ACME CA and stores them for the fleet.
 //!
 //! Entry points (`cli`) use [`issuance`], which drives orders; [`acme`] speaks to the CA and [`preflight`] looks at names
-//! as the CA will. What is stored goes through `shared::store`.
+//! as the CA will. [`rotation`] seals everything with another key-encryption key. What is stored goes through `shared::store`.
 
 pub mod acme;
 pub mod ca;
 pub mod cli;
 pub mod issuance;
 pub mod preflight;
+pub mod rotation;

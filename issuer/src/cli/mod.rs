@@ -74,7 +74,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
     let config = || context::load_config(path);
     match arguments.command {
         Command::Config(command) => config::run(&command, path, output),
-        Command::Key(command) => key::run(&command, path, output),
+        Command::Key(command) => key::run(command, path, output).await,
         Command::Account(command) => account::run(command, config()?, output).await,
         Command::Issue(wanted) => issue::run(wanted, config()?, output).await,
         Command::Status(wanted) => status::run(&wanted, config()?, output).await,

@@ -97,8 +97,9 @@ impl SealedRecord {
                 let mut account: Account = self.parse()?;
                 newest(account.v, Account::VERSION)?;
                 let owner = format!("{}:{}", account.ca, account.name);
-                let named =
-                    |spki: &String| Ok::<_, RewrapError>((SealedKind::AccountKey, owner.clone(), spki.clone()));
+                let named = |spki: &String| {
+                    Ok::<_, RewrapError>((SealedKind::AccountKey, owner.clone(), spki.clone()))
+                };
                 let spki = account.key_spki_sha256.clone();
                 self.change_text(&mut account.sealed_key, change, &|| named(&spki))?;
                 if let Some(candidate) = &mut account.candidate {
@@ -143,9 +144,8 @@ impl SealedRecord {
             _ => return Ok(self.raw.clone()),
         };
         let named = || {
-            let csr = STANDARD
-                .decode(csr.as_ref().ok_or(RewrapError::Unnamed)?)
-                .map_err(|e| self.damaged(e))?;
+            let csr =
+                STANDARD.decode(csr.as_ref().ok_or(RewrapError::Unnamed)?).map_err(|e| self.damaged(e))?;
             let spki = X509Req::from_der(&csr)
                 .and_then(|csr| csr.public_key()?.public_key_to_der())
                 .map_err(|e| self.damaged(e))?;
@@ -234,8 +234,7 @@ impl Store {
             let touched: Vec<String> = batch.iter().map(|(_, record, _)| record.key.clone()).collect();
             let arguments: Vec<&[u8]> =
                 batch.iter().flat_map(|(_, record, new)| [&record.raw[..], new]).collect();
-            replaced +=
-                self.confirmed.script::<u64>(&scripts::REWRAP_RECORDS, &touched, &arguments).await?;
+            replaced += self.confirmed.script::<u64>(&scripts::REWRAP_RECORDS, &touched, &arguments).await?;
         }
         Ok(replaced)
     }

@@ -42,9 +42,7 @@ impl Store {
             range.arg(&key).arg(from).arg("+").arg("LIMIT").arg(0).arg(limit - found.len());
             for id in self.link.query::<Vec<String>>(&range).await? {
                 let parsed = SiteId::parse(&id);
-                found.push(
-                    parsed.ok_or_else(|| StoreError::corrupt(&key, format!("no site id: {id:?}")))?,
-                );
+                found.push(parsed.ok_or_else(|| StoreError::corrupt(&key, format!("no site id: {id:?}")))?);
             }
         }
         Ok(found)
@@ -81,7 +79,8 @@ impl Store {
             touched.extend(Slot::ALL.into_iter().map(|slot| keys::order(id, slot)));
         }
         let per_site = (1 + Slot::ALL.len()).to_string();
-        let pointers = Slot::ALL.into_iter().flat_map(|slot| [format!("cert:{slot}"), format!("prev:{slot}")]);
+        let pointers =
+            Slot::ALL.into_iter().flat_map(|slot| [format!("cert:{slot}"), format!("prev:{slot}")]);
         let arguments: Vec<String> =
             [per_site, u8::from(take_over).to_string()].into_iter().chain(pointers).collect();
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
@@ -101,8 +100,7 @@ impl Store {
                     continue;
                 }
                 let key = keys::order(id, slot);
-                let order: Order =
-                    serde_json::from_slice(&raw).map_err(|e| StoreError::corrupt(&key, e))?;
+                let order: Order = serde_json::from_slice(&raw).map_err(|e| StoreError::corrupt(&key, e))?;
                 if let OrderState::Stored(stored) = order.state {
                     certificates.insert(stored.certificate);
                 }

@@ -123,8 +123,7 @@ impl Vault {
                 return false;
             }
         };
-        let opened_so_far =
-            held.marks.canaries.iter().filter(|canary| held.ring.open_canary(canary).is_ok());
+        let opened_so_far = held.marks.canaries.iter().filter(|canary| held.ring.open_canary(canary).is_ok());
         for canary in opened_so_far {
             if let Err(error) = ring.open_canary(canary) {
                 tracing::error!(

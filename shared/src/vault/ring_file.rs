@@ -10,7 +10,8 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-const HEADING: &str = "# Key-encryption keys of Signpost. Without this file no stored private key can be opened.\n";
+const HEADING: &str =
+    "# Key-encryption keys of Signpost. Without this file no stored private key can be opened.\n";
 
 impl Keyring {
     /// Makes a ring of one new key and writes it to `path`, mode 0600. An existing file is never overwritten.
@@ -107,7 +108,11 @@ impl LockedFile {
     }
 }
 
-fn draft(directory: &Path, text: &str, like: Option<&std::fs::Metadata>) -> io::Result<tempfile::NamedTempFile> {
+fn draft(
+    directory: &Path,
+    text: &str,
+    like: Option<&std::fs::Metadata>,
+) -> io::Result<tempfile::NamedTempFile> {
     let mut draft =
         tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(directory)?;
     if let Some(like) = like {

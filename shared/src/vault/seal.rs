@@ -75,8 +75,7 @@ pub(super) fn open(
     let (id, rest) = split(sealed)?;
     let (wrapped, body) =
         rest.split_at_checked(NONCE_BYTES + KEY_BYTES + TAG_BYTES).ok_or(OpenError::Refused)?;
-    let kek =
-        ring.find(id).ok_or_else(|| OpenError::UnknownKek(String::from_utf8_lossy(id).into_owned()))?;
+    let kek = ring.find(id).ok_or_else(|| OpenError::UnknownKek(String::from_utf8_lossy(id).into_owned()))?;
     let associated = binding.associated_data(id);
     let data_key = decrypt(kek.bytes(), &associated, wrapped)?;
     decrypt(&data_key, &associated, body)
