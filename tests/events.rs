@@ -80,6 +80,8 @@ async fn the_newest_are_shown_oldest_first_and_filters_hold() -> Result<()> {
         what: "CAA".into(),
         remedy: "Allow the CA\nin the CAA record.".into(),
         not_before: None,
+        since: None,
+        next: None,
     };
     let failed = event(EventKind::Failed, "bücher.example", 1)?.because(&failure);
     scene.append(&failed).await?;

@@ -24,8 +24,8 @@ use openssl::{
 use shared::{
     config::Config,
     domain::{
-        Certificate, DnsName, Frontend, KeyType, Leaf, NameSet, Order, Planned, Right, Scope, Site, SiteId,
-        Stored,
+        Certificate, ChallengeType, DnsName, Frontend, KeyType, Leaf, NameSet, Order, Origin, Planned, Right,
+        SanPolicy, Scope, Site, SiteId, Stored,
     },
     store::{LeaseAnswer, Owner, Role, Store, lineage_of, open_vault},
     tls::{InternalCa, KeyPair},
@@ -97,6 +97,13 @@ impl Fleet {
             account: "default".into(),
             profile: None,
             tags: tags.iter().map(ToString::to_string).collect(),
+            san: SanPolicy::Grouped,
+            challenge: ChallengeType::Http01,
+            tenant: None,
+            redirect: None,
+            hsts: None,
+            paused: None,
+            origin: Origin::Operator,
             created: now,
         };
         let id = SiteId::of(&names);

@@ -105,7 +105,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
     let config = || context::load_config(path);
     match arguments.command {
         Command::Config(command) => config::run(&command, path, output),
-        Command::Key(command) => key::run(&command, path, output),
+        Command::Key(command) => key::run(command, path, output).await,
         Command::Account(command) => account::run(command, config()?, output).await,
         Command::Site(command) => site::run(command, config()?, output).await,
         Command::Plan(arguments) => plan::plan(&arguments, config()?, output).await,

@@ -11,7 +11,7 @@ use crate::{
 use shared::{
     config::Config,
     error::Retry,
-    store::{Role, Store, StoreError, VaultError, open_vault},
+    store::{Role, Store, StoreError, VaultError, open_vault, report_forever},
     vault::Vault,
 };
 use std::{sync::Arc, time::Duration};
@@ -38,12 +38,17 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     let Some((store, vault)) = open(&config, output, &stop).await? else { return Ok(Exit::Done) };
     let config = Arc::new(config);
     let counters = Counters::default();
-    let node = Node::new(store.clone(), vault, Arc::clone(&config), counters)
+    let node = Node::new(store.clone(), Arc::clone(&vault), Arc::clone(&config), counters)
         .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
     let node = Arc::new(node);
     let watched = tokio::spawn({
         let store = store.clone();
         async move { store.watch().await }
+    });
+    // What this node has of the keyring is known to whoever rotates a key, and what the store wants of it is followed.
+    let reported = tokio::spawn({
+        let (store, vault) = (store.clone(), Arc::clone(&vault));
+        async move { report_forever(store, &vault, "issuer").await }
     });
     // The operator is told of what the last orders came to, too: the notifier ends after the workers.
     let workers_ended = CancellationToken::new();
@@ -59,6 +64,7 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     }
     alive.abort();
     watched.abort();
+    reported.abort();
     tracing::info!("ended");
     Ok(Exit::Done)
 }

@@ -18,7 +18,7 @@ mod check;
 mod lease;
 mod look;
 mod pace;
-mod patience;
+pub(crate) mod patience;
 mod progress;
 mod setup;
 mod site;

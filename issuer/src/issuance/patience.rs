@@ -42,7 +42,7 @@ where
 }
 
 /// Writes to the store, and again where it was not reachable. Every write is safe to repeat.
-pub(super) async fn write<T, F>(write: impl Fn() -> F) -> Result<T, StoreError>
+pub(crate) async fn write<T, F>(write: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {

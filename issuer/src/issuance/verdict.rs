@@ -6,6 +6,7 @@ use shared::{
     domain::{DnsName, Failure, FailureClass, NameSet},
     error::Fault,
     store::StoreError,
+    vault::SealError,
 };
 use std::time::Duration;
 
@@ -77,6 +78,20 @@ impl Verdict {
             _ => "look at Redis; nothing was lost, and the next run goes on where this one stopped",
         };
         Self::new(Fault::Store, FailureClass::Store, shared::error::chain(error), remedy).keeping_the_order()
+    }
+
+    /// The key could not be sealed, so it was not used either.
+    pub fn from_sealing(error: &SealError) -> Self {
+        match error {
+            SealError::Lacking { .. } => Self::new(
+                Fault::Operator,
+                FailureClass::Store,
+                error.to_string(),
+                "copy the keyring to this node; the next run goes on with the same order",
+            )
+            .keeping_the_order(),
+            SealError::OpenSsl(_) => Self::bug(shared::error::chain(error)),
+        }
     }
 
     pub fn bug(what: impl Into<String>) -> Self {

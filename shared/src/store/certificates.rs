@@ -14,11 +14,11 @@ const VERSION: u8 = 1;
 
 /// What is stored of a certificate besides leaf and key. Short names: there are millions.
 #[derive(Serialize, Deserialize)]
-struct Meta {
+pub(super) struct Meta {
     #[serde(rename = "c")]
     chain_sha256: String,
     #[serde(rename = "k")]
-    key_type: KeyType,
+    pub(super) key_type: KeyType,
     ca: String,
     #[serde(rename = "a")]
     account: String,
@@ -43,14 +43,7 @@ impl Store {
         let key = keys::certificate(site, id);
         let record: Option<Vec<u8>> = self.link.query(cmd("GET").arg(&key)).await?;
         let Some(record) = record else { return Ok(None) };
-        let damaged = || StoreError::corrupt(&key, "the record is damaged");
-        let (&version, rest) = record.split_first().ok_or_else(damaged)?;
-        if version > VERSION {
-            return Err(StoreError::NewerSchema { found: version.into(), known: VERSION.into() });
-        }
-        let (meta, rest) = take(rest).ok_or_else(damaged)?;
-        let (leaf_der, sealed_key) = take(rest).ok_or_else(damaged)?;
-        let meta: Meta = serde_json::from_slice(meta).map_err(|e| StoreError::corrupt(&key, e))?;
+        let Parts { meta, leaf_der, sealed_key, .. } = split(&key, &record)?;
         let chain: Option<String> = self.link.query(cmd("GET").arg(keys::chain(&meta.chain_sha256))).await?;
         Ok(Some(Certificate {
             leaf_der: leaf_der.to_vec(),
@@ -87,6 +80,31 @@ impl Store {
         record.extend_from_slice(&certificate.sealed_key);
         Ok(record)
     }
+}
+
+/// The parts of a record.
+pub(super) struct Parts<'a> {
+    pub(super) meta: Meta,
+    pub(super) leaf_der: &'a [u8],
+    pub(super) sealed_key: &'a [u8],
+    /// All that stands before the sealed key.
+    pub(super) head: &'a [u8],
+}
+
+pub(super) fn split<'a>(key: &str, record: &'a [u8]) -> Result<Parts<'a>, StoreError> {
+    let damaged = || StoreError::corrupt(key, "the record is damaged");
+    let (&version, rest) = record.split_first().ok_or_else(damaged)?;
+    if version > VERSION {
+        return Err(StoreError::NewerSchema { found: version.into(), known: VERSION.into() });
+    }
+    let (meta, rest) = take(rest).ok_or_else(damaged)?;
+    let (leaf_der, sealed_key) = take(rest).ok_or_else(damaged)?;
+    Ok(Parts {
+        meta: serde_json::from_slice(meta).map_err(|e| StoreError::corrupt(key, e))?,
+        leaf_der,
+        sealed_key,
+        head: &record[..record.len() - sealed_key.len()],
+    })
 }
 
 fn take(bytes: &[u8]) -> Option<(&[u8], &[u8])> {

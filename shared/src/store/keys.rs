@@ -23,12 +23,15 @@
 //! | `sp:frontend-key:SHA256` | string | the frontend that a client certificate's key or a token belongs to |
 //! | `sp:frontends` | sorted set | the names of every frontend |
 //! | `sp:internal-ca` | string | the fleet's own CA, JSON, with its sealed key |
-//! | `sp:vault:canary` | string | a known text, sealed with the current key-encryption key |
 //! | `sp:tenant:NAME`, `sp:tenants` | string, set | customers, JSON |
 //! | `sp:brakes` | hash | what an operator has stopped |
 //! | `sp:{notify}:leader` | string | the node that tells the operator; expires by itself |
 //! | `sp:{notify}:state` | hash | by receiver: how far it has been told, and the message that is on its way, JSON |
 //! | `sp:{notify}:told:RECEIVER` | hash | by site: which of its failures the receiver was told, JSON; gone once it recovers |
+//! | `sp:vault:canary`, `sp:vault:canary-next` | string | a known text, sealed; the second one while a key-encryption key takes another's place |
+//! | `sp:vault:current` | string | the id of the key-encryption key that seals; absent: the first of each ring |
+//! | `sp:vault:rotation` | string | how far a rotation has come, JSON; gone at its end |
+//! | `sp:nodes` | hash | by node: which key-encryption keys it holds, and when it said so, JSON |
 //! | `sp:audit` | stream | who read which key, newest million |
 
 use crate::domain::{CertificateId, Class, DnsName, Partition, SiteId, Slot};
@@ -41,6 +44,10 @@ pub(super) const INTERNAL_CA: &str = "sp:internal-ca";
 pub(super) const CANARY: &str = "sp:vault:canary";
 pub(super) const TENANTS: &str = "sp:tenants";
 pub(super) const BRAKES: &str = "sp:brakes";
+pub(super) const NEXT_CANARY: &str = "sp:vault:canary-next";
+pub(super) const CURRENT_KEK: &str = "sp:vault:current";
+pub(super) const ROTATION: &str = "sp:vault:rotation";
+pub(super) const NODES: &str = "sp:nodes";
 pub(super) const AUDIT: &str = "sp:audit";
 pub(super) const NOTIFY_LEADER: &str = "sp:{notify}:leader";
 pub(super) const NOTIFY_STATE: &str = "sp:{notify}:state";
