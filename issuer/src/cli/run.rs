@@ -8,8 +8,10 @@ use crate::{
     notify,
     schedule::{Counters, Node},
 };
+use jiff::Timestamp;
 use shared::{
     config::Config,
+    domain::{Event, EventKind},
     error::Retry,
     store::{Role, Store, StoreError, VaultError, open_vault, report_forever},
     vault::Vault,
@@ -45,6 +47,7 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
         let store = store.clone();
         async move { store.watch().await }
     });
+    let followed = tokio::spawn(tell_of_failovers(store.clone()));
     // What this node has of the keyring is known to whoever rotates a key, and what the store wants of it is followed.
     let reported = tokio::spawn({
         let (store, vault) = (store.clone(), Arc::clone(&vault));
@@ -65,8 +68,23 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     alive.abort();
     watched.abort();
     reported.abort();
+    followed.abort();
     tracing::info!("ended");
     Ok(Exit::Done)
+}
+
+/// What was under way goes on by itself: whoever finds that the new primary knows nothing of its lease writes nothing, and
+/// the site is taken anew.
+async fn tell_of_failovers(store: Store) {
+    let mut failovers = store.failovers();
+    while failovers.changed().await.is_ok() {
+        let what = "the store has another primary; what was under way is looked at again";
+        tracing::warn!("{what}");
+        let event = Event::new(EventKind::Failover, Timestamp::now(), what);
+        if let Err(error) = store.append_event(&event).await {
+            tracing::warn!(error = shared::error::chain(&error), "the failover could not be told");
+        }
+    }
 }
 
 /// The store and the keys to it. Programs start in any order: a store that isn't there yet is waited for. `None`: told to

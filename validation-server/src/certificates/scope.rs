@@ -30,7 +30,7 @@ pub(crate) fn sees_certificate(frontend: &Frontend, site: &Site, leaf: &Leaf) ->
 mod tests {
     use super::*;
     use jiff::Timestamp;
-    use shared::domain::{NameSet, Scope};
+    use shared::domain::{ChallengeType, NameSet, Origin, SanPolicy, Scope};
 
     fn site(names: &[&str], tags: &[&str]) -> Site {
         Site {
@@ -41,6 +41,13 @@ mod tests {
             account: String::new(),
             profile: None,
             tags: tags.iter().map(ToString::to_string).collect(),
+            san: SanPolicy::Grouped,
+            challenge: ChallengeType::Http01,
+            tenant: None,
+            redirect: None,
+            hsts: None,
+            paused: None,
+            origin: Origin::Operator,
             created: Timestamp::UNIX_EPOCH,
         }
     }
