@@ -214,8 +214,11 @@ fn name(number: usize) -> String {
 async fn race(mut backing: Backing, options: StageOptions, sites: usize, seed: u64) -> Result<()> {
     let mut stage = Stage::trusting_with(options).await?;
     settings(&mut stage.signpost)?;
-    if !matches!(backing, Backing::Single) {
-        stage.signpost.set("store.confirm_replicas", 1)?;
+    // As many as there are: whichever replica takes over has what was confirmed.
+    match backing {
+        Backing::Single => {}
+        Backing::Sentinel(_) => stage.signpost.set("store.confirm_replicas", 2)?,
+        Backing::Cluster(_) => stage.signpost.set("store.confirm_replicas", 1)?,
     }
     stage.signpost.issuer(&["account", "create"]).await?.success()?;
     let file = stage.signpost.write("sites.ndjson", sites_file(sites))?;

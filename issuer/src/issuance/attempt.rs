@@ -37,8 +37,6 @@ pub(super) struct Attempt<'a> {
 /// How an attempt ended.
 pub(super) struct Done {
     pub(super) outcome: Outcome,
-    /// Slots whose orders are published and can be ended.
-    pub(super) done: Vec<Slot>,
     /// What is written with the lease's return; `None` where too little is known.
     pub(super) settlement: Option<Settlement>,
 }
@@ -49,7 +47,8 @@ pub(super) struct Tally {
     pub(super) cut: Cut,
     /// What was valid before.
     pub(super) before: BTreeMap<Slot, Published>,
-    pub(super) done: Vec<Slot>,
+    /// Orders that can be ended, each with the certificate that it brought and that is published.
+    pub(super) done: Vec<(Slot, Option<CertificateId>)>,
     /// The key type whose order failed.
     pub(super) failed: Option<Slot>,
 }
@@ -71,7 +70,7 @@ impl<'a> Attempt<'a> {
         let stored = match self.site_as_wanted().await {
             Ok(stored) => stored,
             Err(verdict) => {
-                return Done { outcome: Outcome::Failed(verdict), done: Vec::new(), settlement: None };
+                return Done { outcome: Outcome::Failed(verdict), settlement: None };
             }
         };
         let mut tally = Tally {
@@ -88,8 +87,13 @@ impl<'a> Attempt<'a> {
             Err(_) => None,
         };
         let aftermath = Aftermath { issuance: self.issuance, tally: &tally, now: Timestamp::now() };
-        let settlement = served.map(|served| aftermath.settlement(&outcome, &served));
-        Done { outcome, done: tally.done, settlement }
+        let settlement = match (served, &outcome) {
+            (Some(served), _) => Some(aftermath.settlement(&outcome, &served)),
+            // What it serves can't be read: told and tried again as any failure, or its worker would turn in circles.
+            (None, Outcome::Failed(_)) => Some(aftermath.settlement(&outcome, &BTreeMap::new())),
+            (None, _) => None,
+        };
+        Done { outcome, settlement }
     }
 
     async fn issue(&self, tally: &mut Tally, departed: Vec<(DnsName, Verdict)>) -> Result<Outcome, Verdict> {
@@ -137,12 +141,12 @@ impl<'a> Attempt<'a> {
                 return Ok(Outcome::Stopped(stop));
             }
             self.publish(&certificates).await.map_err(of_store)?;
-            tally.done.extend(certificates.iter().map(|(slot, _)| *slot));
+            tally.done.extend(certificates.iter().map(|(slot, id)| (*slot, Some(id.clone()))));
         }
         if let Some(verdict) = failed {
             let is_limit = verdict.wait.is_some();
             if !verdict.keep_order {
-                tally.done.extend(tally.failed);
+                tally.done.extend(tally.failed.map(|slot| (slot, None)));
             }
             return if is_limit {
                 let failure = verdict.to_failure(tally.stored.failure.as_ref(), Timestamp::now());

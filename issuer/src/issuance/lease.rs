@@ -2,7 +2,7 @@
 
 use super::progress::Timeline;
 use shared::{
-    domain::{Site, SiteId, Slot},
+    domain::{Site, SiteId},
     store::{Lease, LeaseAnswer, Owner, Settlement, Store, StoreError},
 };
 use std::time::Duration;
@@ -66,11 +66,10 @@ impl HeldLease {
         }
     }
 
-    /// Gives the site back and ends the orders that are done. A lease that can't be given back ends by itself; orders
-    /// that were not ended are published once more by the next run, which changes nothing.
-    pub(super) async fn release(self, done: &[Slot]) {
+    /// Gives the site back as it is. A lease that can't be given back ends by itself.
+    pub(super) async fn release(self) {
         self.renewal.abort();
-        if let Err(error) = self.store.release_lease(&self.lease, done).await {
+        if let Err(error) = self.store.release_lease(&self.lease).await {
             tracing::warn!(error = shared::error::chain(&error), site = %self.lease.site, "the lease was not given back; it ends by itself");
         }
     }

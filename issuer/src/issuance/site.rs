@@ -172,7 +172,7 @@ impl Issuance {
     async fn settle(&self, held: HeldLease, done: Done) -> Outcome {
         match done.settlement {
             Some(settlement) => held.settle(&settlement).await,
-            None => held.release(&done.done).await,
+            None => held.release().await,
         }
         done.outcome
     }

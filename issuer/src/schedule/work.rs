@@ -46,7 +46,7 @@ impl Node {
         match self.registry.give_up_lost_names(id).await {
             Ok(lost) if lost.is_empty() => {}
             // What is left of the site is looked at again at once.
-            Ok(_) | Err(SiteError::Changed) => return self.store.release_lease(&claimed.lease, &[]).await,
+            Ok(_) | Err(SiteError::Changed) => return self.store.release_lease(&claimed.lease).await,
             Err(SiteError::Store(error)) => return Err(error),
             Err(error) => tracing::warn!(error = shared::error::chain(&error), site = %id, "its lost names"),
         }

@@ -43,12 +43,12 @@ impl Registry {
         let (back, pointers) = match self.before(&stored).await {
             Ok(found) => found,
             Err(error) => {
-                self.store.release_lease(&lease, &[]).await?;
+                self.store.release_lease(&lease).await?;
                 return Err(error.into());
             }
         };
         if back.is_empty() {
-            self.store.release_lease(&lease, &[]).await?;
+            self.store.release_lease(&lease).await?;
             return Ok(back);
         }
         self.store.publish(&lease, &pointers).await?;

@@ -88,8 +88,9 @@ impl Store {
         for (slot, certificate) in certificates {
             arguments.extend([slot.as_str().as_bytes(), certificate.as_str().as_bytes()]);
         }
-        let unused: Vec<String> =
-            self.confirmed.script(&scripts::PUBLISH, &[keys::site(&lease.site)], &arguments).await?;
+        let mut touched = vec![keys::site(&lease.site)];
+        touched.extend(certificates.iter().map(|(_, id)| keys::certificate(&lease.site, id)));
+        let unused: Vec<String> = self.confirmed.script(&scripts::PUBLISH, &touched, &arguments).await?;
         for id in unused {
             let key = keys::certificate(&lease.site, &CertificateId::from_stored(id));
             let _: i64 = self.link.query(cmd("UNLINK").arg(key)).await?;

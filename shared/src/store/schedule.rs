@@ -1,7 +1,7 @@
 //! The schedule: what is due is taken under leases, and given back with what came of it and its next place.
 
 use super::{Lease, LeaseAttempt, Store, StoreError, keys, scripts};
-use crate::domain::{Class, Partition, Place, SiteId, Slot};
+use crate::domain::{CertificateId, Class, Partition, Place, SiteId, Slot};
 use redis::{FromRedisValue, Value, cmd};
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ pub struct Settlement {
     /// The revision of the group that was worked on: [`super::StoredSite::revision`].
     pub revision: u64,
     pub place: Place,
-    /// Orders that are done.
-    pub done: Vec<Slot>,
+    /// Orders that are done, each with the certificate that it brought and that is served.
+    pub done: Vec<(Slot, Option<CertificateId>)>,
     /// Fields of the group's record to write; `None` deletes.
     pub fields: Vec<(Field, Option<String>)>,
     /// Events, JSON.
@@ -117,10 +117,11 @@ impl Store {
     /// Gives a group back with what came of the work on it.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when the lease was lost, or when this settlement was made already and its answer lost.
+    /// [`StoreError::Fenced`] when the lease was lost, or when this settlement was made already and its answer lost;
+    /// [`StoreError::Conflict`] when a failover has lost what was published.
     pub async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<(), StoreError> {
         let mut touched = vec![keys::site(&lease.site)];
-        touched.extend(settlement.done.iter().map(|slot| keys::order(&lease.site, *slot)));
+        touched.extend(settlement.done.iter().map(|(slot, _)| keys::order(&lease.site, *slot)));
         let mut arguments = vec![
             lease.token.clone(),
             lease.site.to_string(),
@@ -131,6 +132,12 @@ impl Store {
         ];
         for (field, value) in &settlement.fields {
             arguments.extend([field.as_str().to_owned(), value.clone().unwrap_or_default()]);
+        }
+        let served: Vec<(&Slot, &CertificateId)> =
+            settlement.done.iter().filter_map(|(slot, id)| Some((slot, id.as_ref()?))).collect();
+        arguments.push(served.len().to_string());
+        for (slot, id) in served {
+            arguments.extend([slot.to_string(), id.to_string()]);
         }
         arguments.extend(settlement.events.iter().cloned());
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
