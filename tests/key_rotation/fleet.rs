@@ -19,7 +19,7 @@ use openssl::pkey::PKey;
 use reqwest::{Client, StatusCode};
 
 use crate::scene::{
-    LIMIT, NAMES, add_key, copy_ring, everything_opens, is_rotated, node_with_ring, ring, sealed_with, stage,
+    LIMIT, NAMES, add_key, copy_ring, everything_opens, node_with_ring, ring, sealed_with, stage,
 };
 
 /// Pulls keys from both nodes until it is told to stop; counts them.

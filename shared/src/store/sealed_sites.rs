@@ -18,6 +18,9 @@ pub struct SealedSite {
     pub records: Vec<SealedRecord>,
 }
 
+/// The script's answer for a site: remaining ms of its lease, the order of each slot, its certificates.
+type Look = (u64, Vec<u8>, Vec<u8>, String, String, String, String);
+
 impl Store {
     /// The ids of sites in their order, beginning after `after`; fewer than `limit` at the end alone.
     ///
@@ -84,8 +87,7 @@ impl Store {
         let arguments: Vec<String> =
             [per_site, u8::from(take_over).to_string()].into_iter().chain(pointers).collect();
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-        let answers: Vec<(u64, Vec<u8>, Vec<u8>, String, String, String, String)> =
-            self.confirmed.script(&scripts::SEALED_SITES, &touched, &arguments).await?;
+        let answers: Vec<Look> = self.confirmed.script(&scripts::SEALED_SITES, &touched, &arguments).await?;
         let mut sites = Vec::with_capacity(ids.len());
         for (id, answer) in ids.iter().zip(answers) {
             let (remaining_ms, ecdsa, rsa, cert_ecdsa, prev_ecdsa, cert_rsa, prev_rsa) = answer;
