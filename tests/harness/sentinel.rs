@@ -52,7 +52,7 @@ impl SentinelStore {
         }
         in_step(&redis[0], REPLICAS).await?;
         let directory = tempfile::Builder::new().prefix("sentinels-").tempdir()?;
-        let mut store = Self { sentinels: Vec::new(), redis, directory: directory };
+        let mut store = Self { sentinels: Vec::new(), redis, directory };
         for number in 0..SENTINELS {
             let sentinel = store.start_sentinel(number, address).await?;
             store.sentinels.push(sentinel);
@@ -138,7 +138,7 @@ impl SentinelStore {
             let mut command = Command::new("redis-sentinel");
             command.arg(&path);
             let process = Process::spawn(command, "redis-sentinel", &directory.join("sentinel.log"))?;
-            let sentinel = Sentinel { address, process: process };
+            let sentinel = Sentinel { address, process };
             let up = sentinel.process.ready(START_LIMIT, || async { sentinel.master().await.is_ok() }).await;
             match up {
                 Ok(()) => return Ok(sentinel),

@@ -60,17 +60,22 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     tracing::info!(slots = config.issuer.slots, "working on what is due");
     node.run(stop.clone()).await;
     workers_ended.cancel();
-    if tokio::time::timeout(FAREWELL, notified).await.is_err() {
-        tracing::warn!(
-            "a receiver of notifications does not answer; it is told by another node, or at the next start"
-        );
-    }
+    let unusable = match tokio::time::timeout(FAREWELL, notified).await {
+        Ok(Ok(Err(error))) => Some(Failed::because(Exit::Usage, "configuration", &error)),
+        Ok(_) => None,
+        Err(_) => {
+            tracing::warn!(
+                "a receiver of notifications does not answer; it is told by another node, or at the next start"
+            );
+            None
+        }
+    };
     alive.abort();
     watched.abort();
     reported.abort();
     followed.abort();
     tracing::info!("ended");
-    Ok(Exit::Done)
+    unusable.map_or(Ok(Exit::Done), Err)
 }
 
 /// What was under way goes on by itself: whoever finds that the new primary knows nothing of its lease writes nothing, and

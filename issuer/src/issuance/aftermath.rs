@@ -215,7 +215,7 @@ impl Aftermath<'_> {
         let mut cut: Cut = self.tally.cut.clone();
         cut.retain(|name, _| stored.site.names.contains(name) && !covered(name));
         for (name, failure) in &cut {
-            if stored.cut.get(name).is_none_or(|before| before.count != failure.count) {
+            if stored.cut.get(name).is_none_or(|before| before.class != failure.class) {
                 let what = format!("{}: left out of its certificate: {}", name.to_unicode(), failure.what);
                 let event = self.event(EventKind::NameCut, what).because(failure).names([name]);
                 tell(settlement, &event.with("next_attempt", failure.next.map(|next| next.to_string())));

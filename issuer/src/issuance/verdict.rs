@@ -23,7 +23,7 @@ pub struct Verdict {
     pub keep_order: bool,
     /// Which of the order's names spoilt it, each with its own verdict: the others can be ordered without them. Empty
     /// where it is about the order as a whole.
-    pub culprits: Vec<(DnsName, Verdict)>,
+    pub culprits: Vec<(DnsName, Self)>,
 }
 
 impl Verdict {

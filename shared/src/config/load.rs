@@ -128,7 +128,7 @@ impl Config {
         if self.issuer.slots == 0 {
             found.push(at("slots", "issuer.slots: at least 1".into()));
         }
-        if !(self.issuer.lease_seconds >= 0.5) {
+        if self.issuer.lease_seconds.is_nan() || self.issuer.lease_seconds < 0.5 {
             found.push(at(
                 "lease_seconds",
                 "issuer.lease_seconds: at least 0.5, 30 or more in production".into(),
