@@ -24,10 +24,10 @@ use openssl::{
 use shared::{
     config::Config,
     domain::{
-        Certificate, ChallengeType, DnsName, Frontend, KeyType, Leaf, NameSet, Order, Origin, Planned, Right,
-        SanPolicy, Scope, Site, SiteId, Stored,
+        Certificate, ChallengeType, Class, DnsName, Frontend, KeyType, Leaf, NameSet, Order, Origin, Place,
+        Planned, Right, SanPolicy, Scope, Site, SiteId, Stored,
     },
-    store::{LeaseAnswer, Owner, Role, Store, lineage_of, open_vault},
+    store::{LeaseAnswer, Owner, Role, Settlement, Store, lineage_of, open_vault},
     tls::{InternalCa, KeyPair},
     vault::{Binding, Keyring, SealedKind, Vault},
 };
@@ -134,8 +134,11 @@ impl Fleet {
         }
         self.store.publish(&lease, &published).await?;
         self.store.point_names(names.as_slice(), &id).await?;
-        let slots: Vec<_> = published.iter().map(|(slot, _)| *slot).collect();
-        self.store.release_lease(&lease, &slots).await?;
+        let later = now + jiff::SignedDuration::from_hours(24);
+        let place = Place { class: Class::Renewal, moment: later, deadline: later, urgent_from: None };
+        let done = published.into_iter().map(|(slot, certificate)| (slot, Some(certificate))).collect();
+        let settlement = Settlement { revision: 0, place, done, fields: Vec::new(), events: Vec::new() };
+        self.store.settle(&lease, &settlement).await?;
         Ok(id)
     }
 

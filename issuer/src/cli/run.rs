@@ -55,7 +55,17 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     });
     // The operator is told of what the last orders came to, too: the notifier ends after the workers.
     let workers_ended = CancellationToken::new();
-    let notified = tokio::spawn(notify::run(store.clone(), config.notify.clone(), workers_ended.clone()));
+    let notified = tokio::spawn({
+        let told = notify::run(store.clone(), config.notify.clone(), workers_ended.clone());
+        let stop = stop.clone();
+        async move {
+            let ended = told.await;
+            if ended.is_err() {
+                stop.cancel();
+            }
+            ended
+        }
+    });
     let alive = tokio::spawn(tell_systemd(Arc::clone(&node), stop.clone()));
     tracing::info!(slots = config.issuer.slots, "working on what is due");
     node.run(stop.clone()).await;
