@@ -24,8 +24,8 @@ use openssl::{
 use shared::{
     config::Config,
     domain::{
-        Certificate, ChallengeType, Class, DnsName, Frontend, KeyType, Leaf, NameSet, Order, Origin, Place,
-        Planned, Right, SanPolicy, Scope, Site, SiteId, Stored,
+        Certificate, Class, DnsName, Frontend, KeyType, Leaf, NameSet, Order, Place, Planned, Right, Scope,
+        Site, SiteId, Stored,
     },
     store::{LeaseAnswer, Owner, Role, Settlement, Store, lineage_of, open_vault},
     tls::{InternalCa, KeyPair},
@@ -89,23 +89,8 @@ impl Fleet {
         let parsed: Vec<DnsName> = names.iter().map(|name| DnsName::parse(name)).collect::<Result<_, _>>()?;
         let names = NameSet::new(parsed)?;
         let now = jiff::Timestamp::now();
-        let site = Site {
-            v: Site::VERSION,
-            names: names.clone(),
-            key_types: key_types.to_vec(),
-            ca: "test".into(),
-            account: "default".into(),
-            profile: None,
-            tags: tags.iter().map(ToString::to_string).collect(),
-            san: SanPolicy::Grouped,
-            challenge: ChallengeType::Http01,
-            tenant: None,
-            redirect: None,
-            hsts: None,
-            paused: None,
-            origin: Origin::Operator,
-            created: now,
-        };
+        let tags = tags.iter().map(ToString::to_string).collect();
+        let site = Site { tags, ..Site::new(names.clone(), key_types, "test", "default", now) };
         let id = SiteId::of(&names);
         let owner = Owner::this_process();
         let length = Duration::from_secs(60);

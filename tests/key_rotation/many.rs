@@ -72,16 +72,13 @@ async fn fill(redis: &Redis, vault: &Vault, sites: usize) -> Result<()> {
     let (leaf_der, spki_sha256) = (x509.to_der()?, Leaf::of(&x509)?.spki_sha256);
     let key = openssl::pkey::PKey::private_key_from_pem(&pair.key_pem)?.private_key_to_pkcs8()?;
     let certificate = CertificateId::of(&leaf_der);
-    let spec = serde_json::to_string(&Site {
-        v: Site::VERSION,
-        names: NameSet::one(DnsName::parse("many.example")?),
-        key_types: vec![KeyType::EcdsaP256],
-        ca: "test".into(),
-        account: "default".into(),
-        profile: None,
-        tags: Vec::new(),
-        created: jiff::Timestamp::now(),
-    })?;
+    let spec = serde_json::to_string(&Site::new(
+        NameSet::one(DnsName::parse("many.example")?),
+        &[KeyType::EcdsaP256],
+        "test",
+        "default",
+        jiff::Timestamp::now(),
+    ))?;
     let meta = br#"{"c":"00","k":"ecdsa-p256","ca":"test","a":"default","t":0}"#;
     let mut head = vec![1];
     for part in [&meta[..], &leaf_der] {

@@ -11,8 +11,7 @@ use crate::acme::RequestCounter;
 use jiff::Timestamp;
 use shared::{
     domain::{
-        CertificateId, ChallengeType, DnsName, Failure, Hsts, KeyType, Leaf, NameSet, Origin, SanPolicy,
-        Site, SiteId, Slot, renewal_moment,
+        CertificateId, DnsName, Failure, Hsts, KeyType, Leaf, NameSet, Site, SiteId, Slot, renewal_moment,
     },
     store::{Claimed, StoreError, StoredSite},
 };
@@ -214,21 +213,11 @@ impl Issuance {
         let key_types =
             if wanted.key_types.is_empty() { &wanted.default_key_types } else { &wanted.key_types };
         Site {
-            v: Site::VERSION,
-            names: wanted.names.clone(),
-            key_types: key_types.clone(),
-            san: SanPolicy::Grouped,
-            ca: self.ca.name.clone(),
-            account: self.account_name.clone(),
             profile: self.ca.section.profile.clone(),
-            challenge: ChallengeType::Http01,
             tags: wanted.tags.clone(),
-            tenant: None,
             redirect: Some(true),
             hsts: Some(Hsts::default()),
-            paused: None,
-            origin: Origin::Operator,
-            created: Timestamp::now(),
+            ..Site::new(wanted.names.clone(), key_types, &self.ca.name, &self.account_name, Timestamp::now())
         }
     }
 }
