@@ -9,6 +9,7 @@
 //! | [`redis`], [`redis_proxy`], [`resp`] | a real Redis, and a proxy that stalls, cuts and reacts to what it sees |
 //! | [`nginx`] | a real nginx from a configuration that the test gives |
 //! | [`signpost`], [`stage`] | the programs under test, as a user runs them; the whole scene around them |
+//! | [`daemon`] | the daemon in a scene, and what an operator sees of its work |
 //! | [`stored`] | what the store holds, opened through the vault |
 //! | [`webhook_receiver`], [`mail_server`] | somebody who is told: a webhook, a mail server |
 //! | [`bare_acme`] | an ACME client of a few lines that shares nothing with ours |
@@ -17,6 +18,7 @@
 
 pub mod bare_acme;
 pub mod ca_proxy;
+pub mod daemon;
 pub mod deadline;
 pub mod mail_server;
 pub mod mock_dns;
