@@ -11,6 +11,7 @@
 //! | [`nginx`] | a real nginx from a configuration that the test gives |
 //! | [`signpost`], [`stage`] | the programs under test, as a user runs them; the whole scene around them |
 //! | [`campaign`] | a run of many names that something disturbs |
+//! | [`daemon`] | the daemon in a scene, and what an operator sees of its work |
 //! | [`stored`] | what the store holds, opened through the vault |
 //! | [`webhook_receiver`], [`mail_server`] | somebody who is told: a webhook, a mail server |
 //! | [`bare_acme`] | an ACME client of a few lines that shares nothing with ours |
@@ -21,6 +22,7 @@ pub mod bare_acme;
 pub mod ca_proxy;
 pub mod campaign;
 pub mod cluster;
+pub mod daemon;
 pub mod deadline;
 pub mod mail_server;
 pub mod mock_dns;

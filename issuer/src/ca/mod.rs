@@ -92,9 +92,11 @@ impl Ca {
             title: profile.as_ref().map_or_else(|| name.clone(), |profile| profile.title.clone()),
             trusted_roots: roots(section)?,
             public: profile.as_ref().is_some_and(|profile| profile.public),
-            names_per_certificate: profile
-                .as_ref()
-                .map_or(NAMES_PER_CERTIFICATE, |profile| profile.names_per_certificate),
+            names_per_certificate: section
+                .names_per_certificate
+                .or_else(|| profile.as_ref().map(|profile| profile.names_per_certificate))
+                .unwrap_or(NAMES_PER_CERTIFICATE)
+                .max(1),
             first_poll: first_poll
                 .or_else(|| profile.map(|profile| Duration::from_millis(profile.first_poll_ms)))
                 .unwrap_or(OWN_FIRST_POLL),

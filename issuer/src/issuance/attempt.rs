@@ -99,6 +99,7 @@ impl<'a> Attempt<'a> {
     async fn issue(&self, tally: &mut Tally, departed: Vec<(DnsName, Verdict)>) -> Result<Outcome, Verdict> {
         // Asked again under the lease: another issuer may just have finished.
         tally.before = self.issuance.valid_certificates(&tally.stored).await.map_err(of_store)?;
+        self.lead_back(tally).await.map_err(of_store)?;
         let now = Timestamp::now();
         self.cut_out(tally, departed, now);
         let mut names = orderable(&StoredSite { cut: tally.cut.clone(), ..tally.stored.clone() }, now);
@@ -144,7 +145,7 @@ impl<'a> Attempt<'a> {
             tally.done.extend(certificates.iter().map(|(slot, id)| (*slot, Some(id.clone()))));
         }
         if let Some(verdict) = failed {
-            let is_limit = verdict.wait.is_some();
+            let is_limit = verdict.class == FailureClass::Limit && verdict.wait.is_some();
             if !verdict.keep_order {
                 tally.done.extend(tally.failed.map(|slot| (slot, None)));
             }
@@ -276,6 +277,8 @@ impl<'a> Attempt<'a> {
         let store = &self.issuance.store;
         // First the site, then the names that lead to it. The orders end after both.
         write(|| store.publish(self.lease, certificates)).await?;
+        // A name that was taken away while it was ordered leads nowhere.
+        let wanted = store.load_site(&self.lease.site).await?.map(|stored| stored.site.names);
         let mut names = Vec::new();
         for (_, id) in certificates {
             if let Some(certificate) = store.load_certificate(&self.lease.site, id).await?
@@ -284,11 +287,33 @@ impl<'a> Attempt<'a> {
                 names.extend(leaf.names.iter().filter_map(|name| DnsName::parse(name).ok()));
             }
         }
+        names.retain(|name| wanted.as_ref().is_some_and(|wanted| wanted.contains(name)));
         names.sort();
         names.dedup();
         write(|| store.point_names(&names, &self.lease.site)).await?;
         self.timeline.tell("published", None, "");
         Ok(())
+    }
+
+    /// A site that was removed and is wanted again has kept its certificates: its names lead to them again.
+    async fn lead_back(&self, tally: &Tally) -> Result<(), StoreError> {
+        let (store, id) = (&self.issuance.store, &self.lease.site);
+        if tally.before.is_empty() {
+            return Ok(());
+        }
+        let names = tally.stored.site.names.as_slice();
+        let pointers = store.load_pointers(names).await?;
+        let covered = |name: &DnsName| {
+            let has = |published: &Published| published.leaf.names.iter().any(|n| n == name.as_str());
+            tally.before.values().any(has)
+        };
+        let strayed = names
+            .iter()
+            .zip(pointers)
+            .filter(|(name, pointer)| pointer.serving.as_ref() != Some(id) && covered(name))
+            .map(|(name, _)| name.clone())
+            .collect::<Vec<_>>();
+        write(|| store.point_names(&strayed, id)).await
     }
 
     /// Whether an order that another run left is still what is wanted, from whom it is wanted. One whose certificate is

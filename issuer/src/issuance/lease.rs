@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A lease that is renewed for as long as this lives.
-pub(super) struct HeldLease {
+pub(crate) struct HeldLease {
     pub(super) lease: Lease,
     store: Store,
     renewal: JoinHandle<()>,
@@ -52,7 +52,7 @@ impl HeldLease {
     }
 
     /// Renews a lease that was acquired.
-    pub(super) fn keep(store: &Store, lease: Lease) -> Self {
+    pub(crate) fn keep(store: &Store, lease: Lease) -> Self {
         let renewal = tokio::spawn(renew(store.clone(), lease.clone()));
         Self { lease, store: store.clone(), renewal }
     }

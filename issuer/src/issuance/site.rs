@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use shared::{
     domain::{
         CertificateId, DnsName, Failure, Hsts, KeyType, Leaf, NameSet, Site, SiteId, Slot, renewal_moment,
+        urgent_from,
     },
     store::{Claimed, StoreError, StoredSite},
 };
@@ -273,7 +274,12 @@ pub(super) fn suffices(
     let now = Timestamp::now();
     let is_due = match urge {
         Urge::Lack => false,
-        Urge::Due => published.renewal_moment() <= now && held.is_none_or(|held| held <= now),
+        Urge::Due => {
+            let leaf = &published.leaf;
+            let is_held =
+                held.is_some_and(|held| held > now) && urgent_from(leaf.not_before, leaf.not_after) > now;
+            published.renewal_moment() <= now && !is_held
+        }
         Urge::Since(moment) => published.issued < moment,
     };
     let is_forced = urge != Urge::Lack && force.is_some_and(|force| published.issued < force);

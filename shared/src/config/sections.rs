@@ -78,6 +78,9 @@ pub struct Ca {
     /// How long after answering the last challenge the order is first asked for, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_poll_ms: Option<u64>,
+    /// Names that one certificate takes; absent: what the CA takes, as far as it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names_per_certificate: Option<usize>,
 }
 
 /// `[issuer]`

@@ -30,7 +30,7 @@ pub(crate) fn sees_certificate(frontend: &Frontend, site: &Site, leaf: &Leaf) ->
 mod tests {
     use super::*;
     use jiff::Timestamp;
-    use shared::domain::{ChallengeType, NameSet, Origin, SanPolicy, Scope};
+    use shared::domain::{NameSet, Scope};
 
     fn site(names: &[&str], tags: &[&str]) -> Site {
         let names = NameSet::new(names.iter().map(|name| DnsName::parse(name).unwrap())).unwrap();
