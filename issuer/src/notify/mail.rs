@@ -306,10 +306,10 @@ mod tests {
         let pace = Pace::default();
         let mail = Mail::of(&config, &pace).unwrap().unwrap();
         let at = |minute: i64| Timestamp::from_second(1_764_000_000 + minute * 60).unwrap();
-        let state = |critical, written| State {
-            digest: Digest { opened: Some(at(10)), critical, ..Digest::default() },
-            written,
-            ..State::at(EventCursor::default())
+        let state = |critical, written| {
+            let mut state = State { written, ..State::at(EventCursor::default()) };
+            (state.digest.opened, state.digest.critical) = (Some(at(10)), critical);
+            state
         };
         assert!(!mail.is_due(&State::at(EventCursor::default()), &pace, at(99)), "nothing new");
         assert!(!mail.is_due(&state(false, Some(at(0))), &pace, at(59)));
