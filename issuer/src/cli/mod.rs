@@ -11,6 +11,7 @@ mod output;
 mod revoke;
 mod status;
 mod store;
+mod token;
 mod watch;
 
 use clap::{Parser, Subcommand};
@@ -47,6 +48,9 @@ enum Command {
     /// Who may pull certificates
     #[command(subcommand)]
     Frontend(frontend::Command),
+    /// Who may use the API of `issuer run`
+    #[command(subcommand)]
+    Token(token::Command),
     /// The keys that seal private keys
     #[command(subcommand)]
     Key(key::Command),
@@ -85,6 +89,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
         Command::Events(wanted) => events::run(&wanted, config()?, output).await,
         Command::Revoke(wanted) => revoke::run(&wanted, config()?, output).await,
         Command::Frontend(command) => frontend::run(command, config()?, output).await,
+        Command::Token(command) => token::run(command, config()?, output).await,
         Command::Store(command) => store::run(&command, config()?, output).await,
     }
 }

@@ -28,6 +28,9 @@
 //! | `sp:{notify}:leader` | string | the node that tells the operator; expires by itself |
 //! | `sp:{notify}:state` | hash | by receiver: how far it has been told, and the message that is on its way, JSON |
 //! | `sp:{notify}:told:RECEIVER` | hash | by site: which of its failures the receiver was told, JSON; gone once it recovers |
+//! | `sp:{api}:tokens` | hash | tokens of the operators' API by their SHA-256, JSON |
+//! | `sp:{api}:used` | hash | when each of them was last used, unix seconds |
+//! | `sp:idempotency:TOKEN:SHA256` | string | the answer to a request with an idempotency key, or that it is being worked on; expires by itself |
 //! | `sp:audit` | stream | who read which key, newest million |
 
 use crate::domain::{CertificateId, Class, DnsName, Partition, SiteId, Slot};
@@ -40,6 +43,8 @@ pub(super) const CANARY: &str = "sp:vault:canary";
 pub(super) const TENANTS: &str = "sp:tenants";
 pub(super) const BRAKES: &str = "sp:brakes";
 pub(super) const AUDIT: &str = "sp:audit";
+pub(super) const API_TOKENS: &str = "sp:{api}:tokens";
+pub(super) const API_TOKENS_USED: &str = "sp:{api}:used";
 pub(super) const NOTIFY_LEADER: &str = "sp:{notify}:leader";
 pub(super) const NOTIFY_STATE: &str = "sp:{notify}:state";
 
@@ -109,6 +114,10 @@ pub(super) fn frontend(name: &str) -> String {
 
 pub(super) fn frontend_key(sha256_hex: &str) -> String {
     format!("sp:frontend-key:{sha256_hex}")
+}
+
+pub(super) fn idempotency(token: &str, sha256_hex: &str) -> String {
+    format!("sp:idempotency:{token}:{sha256_hex}")
 }
 
 pub(super) fn told(receiver: &str) -> String {

@@ -50,9 +50,11 @@ macro_rules! scripts {
 scripts! {
     Script::new,
     COMMIT_NOTIFY_STATE: "commit_notify_state.lua",
+    END_MARK: "end_mark.lua",
     FAIL_ORDER: "fail_order.lua",
     POINT_NAME: "point_name.lua",
     PUBLISH: "publish.lua",
+    PUT_API_TOKEN: "put_api_token.lua",
     RELEASE_NAME: "release_name.lua",
     RELEASE_NOTIFY_LEAD: "release_notify_lead.lua",
     RENEW_NOTIFY_LEAD: "renew_notify_lead.lua",
