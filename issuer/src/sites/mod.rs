@@ -14,4 +14,5 @@ mod wish;
 pub use file::{FileError, Line, WishFile};
 pub use plan::{Applied, Plan, PlanError, Planned, apply_file, plan_file};
 pub use registry::{Change, Kind, Registry, SiteError};
+pub(crate) use wish::is_word;
 pub use wish::{HstsWish, SiteWish, WishError};
