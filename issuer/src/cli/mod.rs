@@ -17,6 +17,7 @@ mod site;
 mod status;
 mod store;
 mod tenant;
+mod token;
 mod watch;
 
 use crate::issuance::Urge;
@@ -74,6 +75,9 @@ enum Command {
     /// Who may pull certificates
     #[command(subcommand)]
     Frontend(frontend::Command),
+    /// Who may use the API of `issuer run`
+    #[command(subcommand)]
+    Token(token::Command),
     /// The keys that seal private keys
     #[command(subcommand)]
     Key(key::Command),
@@ -121,6 +125,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
         Command::Events(wanted) => events::run(&wanted, config()?, output).await,
         Command::Revoke(wanted) => revoke::run(&wanted, config()?, output).await,
         Command::Frontend(command) => frontend::run(command, config()?, output).await,
+        Command::Token(command) => token::run(command, config()?, output).await,
         Command::Store(command) => store::run(&command, config()?, output).await,
     }
 }

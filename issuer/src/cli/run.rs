@@ -5,12 +5,14 @@ use super::{
     output::{Exit, Failed, Output},
 };
 use crate::{
-    notify,
+    api::{self, Api},
+    monitoring, notify,
     schedule::{Counters, Node},
+    sites::Registry,
 };
 use jiff::Timestamp;
 use shared::{
-    config::Config,
+    config::{Config, Program},
     domain::{Event, EventKind},
     error::Retry,
     store::{Role, Store, StoreError, VaultError, open_vault, report_forever},
@@ -37,9 +39,14 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
         config.issuer.slots = slots.max(1);
     }
     let stop = stop_on_signals()?;
+    let of_bind = |e: serving::listener::BindError| Failed::because(Exit::Failed, "listen", &e);
+    let operators = serving::listener::bind(config.issuer.listen).map_err(of_bind)?;
+    let page = serving::listener::bind(config.telemetry.address_of(Program::Issuer)).map_err(of_bind)?;
     let Some((store, vault)) = open(&config, output, &stop).await? else { return Ok(Exit::Done) };
     let config = Arc::new(config);
     let counters = Counters::default();
+    let mut metrics = monitoring::new_registry();
+    counters.register(&mut metrics);
     let node = Node::new(store.clone(), Arc::clone(&vault), Arc::clone(&config), counters)
         .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
     let node = Arc::new(node);
@@ -66,9 +73,20 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
             ended
         }
     });
+    let registry = Registry::new(store.clone(), Arc::clone(&config));
+    let troubled = Arc::clone(&node);
+    let api =
+        Api::new(store.clone(), Arc::clone(&config), registry).with_troubles(move || troubled.troubles());
+    api.register(&mut metrics);
+    let of_page = |e: std::io::Error| Failed::because(Exit::Failed, "monitoring", &e);
+    let page = monitoring::serve(page, metrics, store.clone(), stop.clone(), workers_ended.clone());
+    let monitored = tokio::spawn(page.map_err(of_page)?);
     let alive = tokio::spawn(tell_systemd(Arc::clone(&node), stop.clone()));
     tracing::info!(slots = config.issuer.slots, "working on what is due");
-    node.run(stop.clone()).await;
+    let (served, ()) = tokio::join!(api::serve(operators, api, stop.clone()), node.run(stop.clone()));
+    if let Err(error) = served {
+        tracing::error!(%error, "the operators' API has failed");
+    }
     workers_ended.cancel();
     let unusable = match tokio::time::timeout(FAREWELL, notified).await {
         Ok(Ok(Err(error))) => Some(Failed::because(Exit::Usage, "configuration", &error)),
@@ -84,6 +102,7 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     watched.abort();
     reported.abort();
     followed.abort();
+    monitored.abort();
     tracing::info!("ended");
     unusable.map_or(Ok(Exit::Done), Err)
 }

@@ -32,6 +32,9 @@
 //! | `sp:vault:current` | string | the id of the key-encryption key that seals; absent: the first of each ring |
 //! | `sp:vault:rotation` | string | how far a rotation has come, JSON; gone at its end |
 //! | `sp:nodes` | hash | by node: which key-encryption keys it holds, and when it said so, JSON |
+//! | `sp:{api}:tokens` | hash | tokens of the operators' API by their SHA-256, JSON |
+//! | `sp:{api}:used` | hash | when each of them was last used, unix seconds |
+//! | `sp:idempotency:TOKEN:SHA256` | string | the answer to a request with an idempotency key, or that it is being worked on; expires by itself |
 //! | `sp:audit` | stream | who read which key, newest million |
 
 use crate::domain::{CertificateId, Class, DnsName, Partition, SiteId, Slot};
@@ -49,6 +52,8 @@ pub(super) const CURRENT_KEK: &str = "sp:vault:current";
 pub(super) const ROTATION: &str = "sp:vault:rotation";
 pub(super) const NODES: &str = "sp:nodes";
 pub(super) const AUDIT: &str = "sp:audit";
+pub(super) const API_TOKENS: &str = "sp:{api}:tokens";
+pub(super) const API_TOKENS_USED: &str = "sp:{api}:used";
 pub(super) const NOTIFY_LEADER: &str = "sp:{notify}:leader";
 pub(super) const NOTIFY_STATE: &str = "sp:{notify}:state";
 
@@ -118,6 +123,10 @@ pub(super) fn frontend(name: &str) -> String {
 
 pub(super) fn frontend_key(sha256_hex: &str) -> String {
     format!("sp:frontend-key:{sha256_hex}")
+}
+
+pub(super) fn idempotency(token: &str, sha256_hex: &str) -> String {
+    format!("sp:idempotency:{token}:{sha256_hex}")
 }
 
 pub(super) fn told(receiver: &str) -> String {

@@ -7,6 +7,7 @@
 //! An error of the store is an error. It never reads as "not found".
 
 mod accounts;
+mod api_tokens;
 mod audit;
 mod brakes;
 mod canary;
@@ -23,6 +24,7 @@ mod event_cursor;
 mod events;
 mod failover;
 mod frontends;
+mod idempotency;
 mod internal_ca;
 mod keys;
 mod leases;
@@ -45,6 +47,7 @@ mod slots;
 mod tenants;
 
 pub use accounts::{Account, AccountStatus, CandidateKey, StoredAccount};
+pub use api_tokens::TokenChange;
 pub use audit::AuditEntry;
 pub use canary::{VaultError, follow_vault, open_vault};
 pub use certificates::lineage_of;
@@ -53,6 +56,7 @@ pub use embedded::{Embedded, EmbeddedError};
 pub use error::StoreError;
 pub use event_cursor::{EventCursor, EventId, InvalidPlace};
 pub use events::{EventFilter, EventPage, LostEvents, StoredEvent};
+pub use idempotency::{AnswerMark, KeptAnswer, Repetition};
 pub use internal_ca::InternalCaRecord;
 pub use leases::{Lease, LeaseAnswer, LeaseAttempt, Owner};
 pub use names::NamePointer;

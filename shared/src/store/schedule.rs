@@ -226,6 +226,21 @@ impl Store {
         Ok(found)
     }
 
+    /// Every group of a partition that fails, or that is parked: those since the longest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list_troubled_in(
+        &self,
+        partition: Partition,
+        parked: bool,
+    ) -> Result<Vec<SiteId>, StoreError> {
+        let key = if parked { keys::parked(partition) } else { keys::failing(partition) };
+        let ids: Vec<String> = self.link.query(cmd("ZRANGE").arg(&key).arg(0).arg(-1)).await?;
+        let parse = |id: String| SiteId::parse(&id).ok_or_else(|| StoreError::corrupt(&key, id));
+        ids.into_iter().map(parse).collect()
+    }
+
     /// When a group is next looked at; `None` while it is due, or not scheduled.
     ///
     /// # Errors

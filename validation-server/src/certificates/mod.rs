@@ -24,10 +24,11 @@ mod tls;
 
 pub(crate) use server::serve;
 
-use crate::{health::NotReady, run::Failure, store_check};
+use crate::{run::Failure, store_check};
 use counters::Counters;
 use own_certificate::OwnCertificate;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use serving::monitoring::NotReady;
 use shared::{
     config::{Config, StoreSection},
     error::chain,
