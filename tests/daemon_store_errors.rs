@@ -140,7 +140,7 @@ async fn a_store_that_is_full() -> Result<()> {
 async fn a_store_that_is_slow_delays_and_loses_nothing() -> Result<()> {
     let scene = Scene::set_up().await?;
     let served = scene.stage.serial("served.example").await?;
-    scene.stage.redis_proxy.set_mode(Mode::Delay(Duration::from_millis(60)));
+    scene.stage.redis_proxy.set_mode(Mode::Delay(Duration::from_millis(25)));
     scene.past_the_proxy()?.issuer_json(&["site", "add", "slow.example"]).await?;
     let direct = scene.past_the_proxy()?;
     until_true("it is issued all the same", LIMIT, || async {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use harness::{
-    ca_proxy::{Action, Answer, Endpoint, Hits, Rule},
+    ca_proxy::{Action, Answer, Endpoint, Rule},
     daemon::{list, seconds},
     deadline::until_true,
     signpost::Started,
@@ -63,7 +63,7 @@ async fn tried_without_cost(stage: &Stage, bad: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Put right, they join: one more certificate, with all of them.
+/// Put right, they join: one certificate with all of them.
 async fn joined(stage: &Stage, bad: &[&str]) -> Result<()> {
     let all = |site: &Value| site["state"] == "valid" && list(&site["certificates"][0]["names"]) == ALL;
     let site = stage.until_site_within(LIMIT, "a.example", "they have joined", all).await?;
@@ -71,7 +71,6 @@ async fn joined(stage: &Stage, bad: &[&str]) -> Result<()> {
     for name in bad {
         stage.until_event(name, "name-rejoined").await?;
     }
-    stage.until_idle().await?;
     ensure!(stage.proxy.issued_for(&ALL).len() == 1, "{:?}", stage.proxy.orders());
     let stored = Stored::open(stage.signpost.config_path()).await?;
     let root = stage.pebble.roots().await?.remove(0).root_pem;
@@ -95,14 +94,18 @@ fn subproblems(status: u16, kind: &str, of_each: &str, bad: &[&str]) -> Action {
     Action::Answer(Answer { with_nonce: true, ..answer })
 }
 
-fn refusing(stage: &Stage, endpoint: Endpoint, action: Action) -> Hits {
-    stage.proxy.add_rule(Rule::on(endpoint).for_name(BAD[0]).does(action))
+/// Whatever has a bad name in it is answered so.
+fn refusing(stage: &Stage, endpoint: Endpoint, bad: &[&str], action: &Action) {
+    for name in bad {
+        stage.proxy.add_rule(Rule::on(endpoint).for_name(name).does(action.clone()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_the_ca_refuses_by_subproblems() -> Result<()> {
     let mut stage = Stage::trusting().await?;
-    refusing(&stage, Endpoint::NewOrder, subproblems(400, "malformed", "rejectedIdentifier", &BAD));
+    let refusal = subproblems(400, "malformed", "rejectedIdentifier", &BAD);
+    refusing(&stage, Endpoint::NewOrder, &BAD, &refusal);
     let _daemon = wanted(&mut stage).await?;
     left_out(&stage, &BAD, "policy", "out of the question").await?;
     tried_without_cost(&stage, &BAD).await?;
@@ -116,7 +119,8 @@ async fn a_single_name_that_the_ca_refuses_in_its_words() -> Result<()> {
     let mut stage = Stage::trusting().await?;
     let detail = "Cannot issue for \"bad1.example\": The ACME server refuses to issue a certificate for this domain \
                   name, because it is forbidden by policy";
-    refusing(&stage, Endpoint::NewOrder, Action::problem(400, "rejectedIdentifier", detail));
+    let refusal = Action::problem(400, "rejectedIdentifier", detail);
+    refusing(&stage, Endpoint::NewOrder, &BAD[..1], &refusal);
     let _daemon = wanted(&mut stage).await?;
     left_out(&stage, &BAD[..1], "policy", "forbidden by policy").await?;
     tried_without_cost(&stage, &BAD[..1]).await?;
@@ -146,7 +150,7 @@ async fn names_that_the_ca_can_not_validate() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn names_whose_caa_forbids_it_when_the_order_is_finalized() -> Result<()> {
     let mut stage = Stage::trusting().await?;
-    refusing(&stage, Endpoint::Finalize, subproblems(403, "caa", "caa", &BAD));
+    refusing(&stage, Endpoint::Finalize, &BAD, &subproblems(403, "caa", "caa", &BAD));
     let _daemon = wanted(&mut stage).await?;
     left_out(&stage, &BAD, "caa", "out of the question").await?;
     tried_without_cost(&stage, &BAD).await?;
@@ -162,7 +166,8 @@ async fn a_renewal_keeps_the_names_that_work() -> Result<()> {
     stage.until_valid("a.example").await?;
     stage.until_idle().await?;
     stage.proxy.reset();
-    refusing(&stage, Endpoint::NewOrder, subproblems(400, "malformed", "rejectedIdentifier", &BAD));
+    let refusal = subproblems(400, "malformed", "rejectedIdentifier", &BAD);
+    refusing(&stage, Endpoint::NewOrder, &BAD, &refusal);
     stage.json(&["renew", "--all", "--force"]).await?;
     let site = left_out(&stage, &BAD, "policy", "out of the question").await?;
     ensure!(list(&site["certificates"][0]["names"]) == GOOD, "{site:#}");

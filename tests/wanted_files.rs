@@ -78,6 +78,9 @@ async fn both_forms_say_the_same_and_an_unchanged_file_changes_nothing() -> Resu
     let old = of_toml.iter().find(|site| list(&site["names"]) == ["old.example"]).context("old.example")?;
     ensure!(old["redirect"] == false && old["tags"] == json!(["eu"]) && old["origin"] == "file", "{old:#}");
 
+    let tenant = stage.json(&["tenant", "show", "acme"]).await?;
+    ensure!(tenant["redirect"] == false, "its first site was imported: {tenant:#}");
+
     let same = ndjson(&[
         json!({"names": ["www.shop.example", "shop.example"], "san": "grouped", "tags": ["eu"]}),
         json!({"names": ["old.example"], "key_types": ["rsa-2048", "ecdsa-p256"], "imported": true, "tenant": "acme", "tags": ["eu"]}),

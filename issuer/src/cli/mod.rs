@@ -93,10 +93,14 @@ enum Command {
 pub async fn run(arguments: Arguments) -> Exit {
     let output = Output::new(arguments.json);
     let follows = matches!(&arguments.command, Command::Events(wanted) if wanted.follows());
+    // The daemon hears signals itself: it finishes what it has begun.
+    let drains = matches!(&arguments.command, Command::Run(_));
     let work = dispatch(arguments, &output);
     let outcome = tokio::select! {
         outcome = work => outcome,
-        _ = watch::interrupted() => if follows { Ok(Exit::Done) } else { Err(Failed::interrupted()) },
+        _ = watch::interrupted(), if !drains => {
+            if follows { Ok(Exit::Done) } else { Err(Failed::interrupted()) }
+        }
     };
     match outcome {
         Ok(exit) => exit,

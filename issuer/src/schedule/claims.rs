@@ -99,19 +99,21 @@ impl Node {
         {
             return Err(error.into());
         }
-        let attempt = self.owner.attempt();
+        let (attempt, began) = (self.owner.attempt(), Instant::now());
         let mut running = of_class;
         // First each class within its share, then what is left to whoever has work.
         for quota in [quotas, leftovers] {
+            let mut held_back = false;
             for _ in Partition::all() {
-                let most = within(quota(slots, running), slots.saturating_sub(running.iter().sum()));
-                if most.iter().sum::<usize>() == 0 {
+                let (most, free) = (quota(slots, running), slots.saturating_sub(running.iter().sum()));
+                held_back |= most.contains(&0);
+                if free == 0 || most.iter().sum::<usize>() == 0 {
                     sweep.more = true;
                     break;
                 }
                 let Some(here) = Partition::all().nth(*partition) else { break };
                 let length = self.config.issuer.lease_length();
-                let claim = match self.store.claim(here, &attempt, length, most).await {
+                let claim = match self.store.claim(here, &attempt, length, most, free).await {
                     Ok(claim) => claim,
                     // What was taken already is worked on; the store's error is met again by the next sweep.
                     Err(_) if !sweep.taken.is_empty() => return Ok(sweep),
@@ -129,8 +131,13 @@ impl Node {
                     most > 0 && claim.taken.iter().filter(|claimed| claimed.class == class).count() == most
                 });
                 sweep.taken.extend(claim.taken);
+                // Where the store is slow, what was taken must not lose its lease before it is worked on.
+                if !sweep.taken.is_empty() && began.elapsed() > length / 4 {
+                    sweep.more = true;
+                    return Ok(sweep);
+                }
             }
-            if !sweep.more {
+            if !sweep.more && !held_back {
                 break;
             }
         }
@@ -171,15 +178,6 @@ impl Node {
             );
         }
     }
-}
-
-/// No more in all than is free.
-fn within(mut most: [usize; 6], mut free: usize) -> [usize; 6] {
-    for most in &mut most {
-        *most = (*most).min(free);
-        free -= *most;
-    }
-    most
 }
 
 fn place(class: Class) -> usize {

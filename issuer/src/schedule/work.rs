@@ -158,12 +158,15 @@ impl Node {
         error: &UnusableError,
     ) -> Result<(), StoreError> {
         let what = shared::error::chain(error);
-        let remedy = "put the CA's section of the configuration right, or give the site another CA";
+        let mut remedy = "put the CA's section of the configuration right, or give the site another CA";
         let fault = match error {
             UnusableError::Setup(crate::issuance::SetupError::Store(_)) => {
                 return self.put_off(claimed, stored, BRAKED).await;
             }
-            UnusableError::Setup(crate::issuance::SetupError::Directory { .. }) => Fault::Ca,
+            UnusableError::Setup(crate::issuance::SetupError::Directory { .. }) => {
+                remedy = "look at the CA's status page and at the way to it (outbound 443); it is asked again by itself";
+                Fault::Ca
+            }
             _ => Fault::Operator,
         };
         let class = if fault == Fault::Ca { FailureClass::Ca } else { FailureClass::Account };

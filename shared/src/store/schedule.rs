@@ -79,7 +79,7 @@ impl Field {
 }
 
 impl Store {
-    /// Takes what is due in a partition, at most as many of each class (in the order of [`Class::ALL`]).
+    /// Takes what is due in a partition, at most as many of each class (in the order of [`Class::ALL`]) and in all.
     ///
     /// # Errors
     /// [`StoreError`]. What was taken without an answer is due again when its lease ends.
@@ -89,12 +89,14 @@ impl Store {
         attempt: &LeaseAttempt,
         length: Duration,
         most: [usize; 6],
+        in_all: usize,
     ) -> Result<Claim, StoreError> {
         let mut arguments = vec![
             attempt.owner.clone(),
             length.as_millis().to_string(),
             attempt.random.clone(),
             MOVED_AT_ONCE.to_string(),
+            in_all.to_string(),
         ];
         for (class, most) in Class::ALL.into_iter().zip(most) {
             arguments.extend([class.letter().to_string(), most.to_string()]);
