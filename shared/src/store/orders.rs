@@ -25,6 +25,16 @@ impl Store {
         Ok(Some(StoredOrder { order, raw }))
     }
 
+    /// Whether the group has an open order in any of its slots.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn has_open_order(&self, site: &SiteId) -> Result<bool, StoreError> {
+        let orders = Slot::ALL.map(|slot| keys::order(site, slot));
+        let found: u64 = self.link.query(cmd("EXISTS").arg(&orders)).await?;
+        Ok(found > 0)
+    }
+
     /// Begins an order. There must be no open one.
     ///
     /// # Errors
