@@ -30,7 +30,6 @@ pub(crate) struct Service {
     pub(crate) served: JoinHandle<std::io::Result<()>>,
     pub(crate) address: SocketAddr,
     pub(crate) telemetry: SocketAddr,
-    pub(crate) store: Store,
     pub(crate) signpost: Signpost,
     pub(crate) redis_proxy: RedisProxy,
     pub(crate) redis: Redis,
@@ -83,7 +82,7 @@ impl Service {
         let served = tokio::spawn(issuer::api::serve(listener, api, stop.clone()));
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(40)).build()?;
         let _end = end.drop_guard();
-        Ok(Self { stop, served, address, telemetry, store, signpost, redis_proxy, redis, client, _end })
+        Ok(Self { stop, served, address, telemetry, signpost, redis_proxy, redis, client, _end })
     }
 
     /// A token of this name and role, made on the command line.

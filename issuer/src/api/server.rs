@@ -36,7 +36,8 @@ const WORKERS: usize = 2;
 /// The listener can't be used.
 pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> io::Result<()> {
     let api = Data::new(api);
-    HttpServer::new(move || {
+    // What is built here can't go to another thread, the running server can.
+    let server = HttpServer::new(move || {
         App::new()
             .app_data(api.clone())
             .service(web::scope(BASE).configure(routes::configure))
@@ -50,8 +51,8 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
     .shutdown_timeout(DRAIN.as_secs())
     .shutdown_signal(stop.cancelled_owned())
     .listen(listener)?
-    .run()
-    .await
+    .run();
+    server.await
 }
 
 /// A route whose requests go to `handler`: first the token is looked at, then the body is read, then it is worked on.
