@@ -92,6 +92,7 @@ fn matches(value: &Value, schema: &Value, at: &str) -> Result<()> {
                 ensure!(kinds.iter().any(|kind| is_of(value, kind)), "{at}: {value} is no {rule}");
             }
             "enum" => ensure!(rule.as_array().context("enum")?.contains(value), "{at}: {value}: {rule}"),
+            "required" if !value.is_object() => {}
             "required" => {
                 for name in rule.as_array().context("required")?.iter().filter_map(Value::as_str) {
                     ensure!(value.get(name).is_some(), "{at} lacks {name}");

@@ -63,7 +63,7 @@ async fn a_site_is_added_looked_at_changed_and_removed() -> Result<()> {
     ask(&format!("PATCH /sites/{id}"), Some(whole)).await?.refused(400, "bad-request")?;
     let all = json!({"remove_names": ["xn--mller-kva.example", "shop.müller.example"]});
     ask(&format!("PATCH /sites/{id}"), Some(all)).await?.refused(422, "invalid-site")?;
-    ask("GET /sites/%2e%2e", None).await?.refused(404, "no-such-site")?;
+    ask("GET /sites/no%20name", None).await?.refused(404, "no-such-site")?;
 
     // Pauses.
     let paused = ask(&format!("POST /sites/{id}/pause"), None).await?.with(200)?;

@@ -36,7 +36,7 @@ const WORKERS: usize = 2;
 /// The listener can't be used.
 pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> io::Result<()> {
     let api = Data::new(api);
-    // Bound first: what builds a server can't move between threads, the server can.
+    // What is built here can't go to another thread, the running server can.
     let server = HttpServer::new(move || {
         App::new()
             .app_data(api.clone())
