@@ -80,7 +80,8 @@ async fn the_session_is_what_curl_prints() -> Result<()> {
         return Ok(());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(made == text, "the session of api.md is now\n{made}\n{errors}");
+    let differing = made.lines().zip(text.lines()).find(|(now, then)| now != then);
+    ensure!(made == text, "api.md is out of date: {differing:#?}\n{errors}");
     Ok(())
 }
 

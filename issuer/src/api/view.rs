@@ -25,6 +25,7 @@ pub(super) enum State {
     Pending,
     /// It is left alone until its names come back, or somebody acts.
     Parked,
+    /// No certificate could be had, or one without some of the names.
     Failing,
     /// Nothing is ordered for it.
     Paused,
@@ -99,7 +100,7 @@ fn of_group(group: &StoredSite) -> State {
         State::Paused
     } else if group.parked.is_some() {
         State::Parked
-    } else if group.failure.is_some() {
+    } else if group.failure.is_some() || !group.cut.is_empty() {
         State::Failing
     } else if has_all {
         State::Issued
