@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(quotas(64, [0; 6]).iter().sum::<usize>(), 64);
         // Ten thousand names that fail leave half of the workers to the others, always.
         assert_eq!(leftovers(64, [0, 0, 0, 0, 32, 0])[4], 0);
-        assert!(quotas(64, [0, 0, 0, 0, 32, 0])[2] >= 16);
+        assert!(leftovers(64, [0, 0, 0, 0, 32, 0])[2] >= 16);
         assert!(quotas(1, [0; 6]).contains(&1));
     }
 
