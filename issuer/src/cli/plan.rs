@@ -12,7 +12,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Every site that is wanted: TOML with [[site]] tables, or NDJSON with a site on each line
+    /// Every site that is wanted: TOML with a table for each site, or NDJSON with a site on each line
     file: PathBuf,
     /// Changes that are listed at most; all are counted
     #[arg(long, default_value_t = 100)]
