@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use harness::{
     deadline::until_true,
     redis_proxy::{Moment, Then, Trigger},
-    signpost::Started,
+    signpost::{Signpost, Started},
     stage::{Fuse, Stage},
     stored::Stored,
 };
@@ -14,31 +14,45 @@ use crate::scene::{
     rotate, sealed_with, stage,
 };
 
-/// An issuer that has just been told that the old key seals, and is frozen before it seals.
-async fn frozen_before_it_seals(stage: &Stage, name: &str) -> Result<Started> {
+/// An issuer that has sealed a key with the old one, and is frozen before the store has heard of it. When it wakes it
+/// writes the very same.
+async fn frozen_before_it_writes(stage: &Stage, name: &str) -> Result<Started> {
+    frozen(stage, &stage.signpost, name, ("finalizing", Moment::BeforeCommand, Then::Cut)).await
+}
+
+/// An issuer that is frozen before it asks which key seals.
+async fn frozen_before_it_asks(stage: &Stage, node: &Signpost, name: &str) -> Result<Started> {
+    frozen(stage, node, name, ("ready", Moment::Answered, Then::GoOn)).await
+}
+
+async fn frozen(
+    stage: &Stage,
+    node: &Signpost,
+    name: &str,
+    (state, moment, then): (&str, Moment, Then),
+) -> Result<Started> {
     let fuse = Fuse::default();
     let freeze = fuse.clone();
     let act = move || {
         freeze.pause();
-        Then::GoOn
+        then
     };
-    // The first question is that of the program's start.
-    let trigger = Trigger::on("sp:vault:current", Moment::Answered, act).and("\r\nGET\r\n").nth(2);
+    let trigger = Trigger::on(&format!("\"state\":\"{state}\""), moment, act).and("EVALSHA");
     let fired = stage.redis_proxy.fired();
     stage.redis_proxy.add_trigger(trigger);
-    let frozen = stage.signpost.start_run("issuer", &["--json", "issue", name])?;
+    let frozen = node.start_run("issuer", &["--json", "issue", name])?;
     fuse.attach(frozen.process.killer());
-    until_true("it is about to seal", LIMIT, || async { stage.redis_proxy.fired() > fired }).await?;
+    until_true("it is frozen", LIMIT, || async { stage.redis_proxy.fired() > fired }).await?;
     Ok(frozen)
 }
 
-/// It seals with the old key after everybody else has changed: the rotation waits for it, and seals that anew.
+/// It writes what the old key has sealed after everybody else has changed: the rotation waits for it, and seals it anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_that_is_worked_on_is_come_back_to() -> Result<()> {
     let mut stage = stage().await?;
     let old = ring(&stage.signpost)?.remove(0);
     stage.signpost.set("issuer.lease_seconds", 30)?;
-    let frozen = frozen_before_it_seals(&stage, "slow.example").await?;
+    let frozen = frozen_before_it_writes(&stage, "slow.example").await?;
     let new = add_key(&stage.signpost).await?;
     let rotation = stage.signpost.start_run("issuer", &["--json", "key", "rotate"])?;
     until_true("the rotation waits for the site", LIMIT, || async {
@@ -59,23 +73,28 @@ async fn a_site_that_is_worked_on_is_come_back_to() -> Result<()> {
     everything_opens(&stage).await
 }
 
-/// It sleeps longer than its lease lasts: the rotation ends without it, and it can write nothing of the old key.
+/// They sleep longer than their leases last: the rotation ends without them, and they can write nothing of the old key.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_sleeps_through_the_rotation_seals_nothing_with_the_old_key() -> Result<()> {
+async fn who_sleeps_through_the_rotation_writes_nothing_of_the_old_key() -> Result<()> {
     let stage = stage().await?;
     let old = ring(&stage.signpost)?.remove(0);
-    let frozen = frozen_before_it_seals(&stage, "asleep.example").await?;
+    let asleep = [
+        ("sealed.example", frozen_before_it_writes(&stage, "sealed.example").await?),
+        ("unsealed.example", frozen_before_it_asks(&stage, &stage.signpost, "unsealed.example").await?),
+    ];
     let new = add_key(&stage.signpost).await?;
     rotate(&stage).await?;
     is_rotated(&stage, &old, &new).await?;
     stage.signpost.issuer(&["key", "retire", &old]).await?.success()?;
-    frozen.process.resume()?;
-    let run = frozen.wait(LIMIT).await?.with_code(1)?;
-    ensure!(run.stderr.contains("another issuer"), "{}", run.stderr);
-    ensure!(sealed_with(&stage, &old).await?.is_empty());
-    // Its order is gone on with.
-    stage.issue(&["asleep.example"]).await?;
-    ensure!(stage.proxy.orders_for(&["asleep.example"]).len() == 1, "the same order");
+    for (name, frozen) in asleep {
+        frozen.process.resume()?;
+        let run = frozen.wait(LIMIT).await?.with_code(1).context(name)?;
+        ensure!(run.stderr.contains("another issuer"), "{name}: {}", run.stderr);
+        ensure!(sealed_with(&stage, &old).await?.is_empty(), "{name}");
+        // Its order is gone on with.
+        stage.issue(&[name]).await?;
+        ensure!(stage.proxy.orders_for(&[name]).len() == 1, "{name}: the same order");
+    }
     everything_opens(&stage).await
 }
 
@@ -140,17 +159,7 @@ async fn a_ring_without_the_current_key_refuses_to_seal_and_keeps_the_order() ->
     stage.signpost.set("issuer.lease_seconds", 30)?;
     let old = ring(&stage.signpost)?.remove(0);
     let behind = node_with_ring(&stage.signpost, |line| line.starts_with(&old))?;
-    let fuse = Fuse::default();
-    let freeze = fuse.clone();
-    let act = move || {
-        freeze.pause();
-        Then::GoOn
-    };
-    stage.redis_proxy.add_trigger(Trigger::on("\"state\":\"ready\"", Moment::Answered, act).and("EVALSHA"));
-    let fired = stage.redis_proxy.fired();
-    let run = behind.start_run("issuer", &["issue", "late.example"])?;
-    fuse.attach(run.process.killer());
-    until_true("every name is proved", LIMIT, || async { stage.redis_proxy.fired() > fired }).await?;
+    let run = frozen_before_it_asks(&stage, &behind, "late.example").await?;
     let new = add_key(&stage.signpost).await?;
     let rotation = stage.signpost.start_run("issuer", &["--json", "key", "rotate"])?;
     until_true("the rotation waits for the site", LIMIT, || async {

@@ -94,8 +94,12 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn learn_current_kek(&self, vault: &Vault) -> Result<(), StoreError> {
-        vault.set_current(self.current_kek().await?);
-        Ok(())
+        let current = self.current_kek().await?;
+        if current.is_none_or(|current| current == vault.current_id()) {
+            return Ok(());
+        }
+        // Another one than before: the ring's file and the canaries are others, too.
+        follow_vault(self, vault).await
     }
 
     /// The id of the key-encryption key that seals; `None`: the first of each ring.
