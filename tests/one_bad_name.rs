@@ -8,6 +8,7 @@ use harness::{
     ca_proxy::{Action, Answer, Endpoint, Rule},
     daemon::{list, seconds},
     deadline::until_true,
+    pull::Pull,
     signpost::Started,
     stage::{Stage, StageOptions},
     stored::Stored,
@@ -177,4 +178,45 @@ async fn a_renewal_keeps_the_names_that_work() -> Result<()> {
     until_true("the renewal is told", LIMIT, until).await?;
     stage.proxy.clear_rules();
     joined(&stage, &BAD).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_fails_at_the_renewal_is_served_with_the_certificate_before() -> Result<()> {
+    let mut stage = Stage::trusting().await?;
+    let _daemon = wanted(&mut stage).await?;
+    let site = stage.until_valid("a.example").await?;
+    let first = site["certificates"][0]["serial"].clone();
+    let pull = Pull::start(&stage, &["--scope", "*"]).await?;
+    let old = pull.serial_in("bad1.example/ecdsa/cert.pem")?;
+    refusing(&stage, Endpoint::NewOrder, &BAD, &subproblems(400, "malformed", "rejectedIdentifier", &BAD));
+    stage.json(&["renew", "--all", "--force"]).await?;
+    let site = left_out(&stage, &BAD, "policy", "out of the question").await?;
+    ensure!(site["certificates"][0]["serial"] != first, "{site:#}");
+    ensure!(site["kept"][0]["serial"] == first && list(&site["kept"][0]["names"]) == BAD, "{site:#}");
+    // By name, each gets what is for it; in the listing the older one is an item of its own.
+    let renewed = pull.serial_in("a.example/ecdsa/cert.pem")?;
+    ensure!(renewed != old && pull.serial_in("bad1.example/ecdsa/fullchain.pem")? == old);
+    let items = pull.items()?;
+    let names: Vec<Vec<&str>> = items.iter().map(|item| list(&item["names"])).collect();
+    ensure!(names == [&GOOD[..], &BAD[..]], "{items:#?}");
+    let link = items[1]["lineages"]["ecdsa"]["links"]["cert"].as_str().context("a link")?;
+    let path = link.strip_prefix("/v1/certificates/").context("a path")?;
+    ensure!(path.contains("_kept/") && pull.serial_in(path)? == old, "{link}");
+    ensure!(list(&pull.document("bad2.example")?["names"]) == BAD, "{items:#?}");
+
+    // Renewed once more, it is still the one that the bad names have.
+    stage.json(&["renew", "--all", "--force"]).await?;
+    until_true("the others are renewed", LIMIT, || async {
+        pull.serial_in("a.example/ecdsa/cert.pem").is_ok_and(|serial| serial != renewed)
+    })
+    .await?;
+    ensure!(pull.serial_in("bad1.example/ecdsa/cert.pem")? == old);
+    stage.proxy.clear_rules();
+    let all = |site: &Value| site["state"] == "valid" && list(&site["certificates"][0]["names"]) == ALL;
+    stage.until_site_within(LIMIT, "a.example", "they have joined", all).await?;
+    ensure!(pull.items()?.len() == 1 && pull.serial_in("bad1.example/ecdsa/cert.pem")? != old);
+    stage.until_idle().await?;
+    // The present one, and the one before.
+    ensure!(stage.keys("sp:{p*}:cert:*").await?.len() == 2, "{:?}", stage.keys("sp:{p*}:cert:*").await?);
+    Ok(())
 }

@@ -1,13 +1,11 @@
 //! Sites as they are wanted: added, changed, shown, listed, paused, removed. The daemon follows, and orders nothing that it
 //! has already.
 
-use std::process::Command;
-
 use anyhow::{Context as _, Result, ensure};
 use harness::{
     daemon::{SOON, list},
     deadline::until_true,
-    signpost::Daemon,
+    pull::Pull,
     stage::Stage,
     stored::Stored,
 };
@@ -137,7 +135,7 @@ async fn a_certificate_is_not_ordered_for_its_neighbours_sake() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_site_is_parked_and_comes_back_as_it_was() -> Result<()> {
     let stage = Stage::trusting().await?;
-    let role = Pull::start(&stage).await?;
+    let role = Pull::start(&stage, &["--scope", "*"]).await?;
     let _daemon = stage.start_daemon()?;
     for name in ["shop.example", "other.example"] {
         stage.json(&["site", "add", name]).await?;
@@ -230,38 +228,4 @@ async fn a_paused_site_is_left_alone_until_it_is_resumed() -> Result<()> {
     ensure!(stage.proxy.orders_for(&["shop.example"]).is_empty());
     ensure!(stage.proxy.issued_for(&["www.shop.example"]).len() == 1);
     Ok(())
-}
-
-/// A frontend that sees everything, and the role that it asks.
-struct Pull {
-    role: Daemon,
-    token: String,
-}
-
-impl Pull {
-    async fn start(stage: &Stage) -> Result<Self> {
-        let added = stage.json(&["frontend", "add", "f1", "--scope", "*"]).await?;
-        let token = added["token"].as_str().with_context(|| format!("{added:#}"))?.to_owned();
-        Ok(Self { role: stage.signpost.start_certificates().await?, token })
-    }
-
-    fn status(&self, name: &str) -> Result<u16> {
-        let answer =
-            self.curl(&format!("/v1/certificates/{name}"), &["-o", "/dev/null", "-w", "%{http_code}"])?;
-        Ok(answer.parse()?)
-    }
-
-    fn listing(&self) -> Result<String> {
-        self.curl("/v1/certificates", &[])
-    }
-
-    fn curl(&self, path: &str, more: &[&str]) -> Result<String> {
-        let mut command = Command::new("curl");
-        command.args(["--silent", "--show-error", "--insecure", "--max-time", "10"]).args(more);
-        command.arg("--header").arg(format!("Authorization: Bearer {}", self.token));
-        let output = command.arg(format!("https://{}{path}", self.role.address)).output();
-        let output = output.context("curl isn't there: apt-get install curl")?;
-        ensure!(output.status.success(), "curl {path}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
 }

@@ -169,7 +169,7 @@ async fn a_damaged_record_is_said_to_be_and_spoils_no_other() -> Result<()> {
     let bad = fleet.add_site(&["bad.example.com"], &[], &[KeyType::EcdsaP256]).await?;
     let edge = fleet.add_frontend("edge", &["*"], &[], KEYS).await?;
     let stored = fleet.store.load_site(&bad).await?.context("no site")?;
-    let id = stored.current.values().next().context("no certificate")?;
+    let id = stored.serving.current.values().next().context("no certificate")?;
     let key = format!("sp:{{{}}}:cert:{bad}:{id}", bad.partition());
     fleet.redis.command(&["SETRANGE", &key, "0", "damaged"]).await?;
     let daemon = fleet.start().await?;

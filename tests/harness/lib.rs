@@ -12,6 +12,7 @@
 //! | [`signpost`], [`stage`] | the programs under test, as a user runs them; the whole scene around them |
 //! | [`campaign`] | a run of many names that something disturbs |
 //! | [`daemon`] | the daemon in a scene, and what an operator sees of its work |
+//! | [`pull`] | a frontend that asks the certificate API |
 //! | [`stored`] | what the store holds, opened through the vault |
 //! | [`webhook_receiver`], [`mail_server`] | somebody who is told: a webhook, a mail server |
 //! | [`bare_acme`] | an ACME client of a few lines that shares nothing with ours |
@@ -31,6 +32,7 @@ pub mod pebble;
 pub mod pki;
 pub mod ports;
 pub mod process;
+pub mod pull;
 pub mod raw_http;
 pub mod redis;
 pub mod redis_proxy;

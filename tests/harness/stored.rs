@@ -48,7 +48,7 @@ impl Stored {
         let Some(id) = self.store.site_of(&name).await? else { return Ok(Vec::new()) };
         let site = self.store.load_site(&id).await?.context("a name leads to a site that is there")?;
         let mut served = Vec::new();
-        for (slot, certificate_id) in &site.current {
+        for (slot, certificate_id) in &site.serving.current {
             let certificate = self.store.load_certificate(&id, certificate_id).await?;
             let certificate = certificate.context("a site points to a certificate that is there")?;
             let lineage = lineage_of(&id, *slot);

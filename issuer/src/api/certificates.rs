@@ -25,7 +25,7 @@ pub(super) async fn show(_: Authorized<Read>, asked: Asked) -> Result<Answer, Re
     let stored = store.load_site(&group).await?.ok_or_else(missing)?;
     let now = Timestamp::now();
     let mut shown: Vec<Value> = Vec::new();
-    for (slot, id) in &stored.current {
+    for (slot, id) in &stored.serving.current {
         let damaged = |why: String| StoreError::Corrupt { key: id.to_string(), source: why.into() };
         let certificate = store.load_certificate(&group, id).await?;
         let certificate =

@@ -148,6 +148,12 @@ impl Patch {
         }
         names.retain(|name| !removed.contains(name));
         let mut wish = self.settings.clone();
+        // Taken away.
+        for key in ["profile", "tenant"] {
+            if wish.get(key).is_some_and(Value::is_null) {
+                wish.insert(key.to_owned(), json!(""));
+            }
+        }
         wish.insert("names".to_owned(), json!(names));
         from_value(Value::Object(wish))
     }

@@ -95,7 +95,7 @@ pub(super) fn wanted(id: &SiteId, site: &Site) -> Value {
 }
 
 fn of_group(group: &StoredSite) -> State {
-    let has_all = group.site.key_types.iter().all(|kind| group.current.contains_key(&kind.slot()));
+    let has_all = group.site.key_types.iter().all(|kind| group.serving.current.contains_key(&kind.slot()));
     if group.site.paused.is_some() {
         State::Paused
     } else if group.parked.is_some() {
@@ -114,7 +114,9 @@ fn describe_group(group: &StoredSite) -> Value {
         "id": group.id,
         "names": group.site.names,
         "state": of_group(group),
-        "certificates": group.current,
+        "certificates": group.serving.current,
+        "kept": group.serving.kept,
+        "staged": group.serving.staged,
         "revoked": group.revoked,
         "failure": group.failure,
         "parked": group.parked,

@@ -63,6 +63,10 @@ impl Which {
 pub(super) async fn pause(arguments: &Pause, config: Config, output: &Output) -> Result<Exit, Failed> {
     let context = Context::open(config, *output).await?;
     let (what, scope) = arguments.which.parts();
+    if let BrakeScope::Ca(ca) = &scope {
+        // One with a misspelt name would stop nothing.
+        context.ca(Some(ca))?;
+    }
     let brake = Brake { what, scope, since: Timestamp::now(), reason: arguments.reason.clone() };
     context.store.set_brake(&brake).await.map_err(|e| of_store(&e))?;
     let event = Event::new(EventKind::BrakeOn, brake.since, brake.to_string());

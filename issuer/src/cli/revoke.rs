@@ -50,6 +50,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     };
     let stored = super::status::find(&context, &name).await.map_err(|e| of_store(&e))?.ok_or_else(unknown)?;
     let slots: Vec<Slot> = stored
+        .serving
         .current
         .keys()
         .copied()
@@ -75,7 +76,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     };
     let mut revoked = Vec::new();
     for slot in slots {
-        let id = &stored.current[&slot];
+        let id = &stored.serving.current[&slot];
         let certificate = context
             .store
             .load_certificate(&stored.id, id)

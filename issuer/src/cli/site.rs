@@ -93,6 +93,7 @@ pub(super) struct Settings {
     ca: Option<String>,
     #[arg(long, value_name = "NAME")]
     account: Option<String>,
+    /// The CA's profile; empty: of the CA's choice
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
     /// http-01
@@ -101,6 +102,7 @@ pub(super) struct Settings {
     /// Tags that frontends' scopes and brakes can name; all of them, where any is given
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
+    /// The customer that it belongs to; empty: none
     #[arg(long, value_name = "NAME")]
     tenant: Option<String>,
     /// Whether frontends redirect plain HTTP to HTTPS

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::{
     config::Config,
-    domain::{DnsName, ExpiryStage, SiteId, Slot, expiry_stage},
+    domain::{Certificate, CertificateId, DnsName, ExpiryStage, Leaf, SiteId, Slot, expiry_stage},
     store::{StoreError, StoredSite},
 };
 use std::sync::Arc;
@@ -128,14 +128,8 @@ pub(super) async fn describe(context: &Context, stored: &StoredSite) -> Result<V
     let now = Timestamp::now();
     let mut certificates = Vec::new();
     let (mut expired, mut revoked) = (false, false);
-    for (slot, id) in &stored.current {
-        let certificate =
-            context.store.load_certificate(&stored.id, id).await?.ok_or_else(|| StoreError::Corrupt {
-                key: stored.id.to_string(),
-                source: format!("the certificate {id} that it serves is missing").into(),
-            })?;
-        let leaf =
-            certificate.leaf().map_err(|e| StoreError::Corrupt { key: id.to_string(), source: e.into() })?;
+    for (slot, id) in &stored.serving.current {
+        let (certificate, leaf) = load(context, stored, id).await?;
         expired |= !leaf.is_valid_at(now);
         revoked |= stored.revoked.contains(slot);
         let mut shown = json!(leaf);
@@ -146,6 +140,21 @@ pub(super) async fn describe(context: &Context, stored: &StoredSite) -> Result<V
         shown["revoked"] = json!(stored.revoked.contains(slot));
         shown["expiry"] = json!(stage(leaf.not_before, leaf.not_after, now));
         certificates.push(shown);
+    }
+    let mut kept = Vec::new();
+    for (slot, id) in &stored.serving.kept {
+        let (_, leaf) = load(context, stored, id).await?;
+        if leaf.is_valid_at(now) {
+            let names: Vec<_> = stored.cut.keys().filter(|name| leaf.covers(name)).collect();
+            kept.push(
+                json!({ "slot": slot, "serial": leaf.serial, "not_after": leaf.not_after, "names": names }),
+            );
+        }
+    }
+    let mut staged = json!(stored.serving.staged);
+    for (slot, id) in stored.serving.staged.iter().flat_map(|staged| &staged.pointers) {
+        let (_, leaf) = load(context, stored, id).await?;
+        staged["certificates"][slot.as_str()] = json!({ "serial": leaf.serial, "not_after": leaf.not_after });
     }
     let mut orders = serde_json::Map::new();
     for slot in Slot::ALL {
@@ -169,6 +178,8 @@ pub(super) async fn describe(context: &Context, stored: &StoredSite) -> Result<V
         "tags": stored.site.tags,
         "state": state,
         "certificates": certificates,
+        "kept": kept,
+        "staged": staged,
         "order": orders,
         "failure": stored.failure,
         "left_out": stored.cut,
@@ -176,6 +187,21 @@ pub(super) async fn describe(context: &Context, stored: &StoredSite) -> Result<V
         "paused": stored.site.paused,
         "next": next_look,
     }))
+}
+
+async fn load(
+    context: &Context,
+    stored: &StoredSite,
+    id: &CertificateId,
+) -> Result<(Certificate, Leaf), StoreError> {
+    let certificate = context.store.load_certificate(&stored.id, id).await?;
+    let certificate = certificate.ok_or_else(|| StoreError::Corrupt {
+        key: stored.id.to_string(),
+        source: format!("the certificate {id} that it serves is missing").into(),
+    })?;
+    let leaf =
+        certificate.leaf().map_err(|e| StoreError::Corrupt { key: id.to_string(), source: e.into() })?;
+    Ok((certificate, leaf))
 }
 
 /// How a group stands, in one word: `paused`, `parked`, `failing`, `pending`, `degraded` (a name is left out of its
@@ -187,7 +213,7 @@ pub(super) fn state(stored: &StoredSite, usable: Option<bool>) -> &'static str {
         "parked"
     } else if stored.failure.is_some() {
         "failing"
-    } else if stored.current.is_empty() && usable.is_none() {
+    } else if stored.serving.current.is_empty() && usable.is_none() {
         "pending"
     } else if !stored.cut.is_empty() {
         "degraded"
@@ -260,6 +286,14 @@ pub(super) fn to_text(sites: &[Value]) -> String {
             text(&failure["remedy"])
         ));
     }
+    for site in sites.iter().filter(|site| !site["staged"].is_null()) {
+        out.push_str(&format!(
+            "\n\n{}: a new certificate is served to the frontends of the tag {}, and to all from {} on",
+            list(&site["names_unicode"]),
+            text(&site["staged"]["tag"]),
+            text(&site["staged"]["until"])
+        ));
+    }
     for site in sites {
         let parked = &site["parked"];
         // What the CA has paused stands there as a failure already.
@@ -274,8 +308,15 @@ pub(super) fn to_text(sites: &[Value]) -> String {
         }
         for (name, failure) in site["left_out"].as_object().into_iter().flatten() {
             let next = failure["next"].as_str().unwrap_or("never, unless `issuer retry` is told to");
+            let kept =
+                site["kept"].as_array().into_iter().flatten().find(|kept| {
+                    kept["names"].as_array().into_iter().flatten().any(|own| own == name.as_str())
+                });
+            let kept = kept.map_or(String::new(), |kept| {
+                format!("; the certificate before is served for it until {}", text(&kept["not_after"]))
+            });
             out.push_str(&format!(
-                "\n\n{name}: left out of its certificate ({} in a row, tried again at {next}): {}\n  what to do: {}",
+                "\n\n{name}: left out of its certificate ({} in a row, tried again at {next}): {}{kept}\n  what to do: {}",
                 failure["count"],
                 text(&failure["what"]),
                 text(&failure["remedy"])

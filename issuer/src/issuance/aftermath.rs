@@ -1,13 +1,13 @@
 //! What is written when a group is given back: how it stands, when it is looked at next, and what the operator is told.
 
-use super::{Issuance, Outcome, Verdict, attempt::Tally, site::Published};
+use super::{Issuance, Outcome, Verdict, attempt::Tally, publication::look_for_promotion, site::Published};
 use jiff::{SignedDuration, Timestamp};
 use shared::{
     domain::{
         Class, DnsName, Event, EventKind, ExpiryStage, Failure, FailureClass, Parked, ParkedReason, Place,
         Slot, expiry_stage, urgent_from,
     },
-    store::{Cut, Field, Settlement},
+    store::{Cut, Field, Settlement, Staged},
 };
 use std::collections::BTreeMap;
 
@@ -27,6 +27,8 @@ const LEAST_OF_POLICY: u32 = 4;
 pub(super) struct Aftermath<'a> {
     pub(super) issuance: &'a Issuance,
     pub(super) tally: &'a Tally,
+    /// What the canaries have, after the attempt.
+    pub(super) staged: Option<Staged>,
     pub(super) now: Timestamp,
 }
 
@@ -74,6 +76,9 @@ impl Aftermath<'_> {
             Outcome::Stopped(_) => settlement.place.moment = self.after(BRAKE_PAUSE),
         }
         self.told_of_names(&mut settlement, served);
+        if let Some(moment) = look_for_promotion(self.staged.as_ref(), self.now, BRAKE_PAUSE) {
+            settlement.place.moment = settlement.place.moment.min(moment);
+        }
         settlement
     }
 
@@ -84,13 +89,21 @@ impl Aftermath<'_> {
         }
         if matches!(outcome, Outcome::Issued(_)) {
             settlement.fields.push((Field::Held, None));
-            let (kind, word) = if self.tally.before.is_empty() && stored.current.is_empty() {
+            let (kind, word) = if self.tally.before.is_empty() && stored.serving.current.is_empty() {
                 (EventKind::Issued, "has its certificate")
             } else {
                 (EventKind::Renewed, "has a new certificate")
             };
             let ends = served.values().map(|published| published.leaf.not_after).min();
-            let mut event = self.event(kind, format!("{} {word}", stored.site.names));
+            let mut what = format!("{} {word}", stored.site.names);
+            if let Some(staged) = &self.staged {
+                what.push_str(&format!(
+                    ", which the frontends of the tag {} serve first, and all from {} on",
+                    staged.tag,
+                    staged.until.strftime("%F %T UTC")
+                ));
+            }
+            let mut event = self.event(kind, what);
             if let Some(ends) = ends {
                 event = event.with("not_after", ends.to_string());
             }
@@ -249,7 +262,7 @@ impl Aftermath<'_> {
         // Certificates that are valid no longer are not among those that can go on being served.
         let (stage, ends) = match nearest {
             Some((stage, ends)) => (stage, Some(ends)),
-            None if stored.current.is_empty() => return,
+            None if stored.serving.current.is_empty() => return,
             None => (ExpiryStage::Expired, None),
         };
         let (kind, word) = match stage {

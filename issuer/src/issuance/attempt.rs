@@ -6,6 +6,7 @@ use super::{
     aftermath::{Aftermath, next_of_cut},
     patience::write,
     progress::Timeline,
+    publication::promote_what_is_due,
     site::{Published, Urge, lacking, merged, orderable, published, suffices},
     steps::Work,
 };
@@ -16,7 +17,7 @@ use shared::{
         Braked, CertificateId, DnsName, FailureClass, KeyType, NameSet, Order, OrderState, Planned, Site,
         Slot, brake_of,
     },
-    store::{Cut, Lease, Settlement, StoreError, StoredSite},
+    store::{Cut, Lease, Pointers, Settlement, StoreError, StoredSite},
 };
 use std::collections::BTreeMap;
 
@@ -25,12 +26,12 @@ const MOST_ROUNDS: usize = 8;
 
 /// What an attempt works with.
 pub(super) struct Attempt<'a> {
-    issuance: &'a Issuance,
-    lease: &'a Lease,
+    pub(super) issuance: &'a Issuance,
+    pub(super) lease: &'a Lease,
     /// What is asked for by hand; absent where the schedule asks.
     wanted: Option<&'a Wanted>,
     urge: Urge,
-    timeline: &'a Timeline,
+    pub(super) timeline: &'a Timeline,
     counter: &'a RequestCounter,
 }
 
@@ -86,15 +87,15 @@ impl<'a> Attempt<'a> {
         };
         let outcome = self.issue(&mut tally, departed).await.unwrap_or_else(Outcome::Failed);
         // Asked anew: what was published counts, not what was meant to be.
-        let served = if tally.untouched {
-            Some(tally.before.clone())
+        let (served, staged) = if tally.untouched {
+            (Some(tally.before.clone()), tally.stored.serving.staged.clone())
         } else {
             match self.site().await {
-                Ok(stored) => self.issuance.valid_certificates(&stored).await.ok(),
-                Err(_) => None,
+                Ok(stored) => (self.issuance.valid_certificates(&stored).await.ok(), stored.serving.staged),
+                Err(_) => (None, None),
             }
         };
-        let aftermath = Aftermath { issuance: self.issuance, tally: &tally, now: Timestamp::now() };
+        let aftermath = Aftermath { issuance: self.issuance, tally: &tally, staged, now: Timestamp::now() };
         let settlement = match (served, &outcome) {
             (Some(served), _) => Some(aftermath.settlement(&outcome, &served)),
             // What it serves can't be read: told and tried again as any failure, or its worker would turn in circles.
@@ -105,6 +106,9 @@ impl<'a> Attempt<'a> {
     }
 
     async fn issue(&self, tally: &mut Tally, departed: Vec<(DnsName, Verdict)>) -> Result<Outcome, Verdict> {
+        tally.stored = promote_what_is_due(&self.issuance.store, self.lease, tally.stored.clone())
+            .await
+            .map_err(of_store)?;
         // Asked again under the lease: another issuer may just have finished.
         tally.before = self.issuance.valid_certificates(&tally.stored).await.map_err(of_store)?;
         self.lead_back(tally).await.map_err(of_store)?;
@@ -128,7 +132,7 @@ impl<'a> Attempt<'a> {
             return Ok(Outcome::Stopped(stop));
         }
         self.issuance.know_directory().await?;
-        let mut certificates = Vec::new();
+        let mut certificates = Pointers::new();
         let mut failed = None;
         for slot in Slot::ALL {
             let Some(ordered) = names.clone() else { break };
@@ -283,28 +287,6 @@ impl<'a> Attempt<'a> {
         let paused = site.paused.filter(|_| what == Braked::Issuance && self.wanted.is_none());
         Ok(paused
             .map(|since| format!("the site was paused by an operator at {}", since.strftime("%F %T UTC"))))
-    }
-
-    async fn publish(&self, certificates: &[(Slot, CertificateId)]) -> Result<(), StoreError> {
-        let store = &self.issuance.store;
-        // First the site, then the names that lead to it. The orders end after both.
-        write(|| store.publish(self.lease, certificates)).await?;
-        // A name that was taken away while it was ordered leads nowhere.
-        let wanted = store.load_site(&self.lease.site).await?.map(|stored| stored.site.names);
-        let mut names = Vec::new();
-        for (_, id) in certificates {
-            if let Some(certificate) = store.load_certificate(&self.lease.site, id).await?
-                && let Ok(leaf) = certificate.leaf()
-            {
-                names.extend(leaf.names.iter().filter_map(|name| DnsName::parse(name).ok()));
-            }
-        }
-        names.retain(|name| wanted.as_ref().is_some_and(|wanted| wanted.contains(name)));
-        names.sort();
-        names.dedup();
-        write(|| store.point_names(&names, &self.lease.site)).await?;
-        self.timeline.tell("published", None, "");
-        Ok(())
     }
 
     /// A site that was removed and is wanted again has kept its certificates: its names lead to them again.

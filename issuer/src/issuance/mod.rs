@@ -3,6 +3,7 @@
 //! - [`Issuance`]: everything that ordering needs, made once; [`Issuance::issue`] is the way in.
 //! - `site`: what is asked for and what the store has of it. `attempt`: what is lacking, under the site's lease: one order
 //!   for each key type, published together; names that spoil an order are cut out.
+//! - `publication`: from stored certificates to served ones, to the canaries first or to all.
 //! - `aftermath`: what is written when a group is given back: how it stands, and when it is looked at next.
 //! - `steps`: the order machine. Each step does one thing with the CA and persists what came of it.
 //! - `look`: what the CA has made of an order, and why it failed.
@@ -20,6 +21,7 @@ mod look;
 mod pace;
 pub(crate) mod patience;
 mod progress;
+mod publication;
 mod setup;
 mod site;
 mod steps;
@@ -29,6 +31,7 @@ pub use account::{AccountError, create_account, import_account, open_account, re
 pub(crate) use aftermath::draw;
 pub(crate) use lease::HeldLease;
 pub use progress::{Progress, Step, Timeline};
+pub(crate) use publication::{look_for_promotion, promote_what_is_due};
 pub(crate) use setup::{DEFAULT_ACCOUNT, client_for, reach};
 pub use setup::{Issuance, SetupError};
 pub use site::{Issue, Outcome, Published, Urge, Wanted};

@@ -7,7 +7,7 @@ use crate::{
     preflight::{Reach, Resolver, ResolverError, Rules, Validator},
 };
 use shared::{
-    config::Config,
+    config::{Canary, Config},
     domain::{Backoff, KeyType, PublicSuffixes},
     store::{AccountStatus, Owner, Store, StoreError},
     vault::Vault,
@@ -32,6 +32,7 @@ pub struct Issuance {
     pub(super) owner: Owner,
     pub(super) lease_length: Duration,
     pub(super) backoff: Backoff,
+    pub(super) canary: Option<Canary>,
     pub(super) validation_pace: Pace,
     pub(super) issuing_pace: Pace,
 }
@@ -94,6 +95,7 @@ impl Issuance {
             owner: Owner::this_process(),
             lease_length: config.issuer.lease_length(),
             backoff: config.issuer.backoff(),
+            canary: config.issuer.canary(),
         })
     }
 

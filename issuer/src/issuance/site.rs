@@ -177,14 +177,14 @@ impl Issuance {
         done.outcome
     }
 
-    /// What the site serves and can go on serving, whatever names it is for.
+    /// What the site serves and can go on serving, whatever names it is for; where the canaries have something newer, that.
     pub(super) async fn valid_certificates(
         &self,
         stored: &StoredSite,
     ) -> Result<BTreeMap<Slot, Published>, StoreError> {
         let now = Timestamp::now();
         let mut valid = BTreeMap::new();
-        for (slot, id) in &stored.current {
+        for (slot, id) in &stored.serving.newest() {
             let certificate =
                 self.store.load_certificate(&stored.id, id).await?.ok_or_else(|| StoreError::Corrupt {
                     key: stored.id.to_string(),
@@ -193,7 +193,7 @@ impl Issuance {
             let leaf = certificate
                 .leaf()
                 .map_err(|e| StoreError::Corrupt { key: id.to_string(), source: e.into() })?;
-            if leaf.is_valid_at(now) && !stored.revoked.contains(slot) {
+            if leaf.is_valid_at(now) && !stored.is_revoked(*slot, id) {
                 let (id, key_type, issued) = (id.clone(), certificate.key_type, certificate.issued);
                 valid.insert(*slot, Published { id, slot: *slot, key_type, issued, leaf });
             }
@@ -216,7 +216,7 @@ impl Issuance {
 
 impl Published {
     pub(super) fn covers(&self, names: &NameSet) -> bool {
-        names.iter().all(|name| self.leaf.names.iter().any(|covered| covered == name.as_str()))
+        names.iter().all(|name| self.leaf.covers(name))
     }
 
     /// When it is renewed, where the CA says nothing: always the same moment for the same certificate.

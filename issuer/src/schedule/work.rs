@@ -3,7 +3,7 @@
 use super::{Node, node::UnusableError, trouble::Change};
 use crate::{
     acme::RequestCounter,
-    issuance::{HeldLease, Outcome, Verdict, draw},
+    issuance::{HeldLease, Outcome, Verdict, draw, look_for_promotion, promote_what_is_due},
     preflight::Whereabouts,
     sites::SiteError,
 };
@@ -44,6 +44,8 @@ impl Node {
         let Some(stored) = self.store.load_site(id).await? else {
             return self.delete_retired(claimed).await;
         };
+        // Whatever may stop an order, it is issued.
+        let stored = promote_what_is_due(&self.store, &claimed.lease, stored).await?;
         let site = &stored.site;
         if self.registry.may_have_lost_names(&stored).await? {
             match self.registry.give_up_lost_names(id).await {
@@ -147,10 +149,14 @@ impl Node {
         &self,
         claimed: &Claimed,
         stored: &StoredSite,
-        place: Place,
+        mut place: Place,
         fields: Vec<(Field, Option<String>)>,
         events: Vec<Event>,
     ) -> Result<(), StoreError> {
+        let staged = stored.serving.staged.as_ref();
+        if let Some(moment) = look_for_promotion(staged, Timestamp::now(), BRAKED) {
+            place.moment = place.moment.min(moment);
+        }
         let events = events.iter().filter_map(|event| serde_json::to_string(event).ok()).collect();
         let settlement = Settlement { revision: stored.revision, place, done: Vec::new(), fields, events };
         self.store.settle(&claimed.lease, &settlement).await

@@ -86,7 +86,9 @@ struct Walk<'a> {
     plan: Plan,
     shown: usize,
     brakes: Vec<shared::domain::Brake>,
-    tenants: HashMap<String, Option<Tenant>>,
+    tenants: HashMap<String, Tenant>,
+    /// Those of them that are not stored yet.
+    new_tenants: HashSet<String>,
     /// Sites that a line of the file is about.
     matched: HashSet<SiteId>,
     failed: Vec<(NameSet, SiteError)>,
@@ -193,6 +195,7 @@ impl<'a> Walk<'a> {
             shown,
             brakes: registry.store.load_brakes().await?,
             tenants: HashMap::new(),
+            new_tenants: HashSet::new(),
             matched: HashSet::new(),
             failed: Vec::new(),
         })
@@ -242,10 +245,15 @@ impl<'a> Walk<'a> {
         for ((wish, names, of_names, _), before) in looked.into_iter().zip(known) {
             // An id is made of names, so one that is there and wants none of these has moved on to others.
             let before = before.filter(|before| before.site.names.iter().any(|name| names.contains(name)));
-            let tenant = self.tenant(&wish, write).await?;
+            let tenant = self.tenant(&wish).await?;
             let change = self.registry.change(&wish, before, &names, of_names, tenant.as_ref(), Origin::File);
             match change {
-                Ok(change) => changes.push(change),
+                Ok(change) => {
+                    if write && tenant.is_some_and(|tenant| self.new_tenants.remove(&tenant.name)) {
+                        self.registry.create_tenant(&wish).await?;
+                    }
+                    changes.push(change);
+                }
                 Err(error) => self.failed.push((names, error)),
             }
         }
@@ -255,16 +263,20 @@ impl<'a> Walk<'a> {
         if write { self.write(changes).await } else { Ok(()) }
     }
 
-    async fn tenant(&mut self, wish: &SiteWish, write: bool) -> Result<Option<Tenant>, PlanError> {
-        let Some(name) = wish.tenant.as_deref() else { return Ok(None) };
-        if !self.tenants.contains_key(name) {
-            if write {
-                self.registry.create_tenant(wish).await?;
-            }
-            let found = self.registry.store.load_tenant(name).await?.map(|stored| stored.tenant);
-            self.tenants.insert(name.to_owned(), found);
+    async fn tenant(&mut self, wish: &SiteWish) -> Result<Option<Tenant>, PlanError> {
+        let Some(new) = wish.new_tenant() else { return Ok(None) };
+        if let Some(known) = self.tenants.get(&new.name) {
+            return Ok(Some(known.clone()));
         }
-        Ok(self.tenants[name].clone())
+        let tenant = match self.registry.store.load_tenant(&new.name).await? {
+            Some(stored) => stored.tenant,
+            None => {
+                self.new_tenants.insert(new.name.clone());
+                new
+            }
+        };
+        self.tenants.insert(tenant.name.clone(), tenant.clone());
+        Ok(Some(tenant))
     }
 
     async fn write(&mut self, changes: Vec<Change>) -> Result<(), PlanError> {

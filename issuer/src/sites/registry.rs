@@ -96,11 +96,11 @@ impl Registry {
     /// # Errors
     /// [`SiteError`]; nothing is changed.
     pub async fn add(&self, wish: &SiteWish, origin: Origin) -> Result<Change, SiteError> {
-        self.create_tenant(wish).await?;
         let change = self.plan(wish, None, origin).await?;
         if change.kind == Kind::Changed {
             return Err(SiteError::Exists(change.id, change.differences.join(", ")));
         }
+        self.create_tenant(wish).await?;
         self.write(change).await
     }
 
@@ -132,8 +132,8 @@ impl Registry {
             Some(before) => Some(before),
             None => self.match_names(&names, &pointers).await?,
         };
-        let tenant = match &wish.tenant {
-            Some(tenant) => self.store.load_tenant(tenant).await?.map(|stored| stored.tenant),
+        let tenant = match wish.new_tenant() {
+            Some(new) => Some(self.store.load_tenant(&new.name).await?.map_or(new, |stored| stored.tenant)),
             None => None,
         };
         let change = self.change(wish, before, &names, pointers, tenant.as_ref(), origin)?;
@@ -202,8 +202,14 @@ impl Registry {
         let event = match kind {
             Kind::Added => Some(Event::new(EventKind::SiteAdded, now, format!("{} is wanted", site.names))),
             Kind::Changed => {
-                let what = format!("{}: changed: {}", site.names, differences.join(", "));
-                Some(Event::new(EventKind::SiteChanged, now, what))
+                let was_paused = known.is_some_and(|known| known.paused.is_some());
+                let (kind, word) = match (was_paused, site.paused.is_some()) {
+                    (false, true) => (EventKind::SitePaused, "paused"),
+                    (true, false) => (EventKind::SiteResumed, "resumed"),
+                    _ => (EventKind::SiteChanged, "changed"),
+                };
+                let what = format!("{}: {word}: {}", site.names, differences.join(", "));
+                Some(Event::new(kind, now, what))
             }
             _ => None,
         };
@@ -355,22 +361,15 @@ impl Registry {
         Ok(self.store.nudge(id, &place, &fields).await?)
     }
 
-    /// A tenant that is named for the first time is new, unless its site is imported.
+    /// Stores a tenant that is named for the first time.
     ///
     /// # Errors
     /// The store's.
     pub(super) async fn create_tenant(&self, wish: &SiteWish) -> Result<(), StoreError> {
-        let Some(name) = &wish.tenant else { return Ok(()) };
-        if self.store.load_tenant(name).await?.is_some() {
+        let Some(tenant) = wish.new_tenant() else { return Ok(()) };
+        if self.store.load_tenant(&tenant.name).await?.is_some() {
             return Ok(());
         }
-        let tenant = Tenant {
-            v: Tenant::VERSION,
-            name: name.clone(),
-            redirect: !wish.imported,
-            account: None,
-            created: Timestamp::now(),
-        };
         match self.store.write_tenant(None, &tenant).await {
             // Somebody else has in this moment.
             Ok(()) | Err(StoreError::Conflict) => Ok(()),

@@ -3,8 +3,10 @@
 use super::registry::{Registry, SiteError};
 use jiff::{SignedDuration, Timestamp};
 use shared::{
-    domain::{CertificateId, Class, Event, EventKind, Place, SiteId, Slot, urgent_from},
-    store::{Field, LeaseAnswer, Owner, Settlement, StoreError, StoredSite, WantedSite},
+    domain::{Class, Event, EventKind, Place, SiteId, Slot, urgent_from},
+    store::{
+        Field, Lease, LeaseAnswer, Owner, Pointers, Serving, Settlement, StoreError, StoredSite, WantedSite,
+    },
 };
 
 /// What was rolled back.
@@ -42,18 +44,25 @@ impl Registry {
         let length = self.config.issuer.lease_length();
         let answer = self.store.acquire_lease(id, &stored.site, &owner, &owner.attempt(), length).await?;
         let LeaseAnswer::Acquired(lease) = answer else { return Err(SiteError::Changed) };
-        let (back, pointers) = match self.before(&stored).await {
-            Ok(found) => found,
-            Err(error) => {
-                self.store.release_lease(&lease).await?;
-                return Err(error.into());
-            }
-        };
-        if back.is_empty() {
+        let done = self.roll_back_under(&lease, hold).await;
+        if !matches!(&done, Ok(back) if !back.is_empty()) {
             self.store.release_lease(&lease).await?;
+        }
+        Ok(done?)
+    }
+
+    /// Settles the group where something was rolled back.
+    async fn roll_back_under(
+        &self,
+        lease: &Lease,
+        hold: SignedDuration,
+    ) -> Result<Vec<RolledBack>, StoreError> {
+        let id = &lease.site;
+        let Some(stored) = self.store.load_site(id).await? else { return Ok(Vec::new()) };
+        let (back, serving) = self.before(&stored).await?;
+        if back.is_empty() {
             return Ok(back);
         }
-        self.store.publish(&lease, &pointers).await?;
         let now = Timestamp::now();
         let held = now.saturating_add(hold).unwrap_or(Timestamp::MAX);
         let ends = back.iter().map(|back| back.not_after).min().unwrap_or(held);
@@ -81,33 +90,35 @@ impl Registry {
             fields: vec![(Field::Held, Some(held.as_second().to_string()))],
             events: serde_json::to_string(&event).into_iter().collect(),
         };
-        self.store.settle(&lease, &settlement).await?;
+        self.store.publish(lease, &serving, &[]).await?;
+        self.store.settle(lease, &settlement).await?;
         Ok(back)
     }
 
-    async fn before(
-        &self,
-        stored: &StoredSite,
-    ) -> Result<(Vec<RolledBack>, Vec<(Slot, CertificateId)>), StoreError> {
-        let (mut back, mut pointers) = (Vec::new(), Vec::new());
-        for (slot, certificate) in &stored.previous {
-            let Some(found) = self.store.load_certificate(&stored.id, certificate).await? else { continue };
+    /// What can be gone back to. What only the canaries have is taken from them: all serve the present one, as they do.
+    async fn before(&self, stored: &StoredSite) -> Result<(Vec<RolledBack>, Serving), StoreError> {
+        let serving = &stored.serving;
+        let targets = match &serving.staged {
+            Some(staged) => {
+                let current = serving.current.clone().into_iter();
+                current.filter(|(slot, _)| staged.pointers.contains_key(slot)).collect()
+            }
+            None => serving.previous.clone(),
+        };
+        let (mut back, mut pointers) = (Vec::new(), Pointers::new());
+        for (slot, certificate) in targets {
+            let Some(found) = self.store.load_certificate(&stored.id, &certificate).await? else { continue };
             let leaf = found
                 .leaf()
                 .map_err(|e| StoreError::Corrupt { key: certificate.to_string(), source: e.into() })?;
             if leaf.is_valid_at(Timestamp::now()) {
                 let urgent_from = urgent_from(leaf.not_before, leaf.not_after);
                 let (serial, not_after) = (leaf.serial, leaf.not_after);
-                back.push(RolledBack {
-                    site: stored.id.clone(),
-                    slot: *slot,
-                    serial,
-                    not_after,
-                    urgent_from,
-                });
-                pointers.push((*slot, certificate.clone()));
+                back.push(RolledBack { site: stored.id.clone(), slot, serial, not_after, urgent_from });
+                pointers.insert(slot, certificate);
             }
         }
-        Ok((back, pointers))
+        let serving = serving.with(&pointers, &stored.revoked);
+        Ok((back, serving))
     }
 }

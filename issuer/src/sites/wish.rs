@@ -26,12 +26,14 @@ pub struct SiteWish {
     pub ca: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// Empty: of the CA's choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<ChallengeType>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tags: Option<Vec<String>>,
+    /// Empty: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,6 +84,14 @@ impl SiteWish {
         Self { names: names.to_vec(), ..Self::default() }
     }
 
+    /// The tenant that it names, as it is made where it is named for the first time: with redirects for its new sites,
+    /// unless its first site was imported.
+    pub(super) fn new_tenant(&self) -> Option<Tenant> {
+        let name = self.tenant.clone().filter(|name| !name.is_empty())?;
+        let (redirect, created) = (!self.imported, Timestamp::now());
+        Some(Tenant { v: Tenant::VERSION, name, redirect, account: None, created })
+    }
+
     /// The names, checked by every rule that the CA would refuse them for.
     ///
     /// # Errors
@@ -121,10 +131,13 @@ impl SiteWish {
             (None, Some(site)) => site.key_types.clone(),
             (None, None) => config.issuer.key_types.clone(),
         };
-        for word in self.tags.iter().flatten().chain(&self.tenant).chain(&self.account) {
+        let named_tenant = self.tenant.iter().filter(|tenant| !tenant.is_empty());
+        for word in self.tags.iter().flatten().chain(named_tenant).chain(&self.account) {
             check_word(word)?;
         }
-        if let Some(profile) = self.profile.as_deref().filter(|profile| !is_word(profile)) {
+        if let Some(profile) =
+            self.profile.as_deref().filter(|profile| !profile.is_empty() && !is_word(profile))
+        {
             return Err(WishError::Profile(profile.to_owned()));
         }
         let existing = self.imported || tenant.is_some_and(|tenant| !tenant.redirect);
@@ -154,10 +167,10 @@ impl SiteWish {
             san: self.san.or(before.map(|site| site.san)).unwrap_or(SanPolicy::Single),
             ca: ca.name,
             account: account.unwrap_or_else(|| crate::issuance::DEFAULT_ACCOUNT.to_owned()),
-            profile: self.profile.clone().or_else(|| before.and_then(|site| site.profile.clone())),
+            profile: or_none(&self.profile, before.and_then(|site| site.profile.as_ref())),
             challenge: self.challenge.or(before.map(|site| site.challenge)).unwrap_or_default(),
             tags,
-            tenant: self.tenant.clone().or_else(|| before.and_then(|site| site.tenant.clone())),
+            tenant: or_none(&self.tenant, before.and_then(|site| site.tenant.as_ref())),
             redirect: Some(self.redirect.or(before.and_then(|site| site.redirect)).unwrap_or(!existing)),
             hsts,
             paused,
@@ -165,6 +178,11 @@ impl SiteWish {
             created: before.map_or(now, |site| site.created),
         })
     }
+}
+
+/// What is wished, where something is; an empty wish is for nothing.
+fn or_none(wished: &Option<String>, before: Option<&String>) -> Option<String> {
+    wished.as_ref().or(before).filter(|text| !text.is_empty()).cloned()
 }
 
 fn checked(kinds: &[KeyType]) -> Result<Vec<KeyType>, WishError> {

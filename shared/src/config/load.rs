@@ -141,6 +141,12 @@ impl Config {
                 found.push(at(key, format!("issuer.{key}: at least one pause, each longer than 0")));
             }
         }
+        if self.issuer.canary_tag.as_deref() == Some("") {
+            found.push(at("canary_tag", "issuer.canary_tag: expected a tag; leave it out for none".into()));
+        }
+        if !self.issuer.canary_minutes.is_finite() || self.issuer.canary_minutes <= 0.0 {
+            found.push(at("canary_minutes", "issuer.canary_minutes: more than 0".into()));
+        }
         if let Err(message) = crate::domain::Slot::ALL.iter().try_for_each(|slot| {
             let of_slot = self.issuer.key_types.iter().filter(|kind| kind.slot() == *slot).count();
             if of_slot > 1 { Err(format!("issuer.key_types: more than one {slot} key")) } else { Ok(()) }

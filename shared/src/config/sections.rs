@@ -2,6 +2,7 @@
 
 use super::notify::{Interval, LeastSeverity};
 use crate::domain::{Backoff, DnsName, EventKind, KeyType};
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -105,8 +106,21 @@ pub struct Issuer {
     pub grace_hours: f64,
     /// How long a daemon that is told to end finishes what it has begun, seconds.
     pub drain_seconds: f64,
+    /// Renewed certificates are served first to the frontends that have this tag in their scope, and to all others later;
+    /// absent: to all at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary_tag: Option<String>,
+    /// How much earlier those frontends get them, minutes.
+    pub canary_minutes: f64,
     /// Keys of new sites: one, or an ECDSA and an RSA type for both.
     pub key_types: Vec<KeyType>,
+}
+
+/// Who gets renewed certificates first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Canary {
+    pub tag: String,
+    pub head_start: SignedDuration,
 }
 
 impl Default for Issuer {
@@ -122,6 +136,8 @@ impl Default for Issuer {
             parked_seconds: vec![60.0, 300.0, 1_800.0, 21_600.0],
             grace_hours: 168.0,
             drain_seconds: 60.0,
+            canary_tag: None,
+            canary_minutes: 60.0,
             key_types: vec![KeyType::EcdsaP256],
         }
     }
@@ -138,6 +154,11 @@ impl Issuer {
 
     pub fn grace(&self) -> Duration {
         seconds(self.grace_hours * 3_600.0)
+    }
+
+    pub fn canary(&self) -> Option<Canary> {
+        let head_start = SignedDuration::try_from(seconds(self.canary_minutes * 60.0)).ok()?;
+        Some(Canary { tag: self.canary_tag.clone()?, head_start })
     }
 
     pub fn backoff(&self) -> Backoff {

@@ -1,6 +1,6 @@
 //! A certificate as it is stored: the leaf, its chain, the sealed key; and what can be read from the leaf.
 
-use super::KeyType;
+use super::{DnsName, KeyType};
 use crate::digest::{hex, sha256_hex};
 use jiff::Timestamp;
 use openssl::{
@@ -134,6 +134,14 @@ impl Leaf {
             not_after: timestamp(x509.not_after())?,
             issuer: issuer.collect::<Vec<_>>().join(", "),
             names: names.unwrap_or_default(),
+        })
+    }
+
+    /// Whether it is valid for a hostname: RFC 6125 section 6.4.3 for wildcards.
+    pub fn covers(&self, name: &DnsName) -> bool {
+        let below = name.as_str().split_once('.').map(|(_, parent)| parent);
+        self.names.iter().any(|own| {
+            own == name.as_str() || own.strip_prefix("*.").is_some_and(|parent| Some(parent) == below)
         })
     }
 

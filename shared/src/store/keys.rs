@@ -4,7 +4,7 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `sp:schema` | string | version of the layout |
-//! | `sp:{pNN}:site:ID` | hash | a group of a site: `spec` (`retired` once it is no longer wanted), `lease*`, `cert:SLOT`, `prev:SLOT`, `revoked:SLOT`, `sched`, `rev`, `failure`, `cut`, `parked`, `alert`, `retry`, `force`; of the first group also `groups`, `wrev` |
+//! | `sp:{pNN}:site:ID` | hash | a group of a site: `spec` (`retired` once it is no longer wanted), `lease*`, `cert:SLOT`, `prev:SLOT`, `kept:SLOT`, `next:SLOT`, `staged`, `revoked:SLOT`, `sched`, `rev`, `failure`, `cut`, `parked`, `alert`, `retry`, `force`; of the first group also `groups`, `wrev` |
 //! | `sp:epoch` | hash | `n`: failovers that were noticed; the replication id of each primary |
 //! | `sp:{pNN}:order:ID:SLOT` | string | the open order of a lineage, JSON |
 //! | `sp:{pNN}:cert:ID:CERT` | string | a certificate: leaf, sealed key, reference to its chain |

@@ -1,7 +1,7 @@
 //! Open orders: one for each lineage at most. A step replaces exactly the record that was read before.
 
 use super::{Cut, Lease, Store, StoreError, keys, scripts};
-use crate::domain::{Certificate, CertificateId, Order, OrderState, SiteId, Slot};
+use crate::domain::{Certificate, Order, OrderState, SiteId, Slot};
 use redis::cmd;
 
 /// An order as it was read or written last, with the text it is stored as.
@@ -83,30 +83,6 @@ impl Store {
             )
             .await?;
         Ok(StoredOrder { order, raw })
-    }
-
-    /// Serves stored certificates from now on, all slots at once. Safe to repeat. What was served before the certificates
-    /// that were served until now is deleted.
-    ///
-    /// # Errors
-    /// As [`Store::begin_order`].
-    pub async fn publish(
-        &self,
-        lease: &Lease,
-        certificates: &[(Slot, CertificateId)],
-    ) -> Result<(), StoreError> {
-        let mut arguments: Vec<&[u8]> = vec![lease.token.as_bytes()];
-        for (slot, certificate) in certificates {
-            arguments.extend([slot.as_str().as_bytes(), certificate.as_str().as_bytes()]);
-        }
-        let mut touched = vec![keys::site(&lease.site)];
-        touched.extend(certificates.iter().map(|(_, id)| keys::certificate(&lease.site, id)));
-        let unused: Vec<String> = self.confirmed.script(&scripts::PUBLISH, &touched, &arguments).await?;
-        for id in unused {
-            let key = keys::certificate(&lease.site, &CertificateId::from_stored(id));
-            let _: i64 = self.link.query(cmd("UNLINK").arg(key)).await?;
-        }
-        Ok(())
     }
 
     /// Ends an order that brings no certificate. Names that spoilt it are remembered with the same stroke.

@@ -3,6 +3,7 @@
 use super::{
     Store, StoreError, keys, scripts,
     sealed::{Form, SealedRecord},
+    serving::KINDS,
 };
 use crate::domain::{CertificateId, Order, OrderState, Partition, SiteId, Slot};
 use redis::cmd;
@@ -19,7 +20,7 @@ pub struct SealedSite {
 }
 
 /// The script's answer for a site: remaining ms of its lease, the order of each slot, its certificates.
-type Look = (u64, Vec<u8>, Vec<u8>, String, String, String, String);
+type Look = (u64, Vec<Vec<u8>>, Vec<String>);
 
 impl Store {
     /// The ids of sites in their order, beginning after `after`; fewer than `limit` at the end alone.
@@ -82,22 +83,18 @@ impl Store {
             touched.extend(Slot::ALL.into_iter().map(|slot| keys::order(id, slot)));
         }
         let per_site = (1 + Slot::ALL.len()).to_string();
-        let pointers =
-            Slot::ALL.into_iter().flat_map(|slot| [format!("cert:{slot}"), format!("prev:{slot}")]);
+        let pointers = Slot::ALL.into_iter().flat_map(|slot| KINDS.map(|kind| format!("{kind}:{slot}")));
         let arguments: Vec<String> =
             [per_site, u8::from(take_over).to_string()].into_iter().chain(pointers).collect();
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
         let answers: Vec<Look> = self.confirmed.script(&scripts::SEALED_SITES, &touched, &arguments).await?;
         let mut sites = Vec::with_capacity(ids.len());
         for (id, answer) in ids.iter().zip(answers) {
-            let (remaining_ms, ecdsa, rsa, cert_ecdsa, prev_ecdsa, cert_rsa, prev_rsa) = answer;
-            let mut certificates: BTreeSet<CertificateId> = [cert_ecdsa, prev_ecdsa, cert_rsa, prev_rsa]
-                .into_iter()
-                .filter(|text| !text.is_empty())
-                .map(CertificateId::from_stored)
-                .collect();
+            let (remaining_ms, orders, certificates) = answer;
+            let mut certificates: BTreeSet<CertificateId> =
+                certificates.into_iter().map(CertificateId::from_stored).collect();
             let mut records = Vec::new();
-            for (slot, raw) in Slot::ALL.into_iter().zip([ecdsa, rsa]) {
+            for (slot, raw) in Slot::ALL.into_iter().zip(orders) {
                 if raw.is_empty() {
                     continue;
                 }

@@ -1,6 +1,6 @@
 //! Sites: what is wanted, what is served, what went wrong. A record is that of a group (see [`crate::domain::Site`]).
 
-use super::{Lease, Store, StoreError, keys, schedule, scripts};
+use super::{Lease, Serving, Store, StoreError, keys, schedule, scripts};
 use crate::domain::{
     CertificateId, DnsName, Failure, Groups, NameSet, Parked, Partition, Place, Site, SiteId, Slot,
 };
@@ -19,10 +19,7 @@ pub type Cut = BTreeMap<DnsName, Failure>;
 pub struct StoredSite {
     pub id: SiteId,
     pub site: Site,
-    /// What is served.
-    pub current: Pointers,
-    /// What was served before.
-    pub previous: Pointers,
+    pub serving: Serving,
     /// Slots whose current certificate was revoked.
     pub revoked: Vec<Slot>,
     pub failure: Option<Failure>,
@@ -38,6 +35,13 @@ pub struct StoredSite {
     pub held: Option<Timestamp>,
     /// The stage of expiry that was told last.
     pub alert: Option<String>,
+}
+
+impl StoredSite {
+    /// Whether this certificate is what a slot serves, and was revoked.
+    pub fn is_revoked(&self, slot: Slot, id: &CertificateId) -> bool {
+        self.revoked.contains(&slot) && self.serving.current.get(&slot) == Some(id)
+    }
 }
 
 /// The wanted state of a whole site.
@@ -259,22 +263,13 @@ fn parse(id: &SiteId, mut fields: HashMap<String, String>) -> Result<Option<Stor
         fields.get("failure").map(|text| serde_json::from_str(text)).transpose().map_err(corrupt)?;
     let cut = fields.get("cut").map(|text| serde_json::from_str(text)).transpose().map_err(corrupt)?;
     let parked = fields.get("parked").map(|text| serde_json::from_str(text)).transpose().map_err(corrupt)?;
-    let pointers = |kind: &str| -> Pointers {
-        let of_slot = |slot: Slot| Some((slot, fields.get(&format!("{kind}:{slot}"))?.clone()));
-        Slot::ALL
-            .into_iter()
-            .filter_map(of_slot)
-            .map(|(slot, id)| (slot, CertificateId::from_stored(id)))
-            .collect()
-    };
     let moment = |field: &str| {
         fields.get(field).and_then(|text| text.parse().ok()).and_then(|s| Timestamp::from_second(s).ok())
     };
     Ok(Some(StoredSite {
         id: id.clone(),
         site,
-        current: pointers("cert"),
-        previous: pointers("prev"),
+        serving: Serving::parse(&fields),
         revoked: Slot::ALL
             .into_iter()
             .filter(|slot| fields.contains_key(&format!("revoked:{slot}")))

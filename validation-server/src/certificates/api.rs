@@ -22,7 +22,7 @@ use actix_web::{
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::{
-    domain::{Frontend, Right, Slot},
+    domain::{Certificate, CertificateId, Frontend, Leaf, Right, Slot},
     error::chain,
     store::{AuditEntry, StoredSite},
     vault::Vault,
@@ -91,17 +91,26 @@ impl Certificates {
             item: Item,
         }
         let stored = self.site(target).await?;
-        match Item::load(&self.store, frontend, &stored, Timestamp::now()).await? {
-            Some(item) => {
-                let name = match target {
-                    Target::Name(name) => Some(name.as_str()),
-                    Target::Site(_) => None,
-                };
-                document(request, &One { name, state: item.state(), item })
-            }
-            None if stored.current.is_empty() => Err(Refusal::NotFound),
-            None => Err(self.deny(request, frontend)),
+        let mut items = Item::load(&self.store, frontend, &stored, Timestamp::now()).await?;
+        if items.is_empty() && !stored.serving.current.is_empty() {
+            return Err(self.deny(request, frontend));
         }
+        let name = match target {
+            Target::Name(name) => Some(name.as_str()),
+            Target::Item(_) => None,
+        };
+        let asked_for = |item: &Item| match target {
+            Target::Item(id) => item.id() == id,
+            Target::Name(name) => item.is_for(name),
+        };
+        let at = match items.iter().position(asked_for) {
+            Some(at) => at,
+            // A name that leads here is shown what there is.
+            None if name.is_some() && !items.is_empty() => 0,
+            None => return Err(Refusal::NotFound),
+        };
+        let item = items.swap_remove(at);
+        document(request, &One { name, state: item.state(), item })
     }
 
     async fn file(
@@ -117,16 +126,12 @@ impl Certificates {
         if !scope::sees_site(frontend, &stored.site) {
             return Err(self.deny(request, frontend));
         }
-        let id = stored.current.get(&slot).ok_or(Refusal::NotFound)?;
-        let certificate = self.store.load_certificate(&stored.id, id).await?.ok_or_else(|| {
-            Refusal::Damaged(format!("certificate {id} of site {} is not there", stored.id).into())
-        })?;
-        let leaf = certificate.leaf().map_err(|e| Refusal::Damaged(e.into()))?;
+        let (id, certificate, leaf) = self.certificate(frontend, &stored, target, slot).await?;
         let in_scope = scope::sees_certificate(frontend, &stored.site, &leaf);
         if !in_scope || (kind.holds_key() && !frontend.may(Right::ReadKey)) {
             return Err(self.deny(request, frontend));
         }
-        let etag = ETag::of_file(id, kind.as_str());
+        let etag = ETag::of_file(&id, kind.as_str());
         if etag.is_known_to(request.headers()) {
             return Ok(not_modified(&etag));
         }
@@ -144,9 +149,47 @@ impl Certificates {
         Ok(found(&etag, kind.content_type(), content))
     }
 
+    /// What a target has in a slot, for this frontend.
+    async fn certificate(
+        &self,
+        frontend: &Frontend,
+        stored: &StoredSite,
+        target: &Target,
+        slot: Slot,
+    ) -> Result<(CertificateId, Certificate, Leaf), Refusal> {
+        let serving = &stored.serving;
+        let given = match target {
+            Target::Item(item) if item.kept => serving.kept.clone(),
+            _ => serving.given_to(&frontend.scope.tags),
+        };
+        let found = self.load(stored, given.get(&slot)).await?.ok_or(Refusal::NotFound)?;
+        if let Target::Name(name) = target
+            && !found.2.covers(name)
+            && let Some(kept) = self.load(stored, serving.kept.get(&slot)).await?
+            && kept.2.covers(name)
+            && kept.2.is_valid_at(Timestamp::now())
+        {
+            return Ok(kept);
+        }
+        Ok(found)
+    }
+
+    async fn load(
+        &self,
+        stored: &StoredSite,
+        id: Option<&CertificateId>,
+    ) -> Result<Option<(CertificateId, Certificate, Leaf)>, Refusal> {
+        let Some(id) = id else { return Ok(None) };
+        let certificate = self.store.load_certificate(&stored.id, id).await?.ok_or_else(|| {
+            Refusal::Damaged(format!("certificate {id} of site {} is not there", stored.id).into())
+        })?;
+        let leaf = certificate.leaf().map_err(|e| Refusal::Damaged(e.into()))?;
+        Ok(Some((id.clone(), certificate, leaf)))
+    }
+
     async fn site(&self, target: &Target) -> Result<StoredSite, Refusal> {
         let id = match target {
-            Target::Site(id) => Some(id.clone()),
+            Target::Item(item) => Some(item.group.clone()),
             Target::Name(name) => self.store.site_of(name).await?,
         };
         match id {

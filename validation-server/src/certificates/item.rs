@@ -1,19 +1,23 @@
 //! A site's certificates as JSON: metadata only, with links to the files.
 
-use super::{refusal::Refusal, route::FileKind, scope};
+use super::{
+    refusal::Refusal,
+    route::{FileKind, ItemId},
+    scope,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::{
-    domain::{Certificate, CertificateId, Frontend, Leaf, Right, Slot},
+    domain::{Certificate, CertificateId, DnsName, Frontend, Leaf, Right, Slot},
     error::chain,
-    store::{Store, StoreError, StoredSite},
+    store::{Pointers, Store, StoreError, StoredSite},
 };
 use std::collections::BTreeMap;
 
 /// One site as a frontend sees it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Item {
-    id: String,
+    id: ItemId,
     /// What its certificates are valid for, of the names that are wanted.
     names: Vec<String>,
     lineages: BTreeMap<Slot, Lineage>,
@@ -51,7 +55,8 @@ enum Loaded {
 }
 
 impl Item {
-    /// `None` when nothing of the site is this frontend's to see.
+    /// What a frontend sees of a group: what it serves, and what it serves on to names that this lacks. Nothing where
+    /// nothing of it is this frontend's to see.
     ///
     /// # Errors
     /// [`Refusal::Store`]. A single record that can't be read is no error.
@@ -60,26 +65,62 @@ impl Item {
         frontend: &Frontend,
         stored: &StoredSite,
         now: Timestamp,
-    ) -> Result<Option<Self>, Refusal> {
-        if !scope::sees_site(frontend, &stored.site) || stored.current.is_empty() {
-            return Ok(None);
+    ) -> Result<Vec<Self>, Refusal> {
+        let mut items = Vec::new();
+        if !scope::sees_site(frontend, &stored.site) {
+            return Ok(items);
         }
+        let given = stored.serving.given_to(&frontend.scope.tags);
+        let Some(item) = Self::of(store, frontend, stored, false, &given, now).await? else {
+            return Ok(items);
+        };
+        // Where a record is damaged, nobody knows what it lacks.
+        let lacks_a_name = |item: &Self| {
+            item.damaged.is_empty()
+                && stored.site.names.iter().any(|name| !item.names.iter().any(|own| own == name.as_str()))
+        };
+        let kept = if lacks_a_name(&item) && !stored.serving.kept.is_empty() {
+            Self::of(store, frontend, stored, true, &stored.serving.kept, now).await?
+        } else {
+            None
+        };
+        if let Some(mut kept) = kept {
+            kept.names.retain(|name| !item.names.contains(name));
+            if !kept.names.is_empty() && kept.state() == State::Valid {
+                items.push(kept);
+            }
+        }
+        items.insert(0, item);
+        Ok(items)
+    }
+
+    async fn of(
+        store: &Store,
+        frontend: &Frontend,
+        stored: &StoredSite,
+        kept: bool,
+        pointers: &Pointers,
+        now: Timestamp,
+    ) -> Result<Option<Self>, Refusal> {
         let mut item = Self {
-            id: stored.id.to_string(),
+            id: ItemId { group: stored.id.clone(), kept },
             names: Vec::new(),
             lineages: BTreeMap::new(),
             damaged: Vec::new(),
         };
         let mut covered = Vec::new();
-        for (slot, id) in &stored.current {
+        for (slot, id) in pointers {
             match load(store, stored, *slot, id).await? {
                 Loaded::Damaged => item.damaged.push(*slot),
                 Loaded::There(certificate, leaf)
                     if scope::sees_certificate(frontend, &stored.site, &leaf) =>
                 {
-                    covered.extend_from_slice(&leaf.names);
-                    let state = State::of(&leaf, stored.revoked.contains(slot), now);
-                    let links = links(stored, *slot, frontend.may(Right::ReadKey));
+                    covered.extend(stored.site.names.iter().filter(|name| leaf.covers(name)).cloned());
+                    let state = State::of(&leaf, stored.is_revoked(*slot, id), now);
+                    let links = links(&item.id, *slot, frontend.may(Right::ReadKey));
+                    if item.names.is_empty() {
+                        item.names = leaf.names.clone();
+                    }
                     item.lineages.insert(*slot, Lineage::new(&certificate, leaf, state, links));
                 }
                 Loaded::There(..) => {}
@@ -88,8 +129,16 @@ impl Item {
         if item.lineages.is_empty() && item.damaged.is_empty() {
             return Ok(None);
         }
-        item.names = names(stored, covered);
+        item.names = names(stored, &covered, std::mem::take(&mut item.names));
         Ok(Some(item))
+    }
+
+    pub(crate) fn is_for(&self, name: &DnsName) -> bool {
+        self.names.iter().any(|own| own == name.as_str())
+    }
+
+    pub(crate) fn id(&self) -> &ItemId {
+        &self.id
     }
 
     /// Valid while one of its certificates is.
@@ -154,28 +203,27 @@ async fn load(store: &Store, stored: &StoredSite, slot: Slot, id: &CertificateId
     }
 }
 
-/// By the site's id: a name may have moved on to another site.
-fn links(stored: &StoredSite, slot: Slot, with_key: bool) -> BTreeMap<&'static str, String> {
+/// By the item's id: a name may have moved on to another site.
+fn links(id: &ItemId, slot: Slot, with_key: bool) -> BTreeMap<&'static str, String> {
     [FileKind::Fullchain, FileKind::Chain, FileKind::Cert, FileKind::Privkey, FileKind::Bundle]
         .into_iter()
         .filter(|kind| with_key || !kind.holds_key())
         .map(|kind| {
             let file = kind.as_str();
-            (file, format!("/v1/certificates/{}/{slot}/{file}.pem", stored.id))
+            (file, format!("/v1/certificates/{id}/{slot}/{file}.pem"))
         })
         .collect()
 }
 
 /// The wanted names that a certificate has; where there is none (every record is damaged, or all names were replaced),
 /// what comes nearest.
-fn names(stored: &StoredSite, covered: Vec<String>) -> Vec<String> {
-    let wanted = || stored.site.names.iter().map(|name| name.as_str().to_owned());
-    let both: Vec<String> = wanted().filter(|name| covered.contains(name)).collect();
-    if !both.is_empty() {
-        both
-    } else if covered.is_empty() {
-        wanted().collect()
+fn names(stored: &StoredSite, covered: &[DnsName], of_leaf: Vec<String>) -> Vec<String> {
+    let text = |name: &DnsName| name.as_str().to_owned();
+    if !covered.is_empty() {
+        stored.site.names.iter().filter(|name| covered.contains(name)).map(text).collect()
+    } else if of_leaf.is_empty() {
+        stored.site.names.iter().map(text).collect()
     } else {
-        covered
+        of_leaf
     }
 }

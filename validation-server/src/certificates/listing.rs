@@ -1,12 +1,9 @@
 //! A page of everything in a frontend's scope.
 
-use super::{item::Item, refusal::Refusal};
+use super::{item::Item, refusal::Refusal, route::ItemId};
 use jiff::Timestamp;
 use serde::Serialize;
-use shared::{
-    domain::{Frontend, SiteId},
-    store::Store,
-};
+use shared::{domain::Frontend, store::Store};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -18,7 +15,7 @@ const CERTIFICATES_AT_ONCE: usize = 64;
 pub(crate) struct Page {
     items: Vec<Item>,
     /// What to ask for next; null on the last page.
-    next: Option<SiteId>,
+    next: Option<ItemId>,
 }
 
 impl Page {
@@ -30,13 +27,20 @@ impl Page {
     pub(crate) async fn load(
         store: &Store,
         frontend: &Frontend,
-        after: Option<SiteId>,
+        after: Option<ItemId>,
         limit: usize,
     ) -> Result<Self, Refusal> {
         let now = Timestamp::now();
         let frontend = Arc::new(frontend.clone());
-        let mut found: Vec<(SiteId, Item)> = Vec::new();
-        let mut cursor = after;
+        let mut found: Vec<Item> = Vec::new();
+        // The page before may have ended between the items of one group.
+        if let Some(after) = &after
+            && let Some(stored) = store.load_site(&after.group).await?
+        {
+            found.extend(Item::load(store, &frontend, &stored, now).await?);
+            found.retain(|item| item.id() > after);
+        }
+        let mut cursor = after.map(|after| after.group);
         'pages: loop {
             let sites = store.list_sites(cursor.as_ref(), SITES_AT_ONCE).await?;
             let Some(last) = sites.last() else { break };
@@ -46,11 +50,7 @@ impl Page {
                 let mut loading = JoinSet::new();
                 for stored in sites.by_ref().take(CERTIFICATES_AT_ONCE) {
                     let (store, frontend) = (store.clone(), Arc::clone(&frontend));
-                    loading.spawn(async move {
-                        Ok::<_, Refusal>(
-                            Item::load(&store, &frontend, &stored, now).await?.map(|item| (stored.id, item)),
-                        )
-                    });
+                    loading.spawn(async move { Item::load(&store, &frontend, &stored, now).await });
                 }
                 if loading.is_empty() {
                     break;
@@ -59,15 +59,15 @@ impl Page {
                 while let Some(loaded) = loading.join_next().await {
                     found.extend(loaded.map_err(|e| Refusal::Damaged(e.into()))??);
                 }
-                found[before..].sort_by(|(one, _), (other, _)| one.cmp(other));
+                found[before..].sort_by(|one, other| one.id().cmp(other.id()));
                 // One more than wanted says that there is a next page.
                 if found.len() > limit {
                     break 'pages;
                 }
             }
         }
-        let next = (found.len() > limit).then(|| found[limit - 1].0.clone());
-        let items = found.into_iter().take(limit).map(|(_, item)| item).collect();
-        Ok(Self { items, next })
+        let next = (found.len() > limit).then(|| found[limit - 1].id().clone());
+        found.truncate(limit);
+        Ok(Self { items: found, next })
     }
 }

@@ -1,6 +1,8 @@
 //! From a request line to what is wanted. Pure; whatever it doesn't know is [`Route::Nowhere`].
 
+use serde::{Serialize, Serializer};
 use shared::domain::{DnsName, SiteId, Slot};
+use std::fmt;
 
 /// Items on a page of the listing, unless asked for otherwise, and at most.
 const PAGE_ITEMS: usize = 500;
@@ -12,7 +14,7 @@ const ROOT: &str = "/v1/certificates";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     List {
-        after: Option<SiteId>,
+        after: Option<ItemId>,
         limit: usize,
     },
     One(Target),
@@ -22,12 +24,22 @@ pub(crate) enum Route {
     Nowhere,
 }
 
-/// The certificates of one site, by its id as listings have it, or by a name that it serves.
+/// Certificates by the id of an item, as listings have it, or by a name that they are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    Site(SiteId),
+    Item(ItemId),
     Name(DnsName),
 }
+
+/// Names an item of a listing: `GROUP` is what a group serves, `GROUP_kept` what it serves on, besides, to names that its
+/// newer certificate lacks. In the order of listings.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ItemId {
+    pub(crate) group: SiteId,
+    pub(crate) kept: bool,
+}
+
+const KEPT: &str = "_kept";
 
 /// The files of one certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +79,7 @@ impl Route {
         let (mut after, mut limit) = (None, PAGE_ITEMS);
         for pair in query.split('&') {
             match pair.split_once('=') {
-                Some(("after", id)) => match SiteId::parse(id) {
+                Some(("after", id)) => match ItemId::parse(id) {
                     Some(id) => after = Some(id),
                     None => {
                         return Self::Mistaken("after: expected the id that the page before named as next");
@@ -99,10 +111,32 @@ impl Route {
 impl Target {
     /// A site's id has no dot, and no name is without one.
     fn parse(segment: &str) -> Option<Self> {
-        match SiteId::parse(segment) {
-            Some(id) => Some(Self::Site(id)),
+        match ItemId::parse(segment) {
+            Some(id) => Some(Self::Item(id)),
             None => DnsName::parse(&percent_decoded(segment)?).ok().map(Self::Name),
         }
+    }
+}
+
+impl ItemId {
+    fn parse(text: &str) -> Option<Self> {
+        let (group, kept) = match text.strip_suffix(KEPT) {
+            Some(group) => (group, true),
+            None => (text, false),
+        };
+        Some(Self { group: SiteId::parse(group)?, kept })
+    }
+}
+
+impl fmt::Display for ItemId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.group, if self.kept { KEPT } else { "" })
+    }
+}
+
+impl Serialize for ItemId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -162,13 +196,15 @@ mod tests {
 
     #[test]
     fn paths_and_what_they_ask_for() {
-        let site = || Target::Site(SiteId::parse(ID).unwrap());
+        let item = |kept| Target::Item(ItemId { group: SiteId::parse(ID).unwrap(), kept });
+        let site = || item(false);
         let table = [
             ("/v1/certificates/shop.example.com", Route::One(name("shop.example.com"))),
             ("/v1/certificates/Shop.EXAMPLE.com", Route::One(name("shop.example.com"))),
             ("/v1/certificates/xn--hg4bs7k.example.kr", Route::One(name("상점.example.kr"))),
             ("/v1/certificates/%EC%83%81%EC%A0%90.example.kr", Route::One(name("상점.example.kr"))),
             ("/v1/certificates/0123456789abcdef0123", Route::One(site())),
+            ("/v1/certificates/0123456789abcdef0123_kept", Route::One(item(true))),
             (
                 "/v1/certificates/0123456789abcdef0123/rsa/privkey.pem",
                 Route::File(site(), Slot::Rsa, FileKind::Privkey),
@@ -191,6 +227,8 @@ mod tests {
             "/v1/certificates/",
             "/v1/certificates//",
             "/v1/certificates/shop",
+            "/v1/certificates/_kept",
+            "/v1/certificates/0123456789abcdef0123_old",
             "/v1/certificates/shop.example.com/",
             "/v1/certificates/shop.example.com/ecdsa",
             "/v1/certificates/shop.example.com/ecdsa/",
@@ -212,11 +250,13 @@ mod tests {
     #[test]
     fn pages_are_bounded() {
         let list = |query: &str| Route::parse(ROOT, query);
-        let page = |after: Option<&str>, limit| Route::List { after: after.and_then(SiteId::parse), limit };
+        let page = |after: Option<&str>, limit| Route::List { after: after.and_then(ItemId::parse), limit };
         assert_eq!(list(""), page(None, 500));
         assert_eq!(list("limit=7&x=1"), page(None, 7));
         assert_eq!(list("limit=100000"), page(None, 1000));
         assert_eq!(list(&format!("after={ID}")), page(Some(ID), 500));
+        let kept = format!("{ID}_kept");
+        assert_eq!(list(&format!("after={kept}")), page(Some(&kept), 500));
         for query in
             ["limit=0", "limit=-1", "limit=x", "limit=", "after=", "after=../x", "after=shop.example.com"]
         {

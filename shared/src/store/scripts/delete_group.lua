@@ -6,7 +6,7 @@ local id = ARGV[2]
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local kind = string.match(fields[i], '^(%a+):')
-  if kind == 'cert' or kind == 'prev' or kind == 'next' then
+  if kind == 'cert' or kind == 'prev' or kind == 'kept' or kind == 'next' then
     redis.call('UNLINK', base .. 'cert:' .. id .. ':' .. fields[i + 1])
   end
 end

@@ -8,7 +8,8 @@ local id = ARGV[2]
 -- A failover may have lost what this worker has written, and not its lease: then its orders are not done.
 local first = 7 + 2 * tonumber(ARGV[6])
 for i = first + 1, first + 2 * tonumber(ARGV[first]), 2 do
-  if redis.call('HGET', KEYS[1], 'cert:' .. ARGV[i]) ~= ARGV[i + 1] then
+  local served = redis.call('HMGET', KEYS[1], 'cert:' .. ARGV[i], 'next:' .. ARGV[i])
+  if served[1] ~= ARGV[i + 1] and served[2] ~= ARGV[i + 1] then
     return redis.error_reply('CONFLICT what was published is not there')
   end
 end
