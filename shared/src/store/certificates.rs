@@ -63,14 +63,17 @@ impl Store {
         }))
     }
 
-    /// The record of a certificate; its chain is stored on the way.
-    pub(super) async fn pack_certificate(&self, certificate: &Certificate) -> Result<Vec<u8>, StoreError> {
-        let chain_sha256 = hex(&sha256(certificate.chain_pem.as_bytes())[..16]);
+    /// Stores a chain, where it isn't stored yet.
+    pub(super) async fn store_chain(&self, chain_pem: &str) -> Result<(), StoreError> {
         let mut set = redis::Pipeline::new();
-        set.cmd("SET").arg(keys::chain(&chain_sha256)).arg(&certificate.chain_pem).arg("NX");
-        self.confirmed.write(set).await?;
+        set.cmd("SET").arg(keys::chain(&chain_id(chain_pem))).arg(chain_pem).arg("NX");
+        self.confirmed.write(set).await.map(drop)
+    }
+
+    /// The record of a certificate. Its chain is stored before it is.
+    pub(super) fn pack_certificate(certificate: &Certificate) -> Result<Vec<u8>, StoreError> {
         let meta = serde_json::to_vec(&Meta {
-            chain_sha256,
+            chain_sha256: chain_id(&certificate.chain_pem),
             key_type: certificate.key_type,
             ca: certificate.ca.clone(),
             account: certificate.account.clone(),
@@ -86,6 +89,11 @@ impl Store {
         record.extend_from_slice(&certificate.sealed_key);
         Ok(record)
     }
+}
+
+/// The first 16 bytes of its SHA-256, in hex.
+fn chain_id(chain_pem: &str) -> String {
+    hex(&sha256(chain_pem.as_bytes())[..16])
 }
 
 fn take(bytes: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -57,6 +57,9 @@ pub enum EmbeddedError {
 }
 
 impl Embedded {
+    /// Lines of redis.conf that decide how compactly records are kept. Right for a Redis of one's own, too.
+    pub const MEMORY_SETTINGS: &str = "hash-max-listpack-value 1024\n";
+
     /// # Errors
     /// [`EmbeddedError::PathTooLong`].
     pub fn at(section: &StoreSection) -> Result<Self, EmbeddedError> {
@@ -235,11 +238,12 @@ impl Embedded {
              port 0\nunixsocket {socket}\nunixsocketperm 770\ndaemonize no\nsupervised no\ndir {dir}\nlogfile {log}\n\
              loglevel notice\naclfile {dir}/users.acl\nappendonly yes\nappendfsync always\nsave \"\"\nmaxmemory {memory}mb\n\
              maxmemory-policy noeviction\ndatabases 1\n\
-             hash-max-listpack-value 1024\n",
+             {records}",
             socket = self.socket().display(),
             dir = self.directory.display(),
             log = self.log_path().display(),
             memory = self.memory_mib,
+            records = Self::MEMORY_SETTINGS,
         );
         write_private(&self.directory.join("redis.conf"), settings.as_bytes())
     }

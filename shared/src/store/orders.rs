@@ -59,7 +59,8 @@ impl Store {
     ) -> Result<StoredOrder, StoreError> {
         let order = from.order.with(to);
         let raw = to_text(lease, &order)?;
-        let record = self.pack_certificate(certificate).await?;
+        self.store_chain(&certificate.chain_pem).await?;
+        let record = Self::pack_certificate(certificate)?;
         self.confirmed
             .script::<i64>(
                 &scripts::STORE_CERTIFICATE,
