@@ -3,9 +3,9 @@
 //! Writes what a wish, an order and its publication leave behind, record by record as the scripts write it, without their
 //! checks. Never into a store that a daemon works on.
 
-use super::{Store, StoreError, keys, schedule};
+use super::{Store, StoreError, certificate_record::CertificateRecord, keys, schedule};
 use crate::domain::{Certificate, Place, Site, SiteId};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// A group of a site as it stands between two renewals.
 #[derive(Clone, Debug)]
@@ -24,10 +24,12 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; a part may have been written.
     pub async fn fill(&self, groups: &[SettledGroup]) -> Result<(), StoreError> {
-        let chains: BTreeSet<&str> =
-            groups.iter().flat_map(|group| &group.certificates).map(|c| c.chain_pem.as_str()).collect();
-        for chain in chains {
-            self.store_chain(chain).await?;
+        let mut templates: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
+        for certificate in groups.iter().flat_map(|group| &group.certificates) {
+            let chain = certificate.chain_pem.as_str();
+            if !templates.contains_key(chain) {
+                templates.insert(chain, self.store_chain(chain, &certificate.leaf_der).await?);
+            }
         }
         let mut pipeline = redis::Pipeline::new();
         for SettledGroup { id, site, certificates, place } in groups {
@@ -41,7 +43,9 @@ impl Store {
             }
             for certificate in certificates {
                 let key = keys::certificate(id, &certificate.id());
-                pipeline.cmd("SET").arg(key).arg(Self::pack_certificate(certificate)?);
+                let template = templates.get(certificate.chain_pem.as_str()).map_or(&[][..], Vec::as_slice);
+                let packed = CertificateRecord::pack(certificate, template).map_err(|e| e.of(&key))?;
+                pipeline.cmd("SET").arg(key).arg(packed);
             }
             pipeline.cmd("ZADD").arg(keys::sites(id.partition())).arg(0).arg(id.as_str());
             let moment = place.moment.as_millisecond();

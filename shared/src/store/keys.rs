@@ -13,6 +13,7 @@
 //! | `sp:{pNN}:failing`, `sp:{pNN}:parked` | sorted set | groups that an operator looks for, by since when, ms |
 //! | `sp:{pNN}:events` | stream | what happened to the partition's sites, newest 20,000; in `p00` also what belongs to no site |
 //! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
+//! | `sp:chain:SHA256:leaf` | string | its first leaf, DER: later ones are stored as what they are different in |
 //! | `sp:name:NAME` | string | `GROUP?SITE`: the group that serves a name, and the site that is to where it differs |
 //! | `sp:token:TOKEN` | string | a key authorization; expires by itself |
 //! | `sp:account:CA:NAME` | string | an account, JSON, with its sealed keys |
@@ -81,6 +82,10 @@ pub(super) fn events(partition: Partition) -> String {
 
 pub(super) fn chain(sha256_hex: &str) -> String {
     format!("sp:chain:{sha256_hex}")
+}
+
+pub(super) fn template(chain_sha256_hex: &str) -> String {
+    format!("sp:chain:{chain_sha256_hex}:leaf")
 }
 
 pub(super) fn name(name: &DnsName) -> String {

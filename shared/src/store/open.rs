@@ -1,6 +1,6 @@
 //! Opening the store: by URL, or the embedded one.
 
-use super::{Embedded, StoreError, confirmed::ConfirmedPool, link::Link};
+use super::{Embedded, StoreError, chains::KnownChains, confirmed::ConfirmedPool, link::Link};
 use crate::config::StoreSection;
 use redis::{
     Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, TlsCertificates,
@@ -21,6 +21,7 @@ pub enum Role {
 pub struct Store {
     pub(super) link: Arc<Link>,
     pub(super) confirmed: Arc<ConfirmedPool>,
+    pub(super) chains: Arc<KnownChains>,
     pub(super) embedded: Option<Arc<Embedded>>,
     pub(super) role: Role,
 }
@@ -64,7 +65,13 @@ impl Store {
         };
         let link = Link::new(client.clone(), embedded.clone())?;
         let confirmed = ConfirmedPool::new(client, section.confirm_replicas);
-        Ok(Self { link: Arc::new(link), confirmed: Arc::new(confirmed), embedded, role })
+        Ok(Self {
+            link: Arc::new(link),
+            confirmed: Arc::new(confirmed),
+            chains: Arc::default(),
+            embedded,
+            role,
+        })
     }
 
     /// Whether the last command was answered. Programs that run for long also run [`Store::watch`].
