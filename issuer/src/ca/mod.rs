@@ -5,7 +5,7 @@
 use openssl::x509::X509;
 use serde::Deserialize;
 use shared::config::{Ca as Section, Config};
-use std::{io, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::LazyLock, time::Duration};
 
 const SHIPPED: [(&str, &str); 4] = [
     ("google", include_str!("profiles/google.toml")),
@@ -31,6 +31,16 @@ pub struct Ca {
     /// When an order is first asked for after its last challenge was answered.
     pub first_poll: Duration,
     pub section: Section,
+}
+
+/// What a CA takes, as far as it is known without opening a file: asked for each line of a file of sites.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    pub name: String,
+    /// See [`Ca::public`].
+    pub public: bool,
+    /// See [`Ca::names_per_certificate`].
+    pub names_per_certificate: usize,
 }
 
 #[derive(Deserialize)]
@@ -67,33 +77,14 @@ impl Ca {
     /// # Errors
     /// [`CaError`] with what to configure.
     pub fn of(config: &Config, name: Option<&str>) -> Result<Self, CaError> {
-        let (name, section) = match name {
-            Some(name) => config.ca.get_key_value(name).ok_or_else(|| CaError::Unknown {
-                name: name.to_owned(),
-                configured: config.ca.keys().cloned().collect::<Vec<_>>().join(", "),
-            })?,
-            None => match config.ca.iter().find(|(_, section)| section.default) {
-                Some(found) => found,
-                None if config.ca.len() > 1 => return Err(CaError::NoDefault),
-                None => config.ca.iter().next().ok_or(CaError::NoneConfigured)?,
-            },
-        };
-        let profile = profile(name);
-        let directory = section
-            .directory
-            .clone()
-            .or_else(|| profile.as_ref().map(|profile| profile.directory.clone()))
-            .ok_or_else(|| CaError::NoDirectory(name.clone()))?;
-        // A section that points elsewhere is another CA, whatever its name.
-        let profile = profile.filter(|profile| profile.directory == directory);
+        let (name, section, directory, profile) = find(config, name)?;
         let first_poll = section.first_poll_ms.map(Duration::from_millis);
         Ok(Self {
             name: name.clone(),
-            title: profile.as_ref().map_or_else(|| name.clone(), |profile| profile.title.clone()),
+            title: profile.map_or_else(|| name.clone(), |profile| profile.title.clone()),
             trusted_roots: roots(section)?,
-            public: profile.as_ref().is_some_and(|profile| profile.public),
+            public: profile.is_some_and(|profile| profile.public),
             names_per_certificate: profile
-                .as_ref()
                 .map_or(NAMES_PER_CERTIFICATE, |profile| profile.names_per_certificate),
             first_poll: first_poll
                 .or_else(|| profile.map(|profile| Duration::from_millis(profile.first_poll_ms)))
@@ -104,9 +95,55 @@ impl Ca {
     }
 }
 
-fn profile(name: &str) -> Option<Profile> {
-    let (_, text) = SHIPPED.iter().find(|(shipped, _)| *shipped == name)?;
-    Some(toml::from_str(text).expect("shipped profiles parse: a unit test reads them"))
+impl Terms {
+    /// Of the CA of that name, or the default one.
+    ///
+    /// # Errors
+    /// [`CaError`] with what to configure.
+    pub fn of(config: &Config, name: Option<&str>) -> Result<Self, CaError> {
+        let (name, _, _, profile) = find(config, name)?;
+        Ok(Self {
+            name: name.clone(),
+            public: profile.is_some_and(|profile| profile.public),
+            names_per_certificate: profile
+                .map_or(NAMES_PER_CERTIFICATE, |profile| profile.names_per_certificate),
+        })
+    }
+}
+
+/// The section of that name or the default one, the directory, and the shipped profile where it is the same CA's.
+fn find<'a>(
+    config: &'a Config,
+    name: Option<&str>,
+) -> Result<(&'a String, &'a Section, String, Option<&'static Profile>), CaError> {
+    let (name, section) = match name {
+        Some(name) => config.ca.get_key_value(name).ok_or_else(|| CaError::Unknown {
+            name: name.to_owned(),
+            configured: config.ca.keys().cloned().collect::<Vec<_>>().join(", "),
+        })?,
+        None => match config.ca.iter().find(|(_, section)| section.default) {
+            Some(found) => found,
+            None if config.ca.len() > 1 => return Err(CaError::NoDefault),
+            None => config.ca.iter().next().ok_or(CaError::NoneConfigured)?,
+        },
+    };
+    let profile = profile(name);
+    let directory = section
+        .directory
+        .clone()
+        .or_else(|| profile.map(|profile| profile.directory.clone()))
+        .ok_or_else(|| CaError::NoDirectory(name.clone()))?;
+    // A section that points elsewhere is another CA, whatever its name.
+    let profile = profile.filter(|profile| profile.directory == directory);
+    Ok((name, section, directory, profile))
+}
+
+fn profile(name: &str) -> Option<&'static Profile> {
+    static PROFILES: LazyLock<BTreeMap<&str, Profile>> = LazyLock::new(|| {
+        let parse = |text| toml::from_str(text).expect("shipped profiles parse: a unit test reads them");
+        SHIPPED.iter().map(|(name, text)| (*name, parse(text))).collect()
+    });
+    PROFILES.get(name)
 }
 
 fn roots(section: &Section) -> Result<Vec<X509>, CaError> {

@@ -1,6 +1,6 @@
 //! What is asked of a site, and what it becomes once everything that it doesn't say is filled in.
 
-use crate::ca::{Ca, CaError};
+use crate::ca::{CaError, Terms};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::{
@@ -114,7 +114,7 @@ impl SiteWish {
         now: Timestamp,
     ) -> Result<Site, WishError> {
         let wished_ca = self.ca.as_deref().or(before.map(|site| site.ca.as_str()));
-        let ca = Ca::of(config, wished_ca)?;
+        let ca = Terms::of(config, wished_ca)?;
         let names = self.parse_names(suffixes, ca.public)?;
         let key_types = match (&self.key_types, before) {
             (Some(kinds), _) => checked(kinds)?,
