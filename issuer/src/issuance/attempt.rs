@@ -52,6 +52,8 @@ pub(super) struct Tally {
     pub(super) done: Vec<Slot>,
     /// The key type whose order failed.
     pub(super) failed: Option<Slot>,
+    /// Nothing was ordered and nothing published: what was valid before is what is served.
+    pub(super) untouched: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -66,9 +68,10 @@ impl<'a> Attempt<'a> {
         Self { issuance, lease, wanted, urge, timeline, counter }
     }
 
-    /// `departed` are names that nothing is ordered for, each with the reason.
-    pub(super) async fn run(&self, departed: Vec<(DnsName, Verdict)>) -> Done {
-        let stored = match self.site_as_wanted().await {
+    /// `known` is the group, where it was read under this lease already; `departed` are names that nothing is ordered for,
+    /// each with the reason.
+    pub(super) async fn run(&self, known: Option<StoredSite>, departed: Vec<(DnsName, Verdict)>) -> Done {
+        let stored = match self.site_as_wanted(known).await {
             Ok(stored) => stored,
             Err(verdict) => {
                 return Done { outcome: Outcome::Failed(verdict), done: Vec::new(), settlement: None };
@@ -80,12 +83,17 @@ impl<'a> Attempt<'a> {
             before: BTreeMap::new(),
             done: Vec::new(),
             failed: None,
+            untouched: false,
         };
         let outcome = self.issue(&mut tally, departed).await.unwrap_or_else(Outcome::Failed);
         // Asked anew: what was published counts, not what was meant to be.
-        let served = match self.site().await {
-            Ok(stored) => self.issuance.valid_certificates(&stored).await.ok(),
-            Err(_) => None,
+        let served = if tally.untouched {
+            Some(tally.before.clone())
+        } else {
+            match self.site().await {
+                Ok(stored) => self.issuance.valid_certificates(&stored).await.ok(),
+                Err(_) => None,
+            }
         };
         let aftermath = Aftermath { issuance: self.issuance, tally: &tally, now: Timestamp::now() };
         let settlement = served.map(|served| aftermath.settlement(&outcome, &served));
@@ -99,8 +107,9 @@ impl<'a> Attempt<'a> {
         self.cut_out(tally, departed, now);
         let mut names = orderable(&StoredSite { cut: tally.cut.clone(), ..tally.stored.clone() }, now);
         let lacks = lacking(&tally.stored, self.wanted, self.urge, &names, &tally.before);
-        let has_open_order = self.issuance.has_open_order(&tally.stored.id).await.map_err(of_store)?;
+        let has_open_order = self.issuance.store.has_open_order(&tally.stored.id).await.map_err(of_store)?;
         if lacks.is_empty() && !has_open_order {
+            tally.untouched = true;
             return self.nothing_lacks(tally, names.is_some());
         }
         if let Some(failure) = &tally.stored.failure
@@ -238,8 +247,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// The site, with this wish as part of its wanted state.
-    async fn site_as_wanted(&self) -> Result<StoredSite, Verdict> {
-        let mut stored = self.site().await?;
+    async fn site_as_wanted(&self, known: Option<StoredSite>) -> Result<StoredSite, Verdict> {
+        let mut stored = match known {
+            Some(known) => known,
+            None => self.site().await?,
+        };
         let Some(wanted) = self.wanted else { return Ok(stored) };
         // Who asks by hand wants everything tried.
         stored.retry = true;

@@ -111,7 +111,7 @@ impl Issuance {
         let timeline = Timeline::begin(&stored.site.names, &Progress::silent());
         let held = HeldLease::keep(&self.store, claimed.lease.clone());
         let attempt = Attempt::new(self, &held.lease, None, Urge::Due, &timeline, counter);
-        let done = attempt.run(departed).await;
+        let done = attempt.run(Some(stored.clone()), departed).await;
         self.settle(held, done).await
     }
 
@@ -138,7 +138,7 @@ impl Issuance {
         let of_store = |error: StoreError| Verdict::from_store(&error);
         let before = self.store.load_site(id).await.map_err(of_store)?;
         if let Some(stored) = &before
-            && !self.has_open_order(id).await.map_err(of_store)?
+            && !self.store.has_open_order(id).await.map_err(of_store)?
         {
             let valid = self.valid_certificates(stored).await.map_err(of_store)?;
             let names = orderable(stored, Timestamp::now());
@@ -164,7 +164,7 @@ impl Issuance {
             }
         }
         let attempt = Attempt::new(self, &held.lease, Some(wanted), wanted.urge, timeline, counter);
-        let done = attempt.run(Vec::new()).await;
+        let done = attempt.run(None, Vec::new()).await;
         Ok(self.settle(held, done).await)
     }
 
@@ -175,15 +175,6 @@ impl Issuance {
             None => held.release(&done.done).await,
         }
         done.outcome
-    }
-
-    pub(super) async fn has_open_order(&self, id: &SiteId) -> Result<bool, StoreError> {
-        for slot in Slot::ALL {
-            if self.store.load_order(id, slot).await?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// What the site serves and can go on serving, whatever names it is for.

@@ -4,7 +4,7 @@ use super::Node;
 use jiff::Timestamp;
 use shared::{
     domain::{BrakeScope, Braked, Class, Event, EventKind, Partition, leftovers, quotas},
-    store::{Claimed, StoreError},
+    store::{Claim, Claimed, StoreError},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
@@ -13,8 +13,26 @@ use tokio_util::sync::CancellationToken;
 /// How long new work may go unnoticed.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 const SHORTEST_SLEEP: Duration = Duration::from_millis(5);
+/// How long a partition in which nothing was to be had is left alone while there is work elsewhere.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the store is left alone after an error.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is known of a partition since it was looked at last.
+#[derive(Clone, Debug)]
+struct Outlook {
+    looked_at: Instant,
+    /// When more becomes due.
+    next: Option<Instant>,
+    /// Classes of which more is ready.
+    left: Vec<Class>,
+}
+
+/// Where the next sweep begins, and what is known of all partitions.
+struct Round {
+    partition: usize,
+    outlooks: Vec<Option<Outlook>>,
+}
 
 /// What one sweep over the partitions found.
 #[derive(Default)]
@@ -33,11 +51,11 @@ impl Node {
         let slots = self.config.issuer.slots;
         let mut running: JoinSet<Class> = JoinSet::new();
         let mut of_class = [0; 6];
-        let mut partition = first_partition();
+        let mut round = Round::begin();
         let mut store_lost = None;
         while !stop.is_cancelled() {
             *self.swept.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = std::time::Instant::now();
-            let sweep = self.sweep(slots, of_class, &mut partition).await;
+            let sweep = self.sweep(slots, of_class, &mut round).await;
             let pause = match sweep {
                 Ok(sweep) => {
                     if let Some(since) = store_lost.take() {
@@ -58,6 +76,7 @@ impl Node {
                     if sweep.more { SHORTEST_SLEEP } else { next }
                 }
                 Err(error) => {
+                    round = Round::begin();
                     if store_lost.is_none() {
                         tracing::error!(
                             error = shared::error::chain(&error),
@@ -87,7 +106,7 @@ impl Node {
         &self,
         slots: usize,
         of_class: [usize; 6],
-        partition: &mut usize,
+        round: &mut Round,
     ) -> Result<Sweep, StoreError> {
         let mut sweep = Sweep::default();
         let brakes = self.brakes().await?;
@@ -109,7 +128,10 @@ impl Node {
                     sweep.more = true;
                     break;
                 }
-                let Some(here) = Partition::all().nth(*partition) else { break };
+                let Some(here) = round.turn() else { break };
+                if !round.promises(here, most) {
+                    continue;
+                }
                 let length = self.config.issuer.lease_length();
                 let claim = match self.store.claim(here, &attempt, length, most).await {
                     Ok(claim) => claim,
@@ -117,23 +139,15 @@ impl Node {
                     Err(_) if !sweep.taken.is_empty() => return Ok(sweep),
                     Err(error) => return Err(error),
                 };
-                *partition = (*partition + 1) % Partition::all().count();
-                sweep.next = match (sweep.next, claim.next) {
-                    (Some(known), Some(found)) => Some(known.min(found)),
-                    (known, found) => known.or(found),
-                };
                 for class in &claim.taken {
                     running[place(class.class)] += 1;
                 }
-                sweep.more |= Class::ALL.into_iter().zip(most).any(|(class, most)| {
-                    most > 0 && claim.taken.iter().filter(|claimed| claimed.class == class).count() == most
-                });
+                round.learn(here, &claim);
                 sweep.taken.extend(claim.taken);
             }
-            if !sweep.more {
-                break;
-            }
         }
+        sweep.more |= round.has_left(within(leftovers(slots, running), slots));
+        sweep.next = round.next();
         Ok(sweep)
     }
 
@@ -173,6 +187,48 @@ impl Node {
     }
 }
 
+impl Round {
+    /// Nodes begin at different places, and don't run into each other.
+    fn begin() -> Self {
+        let partition = (crate::issuance::draw() * f64::from(shared::domain::PARTITIONS - 1)) as usize;
+        Self { partition, outlooks: vec![None; usize::from(shared::domain::PARTITIONS)] }
+    }
+
+    /// The partition whose turn it is.
+    fn turn(&mut self) -> Option<Partition> {
+        let here = Partition::all().nth(self.partition);
+        self.partition = (self.partition + 1) % usize::from(shared::domain::PARTITIONS);
+        here
+    }
+
+    /// Whether there may be something in it of which there is room for more.
+    fn promises(&self, partition: Partition, most: [usize; 6]) -> bool {
+        let Some(outlook) = &self.outlooks[partition.number()] else { return true };
+        let now = Instant::now();
+        outlook.left.iter().any(|class| most[place(*class)] > 0)
+            || outlook.next.is_some_and(|next| next <= now)
+            || now.duration_since(outlook.looked_at) >= LOOK_AGAIN
+    }
+
+    fn learn(&mut self, partition: Partition, claim: &Claim) {
+        let looked_at = Instant::now();
+        let next = claim.next.map(|next| looked_at + next);
+        self.outlooks[partition.number()] = Some(Outlook { looked_at, next, left: claim.left.clone() });
+    }
+
+    /// Whether more is ready of which there is room for more.
+    fn has_left(&self, most: [usize; 6]) -> bool {
+        let mut left = self.outlooks.iter().flatten().flat_map(|outlook| &outlook.left);
+        left.any(|class| most[place(*class)] > 0)
+    }
+
+    /// How long until more is due.
+    fn next(&self) -> Option<Duration> {
+        let next = self.outlooks.iter().flatten().filter_map(|outlook| outlook.next).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+}
+
 /// No more in all than is free.
 fn within(mut most: [usize; 6], mut free: usize) -> [usize; 6] {
     for most in &mut most {
@@ -197,9 +253,4 @@ fn settle(ended: Result<Class, tokio::task::JoinError>, of_class: &mut [usize; 6
             }
         }
     }
-}
-
-/// Nodes begin at different places, and don't run into each other.
-fn first_partition() -> usize {
-    (crate::issuance::draw() * f64::from(shared::domain::PARTITIONS - 1)) as usize
 }

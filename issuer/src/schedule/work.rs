@@ -43,12 +43,18 @@ impl Node {
             return self.delete_retired(claimed).await;
         };
         let site = &stored.site;
-        match self.registry.give_up_lost_names(id).await {
-            Ok(lost) if lost.is_empty() => {}
-            // What is left of the site is looked at again at once.
-            Ok(_) | Err(SiteError::Changed) => return self.store.release_lease(&claimed.lease, &[]).await,
-            Err(SiteError::Store(error)) => return Err(error),
-            Err(error) => tracing::warn!(error = shared::error::chain(&error), site = %id, "its lost names"),
+        if self.registry.may_have_lost_names(&stored).await? {
+            match self.registry.give_up_lost_names(id).await {
+                Ok(lost) if lost.is_empty() => {}
+                // What is left of the site is looked at again at once.
+                Ok(_) | Err(SiteError::Changed) => {
+                    return self.store.release_lease(&claimed.lease, &[]).await;
+                }
+                Err(SiteError::Store(error)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(error = shared::error::chain(&error), site = %id, "its lost names")
+                }
+            }
         }
         if site.paused.is_some() && !stored.retry {
             return self.put_off(claimed, &stored, PAUSED).await;

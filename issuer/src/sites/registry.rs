@@ -1,7 +1,7 @@
 //! Turns wishes into changes of the store, one site at a time.
 
 use super::wish::{SiteWish, WishError};
-use crate::ca::Ca;
+use crate::ca::Terms;
 use jiff::{SignedDuration, Timestamp};
 use shared::{
     config::Config,
@@ -9,7 +9,7 @@ use shared::{
         Class, DnsName, Event, EventKind, Groups, NameSet, Origin, Place, PublicSuffixes, Site, SiteId,
         plan_groups,
     },
-    store::{Field, NamePointer, SiteChange, Store, StoreError, Tenant, WantedSite},
+    store::{Field, NamePointer, SiteChange, Store, StoreError, StoredSite, Tenant, WantedSite},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -125,7 +125,7 @@ impl Registry {
         origin: Origin,
     ) -> Result<Change, SiteError> {
         let known_ca = before.as_ref().map(|before| before.site.ca.as_str());
-        let ca = Ca::of(&self.config, wish.ca.as_deref().or(known_ca)).map_err(WishError::from)?;
+        let ca = Terms::of(&self.config, wish.ca.as_deref().or(known_ca)).map_err(WishError::from)?;
         let names = wish.parse_names(&self.suffixes, ca.public)?;
         let pointers = self.store.load_pointers(names.as_slice()).await?;
         let before = match before {
@@ -182,7 +182,7 @@ impl Registry {
         let known = before.as_ref().map(|before| before.site.clone());
         let known = known.as_ref();
         let site = wish.to_site(known, &self.config, &self.suffixes, tenant, origin, now)?;
-        let most = Ca::of(&self.config, Some(&site.ca)).map_err(WishError::from)?.names_per_certificate;
+        let most = Terms::of(&self.config, Some(&site.ca)).map_err(WishError::from)?.names_per_certificate;
         let id = before.as_ref().map_or_else(|| SiteId::of(&site.names), |before| before.id.clone());
         let known_groups = before.as_ref().map(|before| before.groups.clone()).unwrap_or_default();
         let groups = plan_groups(&known_groups, &site.names, site.san, most);
@@ -286,6 +286,16 @@ impl Registry {
             reissued: Vec::new(),
             gained: Vec::new(),
         }
+    }
+
+    /// Whether a name of this group has been given to another site, which costs one question to know.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn may_have_lost_names(&self, group: &StoredSite) -> Result<bool, StoreError> {
+        let site = group.id.site();
+        let pointers = self.store.load_pointers(group.site.names.as_slice()).await?;
+        Ok(pointers.iter().filter_map(NamePointer::owner).any(|owner| owner != site))
     }
 
     /// Lets go of the names of a site that another site has been given in the meantime: it serves them, or is about to. A

@@ -25,6 +25,16 @@ impl Store {
         Ok(Some(StoredOrder { order, raw }))
     }
 
+    /// Whether the group has an open order in any of its slots.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn has_open_order(&self, site: &SiteId) -> Result<bool, StoreError> {
+        let orders = Slot::ALL.map(|slot| keys::order(site, slot));
+        let found: u64 = self.link.query(cmd("EXISTS").arg(&orders)).await?;
+        Ok(found > 0)
+    }
+
     /// Begins an order. There must be no open one.
     ///
     /// # Errors
@@ -59,8 +69,7 @@ impl Store {
     ) -> Result<StoredOrder, StoreError> {
         let order = from.order.with(to);
         let raw = to_text(lease, &order)?;
-        self.store_chain(&certificate.chain_pem).await?;
-        let record = Self::pack_certificate(certificate)?;
+        let record = self.pack_certificate(certificate).await?;
         self.confirmed
             .script::<i64>(
                 &scripts::STORE_CERTIFICATE,

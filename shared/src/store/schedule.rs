@@ -21,6 +21,8 @@ pub struct Claim {
     pub taken: Vec<Claimed>,
     /// How long until more is due in this partition; `None` when nothing is scheduled there.
     pub next: Option<Duration>,
+    /// Classes of which more is ready than was taken.
+    pub left: Vec<Class>,
 }
 
 /// What came of the work on a group.
@@ -104,6 +106,8 @@ impl Store {
             self.link.script(&scripts::CLAIM, &[keys::due(partition)], &arguments).await?;
         let mut words = answer.into_iter();
         let next = words.next().and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+        let left = words.next().unwrap_or_default();
+        let left = Class::ALL.into_iter().filter(|class| left.contains(class.letter())).collect();
         let mut taken = Vec::new();
         while let (Some(id), Some(token), Some(class)) = (words.next(), words.next(), words.next()) {
             let damaged = || StoreError::corrupt(keys::due(partition), format!("{id:?}, class {class:?}"));
@@ -111,7 +115,7 @@ impl Store {
             let class = Class::of_letter(&class).ok_or_else(damaged)?;
             taken.push(Claimed { lease: Lease { site, token, length }, class });
         }
-        Ok(Claim { taken, next })
+        Ok(Claim { taken, next, left })
     }
 
     /// Gives a group back with what came of the work on it.

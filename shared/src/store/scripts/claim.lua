@@ -1,7 +1,7 @@
 -- Takes what is due, each group under a lease of its own. Costs what is taken and what has become due, not what exists.
 -- KEYS: due. ARGV: owner, length of the leases (ms), random part, how many may be moved to the ready sets, then for each class
 -- in its order: its letter and how many are taken at most.
--- Answers {next moment or '', id, token, class, ...}.
+-- Answers {ms until more is due or '', letters of the classes of which more is ready, id, token, class, ...}.
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[4])
 for _, id in ipairs(due) do
   local sched = redis.call('HGET', group_key(id), 'sched')
@@ -14,7 +14,8 @@ for _, id in ipairs(due) do
     make_ready(id, sched)
   end
 end
-local taken = {''}
+local taken = {'', ''}
+local left = ''
 for i = 5, #ARGV, 2 do
   local most = tonumber(ARGV[i + 1])
   if most > 0 then
@@ -35,7 +36,9 @@ for i = 5, #ARGV, 2 do
       end
     end
   end
+  if redis.call('EXISTS', base .. 'ready:' .. ARGV[i]) == 1 then left = left .. ARGV[i] end
 end
+taken[2] = left
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if first[2] then taken[1] = tostring(math.max(0, math.ceil(tonumber(first[2]) - now))) end
 return taken
