@@ -59,10 +59,7 @@ impl Fleet {
         signpost.use_ca(&pebble, &proxy)?;
         signpost.use_store(&redis.url())?;
         let ring = signpost.key_encryption_key_file();
-        signpost
-            .issuer(&["key", "generate", ring.to_str().context("a path is text")?])
-            .await?
-            .success()?;
+        signpost.issuer(&["key", "generate", ring.to_str().context("a path is text")?]).await?.success()?;
         signpost.issuer(&["account", "create"]).await?.success()?;
         Ok(Self { signpost, _proxy: proxy, redis, _pebble: pebble })
     }

@@ -62,7 +62,12 @@ pub(crate) async fn parts(redis: &Redis, sites: usize) -> Result<Vec<Part>> {
     for (kind, suffix) in [("sites", "sites"), ("due", "due")] {
         let mut usage = redis::pipe();
         for partition in shared::domain::Partition::all() {
-            usage.cmd("MEMORY").arg("USAGE").arg(format!("sp:{{{partition}}}:{suffix}")).arg("SAMPLES").arg(0);
+            usage
+                .cmd("MEMORY")
+                .arg("USAGE")
+                .arg(format!("sp:{{{partition}}}:{suffix}"))
+                .arg("SAMPLES")
+                .arg(0);
         }
         let bytes: Vec<Option<u64>> = usage.query_async(&mut connection).await?;
         let bytes: u64 = bytes.into_iter().flatten().sum();

@@ -81,11 +81,17 @@ pub(crate) fn goals(rows: &[Row]) -> Vec<String> {
         };
         goal(row.bytes_each <= BYTES, format!("at most {BYTES} bytes a certificate: {:.0}", row.bytes_each));
         let claims = row.claims_per_second;
-        goal(claims >= CLAIMS_PER_SECOND, format!("at least {CLAIMS_PER_SECOND} claims a second: {claims:.0}"));
+        goal(
+            claims >= CLAIMS_PER_SECOND,
+            format!("at least {CLAIMS_PER_SECOND} claims a second: {claims:.0}"),
+        );
         let most = row.busy_mib.max(row.idle_mib);
         goal(most < DAEMON_MIB, format!("issuer run below {DAEMON_MIB} MiB: {most:.1}"));
         let slowest = row.status_ms.max(row.show_ms).max(row.events_ms);
-        goal(slowest < COMMAND_MS, format!("status, site show and events within {COMMAND_MS} ms: {slowest:.0}"));
+        goal(
+            slowest < COMMAND_MS,
+            format!("status, site show and events within {COMMAND_MS} ms: {slowest:.0}"),
+        );
     }
     lines
 }

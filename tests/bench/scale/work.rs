@@ -86,8 +86,8 @@ pub(crate) async fn file(fleet: &Fleet, row: &mut Row, sites: usize) -> Result<(
         }
         let seconds = began.elapsed().as_secs_f64();
         started.process.wait(LIMIT).await?;
-        let document: serde_json::Value = serde_json::from_str(&started.stdout()?)
-            .with_context(|| started.stderr().unwrap_or_default())?;
+        let document: serde_json::Value =
+            serde_json::from_str(&started.stdout()?).with_context(|| started.stderr().unwrap_or_default())?;
         ensure!(document["unchanged"] == sites, "{verb}: {document}");
         if verb == "plan" {
             (row.plan_seconds, row.plan_mib) = (seconds, most);
@@ -145,6 +145,7 @@ async fn median_ms(signpost: &Signpost, arguments: &[&str]) -> Result<f64> {
 fn mib(process: &Process, line: &str) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{}/status", process.pid()))?;
     let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(':'));
-    let kib: f64 = value.and_then(|value| value.trim().strip_suffix(" kB")).context("no such line")?.parse()?;
+    let kib: f64 =
+        value.and_then(|value| value.trim().strip_suffix(" kB")).context("no such line")?.parse()?;
     Ok(kib / 1024.0)
 }

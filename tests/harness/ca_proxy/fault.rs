@@ -122,6 +122,7 @@ enum Occurrence {
 pub struct Rule {
     endpoint: Option<Endpoint>,
     name: Option<String>,
+    zone: Option<String>,
     occurrence: Occurrence,
     action: Action,
     matched: u64,
@@ -143,16 +144,17 @@ impl Hits {
 pub struct When {
     endpoint: Option<Endpoint>,
     name: Option<String>,
+    zone: Option<String>,
     occurrence: Occurrence,
 }
 
 impl Rule {
     pub fn on(endpoint: Endpoint) -> When {
-        When { endpoint: Some(endpoint), name: None, occurrence: Occurrence::All }
+        When { endpoint: Some(endpoint), name: None, zone: None, occurrence: Occurrence::All }
     }
 
     pub fn on_any() -> When {
-        When { endpoint: None, name: None, occurrence: Occurrence::All }
+        When { endpoint: None, name: None, zone: None, occurrence: Occurrence::All }
     }
 
     pub(super) fn hits(&self) -> Hits {
@@ -163,6 +165,7 @@ impl Rule {
     pub(super) fn strike(&mut self, seen: &Seen) -> Option<Action> {
         if self.endpoint.is_some_and(|endpoint| endpoint != seen.endpoint)
             || self.name.as_ref().is_some_and(|name| !seen.names.contains(name))
+            || self.zone.as_ref().is_some_and(|zone| !seen.names.iter().any(|name| name.ends_with(zone)))
         {
             return None;
         }
@@ -188,6 +191,13 @@ impl When {
         self
     }
 
+    /// Only requests of an order that contains a name below this one.
+    #[must_use]
+    pub fn below(mut self, zone: &str) -> Self {
+        self.zone = Some(format!(".{zone}"));
+        self
+    }
+
     /// Only the `n`th matching request, from 1.
     #[must_use]
     pub fn nth(mut self, n: u64) -> Self {
@@ -210,7 +220,7 @@ impl When {
     }
 
     pub fn does(self, action: Action) -> Rule {
-        let Self { endpoint, name, occurrence } = self;
-        Rule { endpoint, name, occurrence, action, matched: 0, hits: Hits::default() }
+        let Self { endpoint, name, zone, occurrence } = self;
+        Rule { endpoint, name, zone, occurrence, action, matched: 0, hits: Hits::default() }
     }
 }
