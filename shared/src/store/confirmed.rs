@@ -8,8 +8,8 @@ use redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, Value, aio:
 use std::{sync::Mutex, time::Duration};
 use tokio::sync::Semaphore;
 
-/// More would not make the server faster; each waits for a confirmation at most once at a time.
-const MOST: usize = 16;
+/// As many as a node has workers, usually: the server writes to its disk once for all that wait in the same moment.
+const MOST: usize = 64;
 
 pub(super) struct ConfirmedPool {
     client: Client,
