@@ -9,6 +9,7 @@ mod grouping;
 mod identifier;
 mod key_authorization;
 mod key_type;
+mod leaf;
 mod order;
 mod public_suffix;
 mod renewal;
