@@ -8,8 +8,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use harness::{
+    cluster::Cluster,
     deadline::until_true,
-    signpost::Started,
+    redis::Redis,
+    sentinel::SentinelStore,
+    signpost::{Signpost, Started},
     stage::{Stage, StageOptions},
 };
 use serde_json::json;
@@ -19,12 +22,92 @@ const LEASE_SECONDS: f64 = 1.5;
 const EVERY: Duration = Duration::from_secs(2);
 /// Longer than a lease.
 const FROZEN: Duration = Duration::from_millis(2500);
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(200);
 
-/// A daemon, and until when it is frozen.
+/// A daemon on a node of its own, and until when it is frozen.
 struct Victim {
+    node: Signpost,
     running: Started,
     frozen_until: Option<Instant>,
+}
+
+/// What the store is made of, and how it is murdered.
+enum Backing {
+    Single,
+    /// Its primary is killed three times.
+    Sentinel(SentinelStore),
+    /// One of its primaries is killed.
+    Cluster(Cluster),
+}
+
+impl Backing {
+    /// How often one of its primaries is killed, in equal parts of the work.
+    fn deaths(&self) -> usize {
+        match self {
+            Self::Single => 0,
+            Self::Sentinel(_) => 3,
+            Self::Cluster(_) => 1,
+        }
+    }
+
+    async fn kill_a_primary(&mut self) -> Result<()> {
+        match self {
+            Self::Single => Ok(()),
+            Self::Sentinel(store) => {
+                let dead = store.kill_primary().await?;
+                store.successor_of(dead).await?;
+                store.start_again(dead).await
+            }
+            Self::Cluster(cluster) => {
+                let dead = cluster.primary_of("sp:{p00}:due").await?;
+                cluster.kill(dead).await?;
+                cluster.healed().await?;
+                cluster.start_again(dead).await
+            }
+        }
+    }
+
+    /// Every Redis that holds records.
+    async fn primaries<'a>(&'a self, stage: &'a Stage) -> Result<Vec<&'a Redis>> {
+        Ok(match self {
+            Self::Single => vec![&stage.redis],
+            Self::Sentinel(store) => vec![&store.redis[store.primary().await?]],
+            Self::Cluster(cluster) => {
+                let mut found = Vec::new();
+                for (number, node) in cluster.nodes.iter().enumerate() {
+                    if cluster.is_primary(number).await? {
+                        found.push(node);
+                    }
+                }
+                found
+            }
+        })
+    }
+
+    /// `KEYS`, which a test may use.
+    async fn keys(&self, stage: &Stage, pattern: &str) -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        for redis in self.primaries(stage).await? {
+            let found: Vec<String> = redis::from_redis_value(redis.command(&["KEYS", pattern]).await?)?;
+            all.extend(found);
+        }
+        Ok(all)
+    }
+
+    /// Groups that somebody holds.
+    async fn held(&self, stage: &Stage) -> Result<Vec<String>> {
+        let mut held = Vec::new();
+        for redis in self.primaries(stage).await? {
+            let keys: Vec<String> =
+                redis::from_redis_value(redis.command(&["KEYS", "sp:{p*}:site:*"]).await?)?;
+            for key in keys {
+                let owner: Option<String> =
+                    redis::from_redis_value(redis.command(&["HGET", &key, "lease_owner"]).await?)?;
+                held.extend(owner.map(|owner| format!("{key} by {owner}")));
+            }
+        }
+        Ok(held)
+    }
 }
 
 /// Kills and freezes without mercy, the same way for the same seed.
@@ -39,7 +122,11 @@ struct Murderer {
 impl Murderer {
     fn new(stage: &Stage, seed: u64) -> Result<Self> {
         let daemons = (0..DAEMONS)
-            .map(|_| Ok(Victim { running: start(stage)?, frozen_until: None }))
+            .map(|_| {
+                let node = node(stage)?;
+                let running = start(&node)?;
+                Ok(Victim { node, running, frozen_until: None })
+            })
             .collect::<Result<_>>()?;
         Ok(Self { random: seed, daemons, kills: 0, freezes: 0, next: Instant::now() + EVERY })
     }
@@ -52,7 +139,7 @@ impl Murderer {
         (self.random % below as u64) as usize
     }
 
-    async fn act(&mut self, stage: &Stage) -> Result<()> {
+    async fn act(&mut self) -> Result<()> {
         let now = Instant::now();
         for victim in &mut self.daemons {
             if victim.frozen_until.is_some_and(|until| until <= now) {
@@ -74,7 +161,8 @@ impl Murderer {
             self.freezes += 1;
         } else {
             victim.running.process.kill9().await?;
-            *victim = Victim { running: start(stage)?, frozen_until: None };
+            victim.running = start(&victim.node)?;
+            victim.frozen_until = None;
             self.kills += 1;
         }
         Ok(())
@@ -91,8 +179,23 @@ impl Murderer {
     }
 }
 
-fn start(stage: &Stage) -> Result<Started> {
-    stage.signpost.start_run("issuer", &["run"])
+/// The same fleet, with listeners of its own.
+fn node(stage: &Stage) -> Result<Signpost> {
+    let mut node = stage.signpost.another_node()?;
+    settings(&mut node)?;
+    Ok(node)
+}
+
+fn settings(node: &mut Signpost) -> Result<()> {
+    node.set("issuer.lease_seconds", LEASE_SECONDS)?;
+    node.set("issuer.slots", 16)?;
+    node.set("issuer.self_check", "off")?;
+    let pauses: Vec<toml::Value> = [1.0, 2.0, 3.0, 5.0].map(Into::into).to_vec();
+    node.set("issuer.retry_seconds", pauses)
+}
+
+fn start(node: &Signpost) -> Result<Started> {
+    node.start_run("issuer", &["run"])
 }
 
 fn sites_file(sites: usize) -> String {
@@ -108,59 +211,67 @@ fn name(number: usize) -> String {
     format!("r{number}.example")
 }
 
-async fn race(mut stage: Stage, sites: usize, seed: u64) -> Result<()> {
-    stage.signpost.set("issuer.lease_seconds", LEASE_SECONDS)?;
-    stage.signpost.set("issuer.slots", 16)?;
-    stage.signpost.set("issuer.self_check", "off")?;
-    stage.signpost.set("issuer.retry_seconds", toml_floats(&[1.0, 2.0, 3.0, 5.0]))?;
+async fn race(mut backing: Backing, options: StageOptions, sites: usize, seed: u64) -> Result<()> {
+    let mut stage = Stage::trusting_with(options).await?;
+    settings(&mut stage.signpost)?;
+    // As many as there are: whichever replica takes over has what was confirmed.
+    match backing {
+        Backing::Single => {}
+        Backing::Sentinel(_) => stage.signpost.set("store.confirm_replicas", 2)?,
+        Backing::Cluster(_) => stage.signpost.set("store.confirm_replicas", 1)?,
+    }
     stage.signpost.issuer(&["account", "create"]).await?.success()?;
     let file = stage.signpost.write("sites.ndjson", sites_file(sites))?;
     let file = file.to_str().context("a temporary path is text")?;
     stage.signpost.issuer(&["apply", file]).await?.success()?;
     let mut murderer = Murderer::new(&stage, seed)?;
     let began = Instant::now();
-    let mut looked = Instant::now();
+    let (mut looked, mut deaths) = (Instant::now(), 0);
     loop {
-        murderer.act(&stage).await?;
-        if looked.elapsed() > Duration::from_secs(1) {
+        murderer.act().await?;
+        if looked.elapsed() > Duration::from_millis(500) {
             looked = Instant::now();
-            let finalized: u64 = stage.proxy.orders().iter().map(|order| order.finalized).sum();
-            if finalized as usize >= 2 * sites {
+            let finalized = finalized(&stage);
+            if deaths < backing.deaths() && finalized > (deaths + 1) * 2 * sites / (backing.deaths() + 2) {
+                backing.kill_a_primary().await?;
+                deaths += 1;
+            }
+            if finalized >= 2 * sites && deaths == backing.deaths() {
                 break;
             }
         }
         ensure!(
             began.elapsed() < LIMIT,
             "{} certificates after {LIMIT:?}\n{}",
-            stage.proxy.orders().iter().map(|order| order.finalized).sum::<u64>(),
+            finalized(&stage),
             murderer.daemons[0].running.stderr()?
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     murderer.relent()?;
-    settled(&stage, sites).await?;
+    settled(&stage, &backing, sites).await?;
     for victim in &mut murderer.daemons {
         victim.running.process.terminate(Duration::from_secs(20)).await?;
     }
     eprintln!(
-        "{sites} dual sites in {:?}: {} kills, {} freezes, {} orders",
+        "{sites} dual sites in {:?}: {} kills, {} freezes, {deaths} primaries lost, {} orders",
         began.elapsed(),
         murderer.kills,
         murderer.freezes,
         stage.proxy.orders().len()
     );
-    none_twice(&stage, sites, murderer.kills + murderer.freezes)?;
+    none_twice(&stage, sites, murderer.kills + murderer.freezes + 16 * DAEMONS * deaths)?;
     everything_served(&stage, sites).await?;
-    no_orphan(&stage, sites).await
+    no_orphan(&stage, &backing, sites).await
 }
 
-fn toml_floats(values: &[f64]) -> Vec<toml::Value> {
-    values.iter().map(|value| (*value).into()).collect()
+fn finalized(stage: &Stage) -> usize {
+    stage.proxy.orders().iter().map(|order| order.finalized as usize).sum()
 }
 
 /// Nothing is due, nothing fails, no order is open.
-async fn settled(stage: &Stage, sites: usize) -> Result<()> {
-    until_true("every site is settled", Duration::from_secs(60), || async {
+async fn settled(stage: &Stage, backing: &Backing, sites: usize) -> Result<()> {
+    until_true("every site is settled", Duration::from_secs(90), || async {
         let Ok(status) = stage.signpost.issuer_json(&["status", "--limit", "1"]).await else { return false };
         let load = &status["fleet"]["load"];
         let idle = load["ready"].as_object().is_some_and(|ready| ready.values().all(|count| count == 0));
@@ -168,18 +279,10 @@ async fn settled(stage: &Stage, sites: usize) -> Result<()> {
             && load["failing"] == 0
             && load["overdue"] == 0
             && idle
-            && open_orders(stage).await == 0
+            && backing.keys(stage, "sp:{p*}:order:*").await.is_ok_and(|open| open.is_empty())
+            && backing.held(stage).await.is_ok_and(|held| held.is_empty())
     })
     .await
-}
-
-async fn open_orders(stage: &Stage) -> usize {
-    keys(stage, "sp:{p*}:order:*").await.map_or(usize::MAX, |keys| keys.len())
-}
-
-/// `KEYS`, which a test may use.
-async fn keys(stage: &Stage, pattern: &str) -> Result<Vec<String>> {
-    Ok(redis::from_redis_value(stage.redis.command(&["KEYS", pattern]).await?)?)
 }
 
 fn none_twice(stage: &Stage, sites: usize, murders: usize) -> Result<()> {
@@ -212,7 +315,7 @@ async fn everything_served(stage: &Stage, sites: usize) -> Result<()> {
 }
 
 /// Exactly the records of these sites, and no other.
-async fn no_orphan(stage: &Stage, sites: usize) -> Result<()> {
+async fn no_orphan(stage: &Stage, backing: &Backing, sites: usize) -> Result<()> {
     for (pattern, expected) in [
         ("sp:{p*}:site:*", sites),
         ("sp:{p*}:cert:*", 2 * sites),
@@ -220,18 +323,29 @@ async fn no_orphan(stage: &Stage, sites: usize) -> Result<()> {
         ("sp:name:*", sites),
         ("sp:{p*}:ready:*", 0),
     ] {
-        let found = keys(stage, pattern).await?;
+        let found = backing.keys(stage, pattern).await?;
         ensure!(found.len() == expected, "{} keys {pattern} instead of {expected}", found.len());
     }
-    for key in keys(stage, "sp:{p*}:site:*").await? {
-        let held: Option<String> =
-            redis::from_redis_value(stage.redis.command(&["HGET", &key, "lease_owner"]).await?)?;
-        ensure!(held.is_none(), "{key} is still held by {held:?}");
-    }
+    let held = backing.held(stage).await?;
+    ensure!(held.is_empty(), "still held: {held:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn four_daemons_five_hundred_dual_sites() -> Result<()> {
-    race(Stage::trusting_with(StageOptions::default()).await?, 500, 0x5EED).await
+    race(Backing::Single, StageOptions::default(), 500, 0x5EED).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_primary_dies_three_times_under_sentinel() -> Result<()> {
+    let store = SentinelStore::start().await?;
+    let options = StageOptions { store_url: Some(store.url()), ..StageOptions::default() };
+    race(Backing::Sentinel(store), options, 120, 0xDEAD).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_loses_a_primary() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let options = StageOptions { store_url: Some(cluster.url()?), ..StageOptions::default() };
+    race(Backing::Cluster(cluster), options, 120, 0xBEEF).await
 }

@@ -14,7 +14,9 @@ use harness::{
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PUBLISH: &str = include_str!("../shared/src/store/scripts/publish.lua");
-const RELEASE: &str = include_str!("../shared/src/store/scripts/release_lease.lua");
+const POINT_NAME: &str = include_str!("../shared/src/store/scripts/point_name.lua");
+const SCHEDULE: &str = include_str!("../shared/src/store/scripts/schedule.lua");
+const SETTLE: &str = include_str!("../shared/src/store/scripts/settle.lua");
 const SET: &str = "\r\nSET\r\n";
 
 /// A write to Redis: a word for messages, and the bytes that its command contains.
@@ -26,6 +28,7 @@ fn writes(slot: &str) -> Vec<Write> {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     vec![
         ("lease", words(&[":sites", "EVALSHA"])),
+        ("name kept", words(&["sp:name:", "EVALSHA"])),
         ("planned", state("planned")),
         ("ordered", state("ordered")),
         ("tokens", words(&["sp:token:", SET])),
@@ -36,8 +39,8 @@ fn writes(slot: &str) -> Vec<Write> {
         ("chain", words(&["sp:chain:", SET])),
         ("stored", state("stored")),
         ("publish", vec![sha1(PUBLISH)]),
-        ("name pointer", words(&["sp:name:", SET])),
-        ("lease release", vec![sha1(RELEASE)]),
+        ("name pointer", vec![sha1(POINT_NAME)]),
+        ("settlement", vec![settle()]),
     ]
 }
 
@@ -75,7 +78,7 @@ async fn a_dual_pair_before_and_after_each_answer() -> Result<()> {
     let states = ["planned", "ordered", "challenged", "ready", "finalizing", "issued", "stored"];
     let mut number = 0;
     for slot in ["ecdsa", "rsa"] {
-        let around = [("publish", vec![sha1(PUBLISH)]), ("lease release", vec![sha1(RELEASE)])];
+        let around = [("publish", vec![sha1(PUBLISH)]), ("settlement", vec![settle()])];
         let of_slot = writes(slot).into_iter().filter(|(word, _)| states.contains(word));
         for (word, containing) in of_slot.chain(around) {
             for moment in [Moment::Answered, Moment::PassedOn] {
@@ -303,6 +306,11 @@ async fn warm() -> Result<Stage> {
     let stage = Stage::trusting().await?;
     stage.issue(&["--dual", "warm.example"]).await?;
     Ok(stage)
+}
+
+/// The digest of the script that gives a site back, as the store knows it.
+fn settle() -> String {
+    sha1(&format!("{SCHEDULE}\n{SETTLE}"))
 }
 
 fn sha1(script: &str) -> String {

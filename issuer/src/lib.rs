@@ -1,14 +1,18 @@
 //! The issuer: orders certificates from an ACME CA and stores them for the fleet.
 //!
-//! Entry points (`cli`) use [`issuance`], which drives orders; [`acme`] speaks to the CA and [`preflight`] looks at names
-//! as the CA will; [`schedule`] is the daemon's work, and [`notify`] tells the operator what happened. What is stored goes
-//! through `shared::store`.
+//! Entry points (`cli`, [`api`]) use [`sites`], the wanted state, and [`issuance`], which drives orders; [`acme`] speaks to
+//! the CA and [`preflight`] looks at names as the CA will; [`schedule`] is the daemon's work, [`notify`] tells the
+//! operator what happened, and [`rotation`] seals everything with another key-encryption key. What is stored goes through
+//! `shared::store`.
 
 pub mod acme;
+pub mod api;
 pub mod ca;
 pub mod cli;
 pub mod issuance;
+pub mod monitoring;
 pub mod notify;
 pub mod preflight;
+pub mod rotation;
 pub mod schedule;
 pub mod sites;

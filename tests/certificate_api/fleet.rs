@@ -24,10 +24,10 @@ use openssl::{
 use shared::{
     config::Config,
     domain::{
-        Certificate, DnsName, Frontend, KeyType, Leaf, NameSet, Order, Planned, Right, Scope, Site, SiteId,
-        Stored,
+        Certificate, Class, DnsName, Frontend, KeyType, Leaf, NameSet, Order, Place, Planned, Right, Scope,
+        Site, SiteId, Stored,
     },
-    store::{LeaseAnswer, Owner, Role, Store, lineage_of, open_vault},
+    store::{LeaseAnswer, Owner, Role, Settlement, Store, lineage_of, open_vault},
     tls::{InternalCa, KeyPair},
     vault::{Binding, Keyring, SealedKind, Vault},
 };
@@ -89,16 +89,8 @@ impl Fleet {
         let parsed: Vec<DnsName> = names.iter().map(|name| DnsName::parse(name)).collect::<Result<_, _>>()?;
         let names = NameSet::new(parsed)?;
         let now = jiff::Timestamp::now();
-        let site = Site {
-            v: Site::VERSION,
-            names: names.clone(),
-            key_types: key_types.to_vec(),
-            ca: "test".into(),
-            account: "default".into(),
-            profile: None,
-            tags: tags.iter().map(ToString::to_string).collect(),
-            created: now,
-        };
+        let tags = tags.iter().map(ToString::to_string).collect();
+        let site = Site { tags, ..Site::new(names.clone(), key_types, "test", "default", now) };
         let id = SiteId::of(&names);
         let owner = Owner::this_process();
         let length = Duration::from_secs(60);
@@ -127,8 +119,11 @@ impl Fleet {
         }
         self.store.publish(&lease, &published).await?;
         self.store.point_names(names.as_slice(), &id).await?;
-        let slots: Vec<_> = published.iter().map(|(slot, _)| *slot).collect();
-        self.store.release_lease(&lease, &slots).await?;
+        let later = now + jiff::SignedDuration::from_hours(24);
+        let place = Place { class: Class::Renewal, moment: later, deadline: later, urgent_from: None };
+        let done = published.into_iter().map(|(slot, certificate)| (slot, Some(certificate))).collect();
+        let settlement = Settlement { revision: 0, place, done, fields: Vec::new(), events: Vec::new() };
+        self.store.settle(&lease, &settlement).await?;
         Ok(id)
     }
 

@@ -7,8 +7,11 @@
 //! | [`ca_proxy`] | stands before Pebble: keeps it from deadlocking, counts, attributes, injects faults |
 //! | [`raw_http`] | requests that no client library would send |
 //! | [`redis`], [`redis_proxy`], [`resp`] | a real Redis, and a proxy that stalls, cuts and reacts to what it sees |
+//! | [`sentinel`], [`cluster`] | several of them, whose primaries are killed and replaced |
 //! | [`nginx`] | a real nginx from a configuration that the test gives |
 //! | [`signpost`], [`stage`] | the programs under test, as a user runs them; the whole scene around them |
+//! | [`campaign`] | a run of many names that something disturbs |
+//! | [`daemon`] | the daemon in a scene, and what an operator sees of its work |
 //! | [`stored`] | what the store holds, opened through the vault |
 //! | [`webhook_receiver`], [`mail_server`] | somebody who is told: a webhook, a mail server |
 //! | [`bare_acme`] | an ACME client of a few lines that shares nothing with ours |
@@ -17,6 +20,9 @@
 
 pub mod bare_acme;
 pub mod ca_proxy;
+pub mod campaign;
+pub mod cluster;
+pub mod daemon;
 pub mod deadline;
 pub mod mail_server;
 pub mod mock_dns;
@@ -29,6 +35,7 @@ pub mod raw_http;
 pub mod redis;
 pub mod redis_proxy;
 pub mod resp;
+pub mod sentinel;
 pub mod signpost;
 pub mod stage;
 pub mod stored;

@@ -33,6 +33,8 @@ pub struct StageOptions {
     pub pebble: PebbleOptions,
     pub manners: Manners,
     pub redis: RedisOptions,
+    /// A store of the test's own in the place of the scene's Redis.
+    pub store_url: Option<String>,
 }
 
 /// The scene. Its parts end in the order of their declaration.
@@ -93,7 +95,7 @@ impl Stage {
         let proxy = CaProxy::start_with(&pebble, options.manners).await?;
         let mut signpost = Signpost::new()?;
         signpost.use_ca(&pebble, &proxy)?;
-        signpost.use_store(&redis_proxy.url())?;
+        signpost.use_store(&options.store_url.unwrap_or_else(|| redis_proxy.url()))?;
         let ring = signpost.key_encryption_key_file();
         let ring = ring.to_str().context("a temporary path is text")?;
         signpost.issuer(&["key", "generate", ring]).await?.success()?;

@@ -1,7 +1,7 @@
 //! What the store really holds: certificates and keys, read through the store and opened through the vault, and judged by
 //! the `openssl` program.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -15,6 +15,8 @@ use shared::{
     store::{Role, Store, lineage_of, open_vault},
     vault::{Binding, SealedKind, Vault},
 };
+
+use crate::signpost::Daemon;
 
 /// The store of an installation, opened as an issuer opens it.
 pub struct Stored {
@@ -123,4 +125,21 @@ impl Served {
         );
         Ok(())
     }
+}
+
+/// The names that role `certificates` lists for whoever has this token, in their order.
+pub async fn listed(role: &Daemon, ca_pem: &str, token: &str) -> Result<Vec<String>> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(10))
+        .tls_certs_only([reqwest::Certificate::from_pem(ca_pem.as_bytes())?])
+        .build()?;
+    let url = format!("https://127.0.0.1:{}/v1/certificates", role.address.port());
+    let answer = client.get(url).bearer_auth(token).send().await?.error_for_status()?;
+    let document: serde_json::Value = serde_json::from_str(&answer.text().await?)?;
+    let items = document["items"].as_array().with_context(|| document.to_string())?;
+    let names = items.iter().flat_map(|item| item["names"].as_array().into_iter().flatten());
+    let mut names: Vec<String> = names.filter_map(|name| name.as_str().map(str::to_owned)).collect();
+    names.sort();
+    Ok(names)
 }

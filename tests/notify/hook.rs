@@ -72,6 +72,7 @@ async fn one_that_hangs_is_killed_with_what_it_started() -> Result<()> {
     )?;
     let node = scene.start().await?;
     scene.append(&event(EventKind::Expired, "a.example")?).await?;
+    lines_once(&scene, 1).await?;
     scene.append(&event(EventKind::Issued, "b.example")?).await?;
     let told = lines_once(&scene, 4).await?;
     ensure!(told[3] == "done", "{told:?}");

@@ -17,7 +17,7 @@ use harness::{
     webhook_receiver::{Delivery, WebhookReceiver},
 };
 use issuer::notify::{Pace, run_at};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use shared::{
     config::Config,
     domain::{DnsName, Event, EventKind, Failure, FailureClass, NameSet, SiteId},
@@ -119,8 +119,13 @@ impl Scene {
         Ok(redis::from_redis_value(self.redis.command(&["GET", "sp:{notify}:leader"]).await?)?)
     }
 
+    /// Events of the same millisecond in different partitions have no order: the next one comes in a later one.
     async fn append(&self, event: &Event) -> Result<EventId> {
-        Ok(self.store.append_event(event).await?)
+        let id = self.store.append_event(event).await?;
+        while Timestamp::now() <= id.time() + SignedDuration::from_millis(1) {
+            tokio::task::yield_now().await;
+        }
+        Ok(id)
     }
 }
 
@@ -161,6 +166,8 @@ fn failure(class: FailureClass, count: u32) -> Failure {
         what: "CAA forbids it".into(),
         remedy: "Allow the CA in the CAA record.".into(),
         not_before: None,
+        since: None,
+        next: None,
     }
 }
 

@@ -8,12 +8,12 @@
 //!
 //! - [`run`]: from a role and a configuration to running listeners, and to their graceful end.
 //! - [`challenge`], [`certificates`]: the two roles.
-//! - [`listener`], [`health`], [`store_check`]: what both need: sockets, the page for monitoring, a store to trust.
+//! - [`store_check`]: what both need: a store to trust.
+//!
+//! Sockets and the page for monitoring are those of every program: the crate `serving`.
 
 mod certificates;
 mod challenge;
-mod health;
-mod listener;
 mod run;
 mod store_check;
 

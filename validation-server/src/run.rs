@@ -3,9 +3,11 @@
 use crate::{
     certificates::{self, Certificates},
     challenge::{self, Challenge},
-    health::{self, Health, new_registry},
-    listener::{self, BindError},
     store_check,
+};
+use serving::{
+    listener::{self, BindError},
+    monitoring::{self, Health, new_registry},
 };
 use shared::{
     config::{Config, Program},
@@ -86,15 +88,15 @@ pub(crate) async fn challenge(config: &Config, stop: CancellationToken) -> Resul
     for address in &config.challenge.listen {
         listeners.push(listener::bind_shared(*address, workers)?);
     }
-    let monitoring = listener::bind(config.telemetry.address_of(Program::Challenge))?;
+    let page = listener::bind(config.telemetry.address_of(Program::Challenge))?;
     let store = Store::open(&config.store, Role::Challenge).await?;
-    let mut registry = new_registry("challenge");
+    let mut registry = new_registry("validation-server", "challenge");
     let role = Challenge::new(&config.challenge, store.clone(), &mut registry);
     let health = Health::new(registry, role.readiness(stop.clone()));
     let served = challenge::serve(listeners, workers, role.answers(), stop.clone());
     let prepared = async { Ok(role.prepare(config.store.confirm_replicas).await?) };
     tracing::info!(listen = ?config.challenge.listen, workers, "answering challenges");
-    beside_monitoring(store, monitoring, health, stop, served, prepared).await
+    beside_monitoring(store, page, health, stop, served, prepared).await
 }
 
 /// Role `certificates`, until `stop`.
@@ -106,23 +108,23 @@ pub(crate) async fn certificates(config: &Config, stop: CancellationToken) -> Re
     for address in &config.certificates.listen {
         listeners.push(listener::bind(*address)?);
     }
-    let monitoring = listener::bind(config.telemetry.address_of(Program::Certificates))?;
+    let page = listener::bind(config.telemetry.address_of(Program::Certificates))?;
     let store = Store::open(&config.store, Role::Certificates).await?;
-    let mut registry = new_registry("certificates");
+    let mut registry = new_registry("validation-server", "certificates");
     let role = Certificates::new(config, store.clone(), &mut registry)?;
     let health = Health::new(registry, role.readiness(stop.clone()));
     let workers = workers(config.certificates.workers);
     let served = certificates::serve(listeners, workers, role.clone(), stop.clone());
     let prepared = async { role.prepare().await };
     tracing::info!(listen = ?config.certificates.listen, workers, "serving certificates");
-    beside_monitoring(store, monitoring, health, stop, served, prepared).await
+    beside_monitoring(store, page, health, stop, served, prepared).await
 }
 
 /// Runs a role with what it needs beside it: the page for monitoring, which outlives the role's own listeners, the
 /// watchdog of the store, and what prepares the role while it already listens.
 async fn beside_monitoring(
     store: Store,
-    monitoring: TcpListener,
+    page: TcpListener,
     health: Health,
     stop: CancellationToken,
     served: impl Future<Output = std::io::Result<()>>,
@@ -130,7 +132,7 @@ async fn beside_monitoring(
 ) -> Result<(), Failure> {
     let end = CancellationToken::new();
     let watched = tokio::spawn(async move { store.watch().await });
-    let monitored = health::server(monitoring, health, end.clone())
+    let monitored = monitoring::server(page, health, end.clone())
         .map_err(|e| Failure::failed("the address for monitoring can't be used", e))?;
     let monitored = tokio::spawn(monitored);
     let prepared = async {

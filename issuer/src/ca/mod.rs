@@ -84,8 +84,11 @@ impl Ca {
             title: profile.map_or_else(|| name.clone(), |profile| profile.title.clone()),
             trusted_roots: roots(section)?,
             public: profile.is_some_and(|profile| profile.public),
-            names_per_certificate: profile
-                .map_or(NAMES_PER_CERTIFICATE, |profile| profile.names_per_certificate),
+            names_per_certificate: section
+                .names_per_certificate
+                .or_else(|| profile.map(|profile| profile.names_per_certificate))
+                .unwrap_or(NAMES_PER_CERTIFICATE)
+                .max(1),
             first_poll: first_poll
                 .or_else(|| profile.map(|profile| Duration::from_millis(profile.first_poll_ms)))
                 .unwrap_or(OWN_FIRST_POLL),

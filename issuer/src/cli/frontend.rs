@@ -197,7 +197,8 @@ fn write_files(
     Ok(files)
 }
 
-fn new_token() -> Result<Zeroizing<String>, Failed> {
+/// A secret that nobody guesses, for a frontend or a user of the API.
+pub(super) fn new_token() -> Result<Zeroizing<String>, Failed> {
     let mut bytes = Zeroizing::new([0; 32]);
     openssl::rand::rand_bytes(&mut *bytes).map_err(|e| Failed::because(Exit::Failed, "bug", &e))?;
     Ok(Zeroizing::new(format!("sp_{}", *Zeroizing::new(hex(&*bytes)))))

@@ -116,6 +116,8 @@ pub(super) async fn run(
             let named = issue.names.iter().any(|name| what.starts_with(&name.to_unicode()));
             let of = if named { String::new() } else { format!("{}: ", issue.names) };
             output.note(&format!("{of}{what}\n  what to do: {remedy}"));
+        } else if let Outcome::Stopped(reason) = &issue.outcome {
+            output.note(&format!("{}: {reason}", issue.names));
         }
     }
     Ok(exit(&issues))
@@ -209,6 +211,9 @@ fn to_json(issue: &Issue) -> Value {
     });
     if !failure.is_null() {
         document["failure"] = failure;
+    }
+    if let Outcome::Stopped(reason) = &issue.outcome {
+        document["reason"] = json!(reason);
     }
     document
 }

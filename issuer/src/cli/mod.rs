@@ -17,6 +17,7 @@ mod site;
 mod status;
 mod store;
 mod tenant;
+mod token;
 mod watch;
 
 use crate::issuance::Urge;
@@ -74,6 +75,9 @@ enum Command {
     /// Who may pull certificates
     #[command(subcommand)]
     Frontend(frontend::Command),
+    /// Who may use the API of `issuer run`
+    #[command(subcommand)]
+    Token(token::Command),
     /// The keys that seal private keys
     #[command(subcommand)]
     Key(key::Command),
@@ -89,10 +93,14 @@ enum Command {
 pub async fn run(arguments: Arguments) -> Exit {
     let output = Output::new(arguments.json);
     let follows = matches!(&arguments.command, Command::Events(wanted) if wanted.follows());
+    // The daemon hears signals itself: it finishes what it has begun.
+    let drains = matches!(&arguments.command, Command::Run(_));
     let work = dispatch(arguments, &output);
     let outcome = tokio::select! {
         outcome = work => outcome,
-        _ = watch::interrupted() => if follows { Ok(Exit::Done) } else { Err(Failed::interrupted()) },
+        _ = watch::interrupted(), if !drains => {
+            if follows { Ok(Exit::Done) } else { Err(Failed::interrupted()) }
+        }
     };
     match outcome {
         Ok(exit) => exit,
@@ -105,7 +113,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
     let config = || context::load_config(path);
     match arguments.command {
         Command::Config(command) => config::run(&command, path, output),
-        Command::Key(command) => key::run(&command, path, output),
+        Command::Key(command) => key::run(command, path, output).await,
         Command::Account(command) => account::run(command, config()?, output).await,
         Command::Site(command) => site::run(command, config()?, output).await,
         Command::Plan(arguments) => plan::plan(&arguments, config()?, output).await,
@@ -121,6 +129,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
         Command::Events(wanted) => events::run(&wanted, config()?, output).await,
         Command::Revoke(wanted) => revoke::run(&wanted, config()?, output).await,
         Command::Frontend(command) => frontend::run(command, config()?, output).await,
+        Command::Token(command) => token::run(command, config()?, output).await,
         Command::Store(command) => store::run(&command, config()?, output).await,
     }
 }

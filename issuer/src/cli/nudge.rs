@@ -94,8 +94,8 @@ async fn nudge_all(registry: &Registry, groups: &[SiteId], force: bool) -> Resul
     let mut asked = 0;
     for chunk in groups.chunks(32) {
         let mut asking = tokio::task::JoinSet::new();
-        for id in chunk.iter().cloned() {
-            let registry = registry.clone();
+        for id in chunk {
+            let (registry, id) = (registry.clone(), id.clone());
             asking.spawn(async move { registry.nudge_group(&id, force).await });
         }
         while let Some(answer) = asking.join_next().await {

@@ -117,7 +117,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
             json!({ "slot": slot, "serial": leaf.serial, "fingerprint_sha256": leaf.fingerprint_sha256 }),
         );
     }
-    context.store.release_lease(&lease, &[]).await.map_err(|e| of_store(&e))?;
+    context.store.release_lease(&lease).await.map_err(|e| of_store(&e))?;
     output.result(&json!({ "site": stored.id, "names": stored.site.names, "revoked": revoked }), || {
         format!(
             "revoked: {} ({} certificates). It is served until another one is issued: issuer issue {name}",

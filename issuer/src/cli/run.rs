@@ -5,13 +5,17 @@ use super::{
     output::{Exit, Failed, Output},
 };
 use crate::{
-    notify,
+    api::{self, Api},
+    monitoring, notify,
     schedule::{Counters, Node},
+    sites::Registry,
 };
+use jiff::Timestamp;
 use shared::{
-    config::Config,
+    config::{Config, Program},
+    domain::{Event, EventKind},
     error::Retry,
-    store::{Role, Store, StoreError, VaultError, open_vault},
+    store::{Role, Store, StoreError, VaultError, open_vault, report_forever},
     vault::Vault,
 };
 use std::{sync::Arc, time::Duration};
@@ -35,32 +39,86 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
         config.issuer.slots = slots.max(1);
     }
     let stop = stop_on_signals()?;
+    let of_bind = |e: serving::listener::BindError| Failed::because(Exit::Failed, "listen", &e);
+    let operators = serving::listener::bind(config.issuer.listen).map_err(of_bind)?;
+    let page = serving::listener::bind(config.telemetry.address_of(Program::Issuer)).map_err(of_bind)?;
     let Some((store, vault)) = open(&config, output, &stop).await? else { return Ok(Exit::Done) };
     let config = Arc::new(config);
     let counters = Counters::default();
-    let node = Node::new(store.clone(), vault, Arc::clone(&config), counters)
+    let mut metrics = monitoring::new_registry();
+    counters.register(&mut metrics);
+    let node = Node::new(store.clone(), Arc::clone(&vault), Arc::clone(&config), counters)
         .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
     let node = Arc::new(node);
     let watched = tokio::spawn({
         let store = store.clone();
         async move { store.watch().await }
     });
+    let followed = tokio::spawn(tell_of_failovers(store.clone()));
+    // What this node has of the keyring is known to whoever rotates a key, and what the store wants of it is followed.
+    let reported = tokio::spawn({
+        let (store, vault) = (store.clone(), Arc::clone(&vault));
+        async move { report_forever(store, &vault, "issuer").await }
+    });
     // The operator is told of what the last orders came to, too: the notifier ends after the workers.
     let workers_ended = CancellationToken::new();
-    let notified = tokio::spawn(notify::run(store.clone(), config.notify.clone(), workers_ended.clone()));
+    let notified = tokio::spawn({
+        let told = notify::run(store.clone(), config.notify.clone(), workers_ended.clone());
+        let stop = stop.clone();
+        async move {
+            let ended = told.await;
+            if ended.is_err() {
+                stop.cancel();
+            }
+            ended
+        }
+    });
+    let registry = Registry::new(store.clone(), Arc::clone(&config));
+    let troubled = Arc::clone(&node);
+    let api =
+        Api::new(store.clone(), Arc::clone(&config), registry).with_troubles(move || troubled.troubles());
+    api.register(&mut metrics);
+    let of_page = |e: std::io::Error| Failed::because(Exit::Failed, "monitoring", &e);
+    let page = monitoring::serve(page, metrics, store.clone(), stop.clone(), workers_ended.clone());
+    let monitored = tokio::spawn(page.map_err(of_page)?);
     let alive = tokio::spawn(tell_systemd(Arc::clone(&node), stop.clone()));
     tracing::info!(slots = config.issuer.slots, "working on what is due");
-    node.run(stop.clone()).await;
-    workers_ended.cancel();
-    if tokio::time::timeout(FAREWELL, notified).await.is_err() {
-        tracing::warn!(
-            "a receiver of notifications does not answer; it is told by another node, or at the next start"
-        );
+    let (served, ()) = tokio::join!(api::serve(operators, api, stop.clone()), node.run(stop.clone()));
+    if let Err(error) = served {
+        tracing::error!(%error, "the operators' API has failed");
     }
+    workers_ended.cancel();
+    let unusable = match tokio::time::timeout(FAREWELL, notified).await {
+        Ok(Ok(Err(error))) => Some(Failed::because(Exit::Usage, "configuration", &error)),
+        Ok(_) => None,
+        Err(_) => {
+            tracing::warn!(
+                "a receiver of notifications does not answer; it is told by another node, or at the next start"
+            );
+            None
+        }
+    };
     alive.abort();
     watched.abort();
+    reported.abort();
+    followed.abort();
+    monitored.abort();
     tracing::info!("ended");
-    Ok(Exit::Done)
+    unusable.map_or(Ok(Exit::Done), Err)
+}
+
+/// What was under way goes on by itself: whoever finds that the new primary knows nothing of its lease writes nothing, and
+/// the site is taken anew.
+async fn tell_of_failovers(store: Store) {
+    let mut failovers = store.failovers();
+    while failovers.changed().await.is_ok() {
+        let what = "the store has another primary; what was under way is looked at again";
+        tracing::warn!("{what}");
+        let event = Event::new(EventKind::Failover, Timestamp::now(), what);
+        if let Err(error) = store.append_event(&event).await {
+            tracing::warn!(error = shared::error::chain(&error), "the failover could not be told");
+        }
+    }
 }
 
 /// The store and the keys to it. Programs start in any order: a store that isn't there yet is waited for. `None`: told to

@@ -260,5 +260,27 @@ pub(super) fn to_text(sites: &[Value]) -> String {
             text(&failure["remedy"])
         ));
     }
+    for site in sites {
+        let parked = &site["parked"];
+        // What the CA has paused stands there as a failure already.
+        if !parked.is_null() && site["failure"].is_null() {
+            out.push_str(&format!(
+                "\n\n{}: parked since {}: {}\n  what to do: {}",
+                list(&site["names_unicode"]),
+                text(&parked["since"]),
+                text(&parked["what"]),
+                text(&parked["remedy"])
+            ));
+        }
+        for (name, failure) in site["left_out"].as_object().into_iter().flatten() {
+            let next = failure["next"].as_str().unwrap_or("never, unless `issuer retry` is told to");
+            out.push_str(&format!(
+                "\n\n{name}: left out of its certificate ({} in a row, tried again at {next}): {}\n  what to do: {}",
+                failure["count"],
+                text(&failure["what"]),
+                text(&failure["remedy"])
+            ));
+        }
+    }
     out
 }

@@ -12,7 +12,7 @@ use shared::{
     digest::sha256_hex,
     domain::KeyType,
     store::{Account, AccountStatus, CandidateKey, Store, StoreError, StoredAccount},
-    vault::{Binding, OpenError, SealedKind, Vault},
+    vault::{Binding, OpenError, SealError, SealedKind, Vault},
 };
 use std::{io, path::PathBuf};
 
@@ -27,7 +27,7 @@ pub enum AccountError {
     #[error("the account's key can't be used")]
     Key(#[from] KeyError),
     #[error("sealing the account's key failed")]
-    Seal(#[from] openssl::error::ErrorStack),
+    Seal(#[from] SealError),
     #[error("the CA refused")]
     Ca(#[from] RequestError),
     #[error("set ca.{ca}.agree_to_terms = true once you have read the CA's terms of service{}", .terms.as_ref().map(|url| format!(": {url}")).unwrap_or_default())]
@@ -88,6 +88,7 @@ pub async fn create_account(
 ) -> Result<(StoredAccount, acme::Account), AccountError> {
     request(ca, client).await?;
     let key = AccountKey::generate(key_type)?;
+    store.learn_current_kek(vault).await?;
     let planned = record(vault, ca, name, &key, AccountStatus::Planned)?;
     let stored = match store.write_account(None, planned).await {
         Err(StoreError::Conflict) => {
@@ -126,6 +127,7 @@ pub async fn import_account(
         }
         return Err(AccountError::Exists { ca: ca.name.clone(), name: name.to_owned(), url });
     }
+    store.learn_current_kek(vault).await?;
     let mut account = record(vault, ca, name, key, AccountStatus::Valid)?;
     account.url = Some(found.url);
     account.contact = found.contact;
@@ -150,6 +152,7 @@ pub async fn roll_over(
         stored
     };
     let new_key = AccountKey::generate(key_type)?;
+    store.learn_current_kek(vault).await?;
     let (sealed_key, key_spki_sha256) = seal(vault, &stored.account.ca, &stored.account.name, &new_key)?;
     let mut account = stored.account.clone();
     account.candidate = Some(CandidateKey { key_type, sealed_key, key_spki_sha256 });

@@ -98,7 +98,8 @@ impl Aftermath<'_> {
                 served.values().map(|published| published.leaf.serial.as_str()).collect();
             tell(settlement, &event.with("serials", serials));
         }
-        if let Some(parked) = &stored.parked {
+        let departed = stored.parked.as_ref().filter(|parked| parked.reason == ParkedReason::Departed);
+        if let Some(parked) = departed {
             let what = format!("{} leads to the frontends again", stored.site.names);
             let event = self.event(EventKind::Returned, what);
             tell(settlement, &event.with("since", parked.since.to_string()));
@@ -150,9 +151,13 @@ impl Aftermath<'_> {
             failure.next = self.issuance.next_attempt(&failure, self.now);
         }
         self.retried(settlement, &failure, served);
-        if is_new && !self.tally.cut.values().any(|cut| cut.what == failure.what) {
-            let what = format!("{}: {}", stored.site.names, failure.what);
-            tell(settlement, &self.event(EventKind::Failed, what).because(&failure));
+        settlement.fields.push((Field::Retry, None));
+        // What a single name waits for stands with that name.
+        if !self.tally.cut.values().any(|cut| cut.what == failure.what) {
+            if is_new {
+                let what = format!("{}: {}", stored.site.names, failure.what);
+                tell(settlement, &self.event(EventKind::Failed, what).because(&failure));
+            }
             settlement.fields.push((Field::Failure, serde_json::to_string(&failure).ok()));
         }
         self.warn_of_expiry(settlement);
@@ -178,10 +183,12 @@ impl Aftermath<'_> {
     /// in the certificate.
     fn place_of_served(&self, served: &BTreeMap<Slot, Published>) -> Place {
         let renewal = served.values().map(Published::renewal_moment).min();
-        let renewal = renewal.map(|moment| self.tally.stored.held.map_or(moment, |held| moment.max(held)));
+        let urgent_from = urgent(served);
+        // What was rolled back to is left alone, but never until it ends.
+        let held = self.tally.stored.held.map(|held| urgent_from.map_or(held, |urgent| held.min(urgent)));
+        let renewal = renewal.map(|moment| held.map_or(moment, |held| moment.max(held)));
         let deadline = served.values().map(|published| published.leaf.not_after).min();
         let rejoin = self.tally.cut.values().filter_map(|cut| cut.next).min();
-        let urgent_from = urgent(served);
         match (renewal, rejoin) {
             (renewal, Some(rejoin)) if renewal.is_none_or(|renewal| rejoin < renewal) => {
                 Place { class: Class::Retry, moment: rejoin, deadline: rejoin, urgent_from }
@@ -215,7 +222,7 @@ impl Aftermath<'_> {
         let mut cut: Cut = self.tally.cut.clone();
         cut.retain(|name, _| stored.site.names.contains(name) && !covered(name));
         for (name, failure) in &cut {
-            if stored.cut.get(name).is_none_or(|before| before.count != failure.count) {
+            if stored.cut.get(name).is_none_or(|before| before.class != failure.class) {
                 let what = format!("{}: left out of its certificate: {}", name.to_unicode(), failure.what);
                 let event = self.event(EventKind::NameCut, what).because(failure).names([name]);
                 tell(settlement, &event.with("next_attempt", failure.next.map(|next| next.to_string())));

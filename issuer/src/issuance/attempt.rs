@@ -37,8 +37,6 @@ pub(super) struct Attempt<'a> {
 /// How an attempt ended.
 pub(super) struct Done {
     pub(super) outcome: Outcome,
-    /// Slots whose orders are published and can be ended.
-    pub(super) done: Vec<Slot>,
     /// What is written with the lease's return; `None` where too little is known.
     pub(super) settlement: Option<Settlement>,
 }
@@ -49,7 +47,8 @@ pub(super) struct Tally {
     pub(super) cut: Cut,
     /// What was valid before.
     pub(super) before: BTreeMap<Slot, Published>,
-    pub(super) done: Vec<Slot>,
+    /// Orders that can be ended, each with the certificate that it brought and that is published.
+    pub(super) done: Vec<(Slot, Option<CertificateId>)>,
     /// The key type whose order failed.
     pub(super) failed: Option<Slot>,
     /// Nothing was ordered and nothing published: what was valid before is what is served.
@@ -74,7 +73,7 @@ impl<'a> Attempt<'a> {
         let stored = match self.site_as_wanted(known).await {
             Ok(stored) => stored,
             Err(verdict) => {
-                return Done { outcome: Outcome::Failed(verdict), done: Vec::new(), settlement: None };
+                return Done { outcome: Outcome::Failed(verdict), settlement: None };
             }
         };
         let mut tally = Tally {
@@ -96,8 +95,13 @@ impl<'a> Attempt<'a> {
             }
         };
         let aftermath = Aftermath { issuance: self.issuance, tally: &tally, now: Timestamp::now() };
-        let settlement = served.map(|served| aftermath.settlement(&outcome, &served));
-        Done { outcome, done: tally.done, settlement }
+        let settlement = match (served, &outcome) {
+            (Some(served), _) => Some(aftermath.settlement(&outcome, &served)),
+            // What it serves can't be read: told and tried again as any failure, or its worker would turn in circles.
+            (None, Outcome::Failed(_)) => Some(aftermath.settlement(&outcome, &BTreeMap::new())),
+            (None, _) => None,
+        };
+        Done { outcome, settlement }
     }
 
     async fn issue(&self, tally: &mut Tally, departed: Vec<(DnsName, Verdict)>) -> Result<Outcome, Verdict> {
@@ -108,6 +112,7 @@ impl<'a> Attempt<'a> {
         )
         .map_err(of_store)?;
         tally.before = valid;
+        self.lead_back(tally).await.map_err(of_store)?;
         let now = Timestamp::now();
         self.cut_out(tally, departed, now);
         let mut names = orderable(&StoredSite { cut: tally.cut.clone(), ..tally.stored.clone() }, now);
@@ -150,12 +155,12 @@ impl<'a> Attempt<'a> {
                 return Ok(Outcome::Stopped(stop));
             }
             self.publish(&certificates).await.map_err(of_store)?;
-            tally.done.extend(certificates.iter().map(|(slot, _)| *slot));
+            tally.done.extend(certificates.iter().map(|(slot, id)| (*slot, Some(id.clone()))));
         }
         if let Some(verdict) = failed {
-            let is_limit = verdict.wait.is_some();
+            let is_limit = verdict.class == FailureClass::Limit && verdict.wait.is_some();
             if !verdict.keep_order {
-                tally.done.extend(tally.failed);
+                tally.done.extend(tally.failed.map(|slot| (slot, None)));
             }
             return if is_limit {
                 let failure = verdict.to_failure(tally.stored.failure.as_ref(), Timestamp::now());
@@ -288,6 +293,8 @@ impl<'a> Attempt<'a> {
         let store = &self.issuance.store;
         // First the site, then the names that lead to it. The orders end after both.
         write(|| store.publish(self.lease, certificates)).await?;
+        // A name that was taken away while it was ordered leads nowhere.
+        let wanted = store.load_site(&self.lease.site).await?.map(|stored| stored.site.names);
         let mut names = Vec::new();
         for (_, id) in certificates {
             if let Some(certificate) = store.load_certificate(&self.lease.site, id).await?
@@ -296,11 +303,33 @@ impl<'a> Attempt<'a> {
                 names.extend(leaf.names.iter().filter_map(|name| DnsName::parse(name).ok()));
             }
         }
+        names.retain(|name| wanted.as_ref().is_some_and(|wanted| wanted.contains(name)));
         names.sort();
         names.dedup();
         write(|| store.point_names(&names, &self.lease.site)).await?;
         self.timeline.tell("published", None, "");
         Ok(())
+    }
+
+    /// A site that was removed and is wanted again has kept its certificates: its names lead to them again.
+    async fn lead_back(&self, tally: &Tally) -> Result<(), StoreError> {
+        let (store, id) = (&self.issuance.store, &self.lease.site);
+        if tally.before.is_empty() {
+            return Ok(());
+        }
+        let names = tally.stored.site.names.as_slice();
+        let pointers = store.load_pointers(names).await?;
+        let covered = |name: &DnsName| {
+            let has = |published: &Published| published.leaf.names.iter().any(|n| n == name.as_str());
+            tally.before.values().any(has)
+        };
+        let strayed = names
+            .iter()
+            .zip(pointers)
+            .filter(|(name, pointer)| pointer.serving.as_ref() != Some(id) && covered(name))
+            .map(|(name, _)| name.clone())
+            .collect::<Vec<_>>();
+        write(|| store.point_names(&strayed, id)).await
     }
 
     /// Whether an order that another run left is still what is wanted, from whom it is wanted. One whose certificate is

@@ -2,7 +2,7 @@
 
 use super::progress::Timeline;
 use shared::{
-    domain::{Site, SiteId, Slot},
+    domain::{Site, SiteId},
     store::{Lease, LeaseAnswer, Owner, Settlement, Store, StoreError},
 };
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A lease that is renewed for as long as this lives.
-pub(super) struct HeldLease {
+pub(crate) struct HeldLease {
     pub(super) lease: Lease,
     store: Store,
     renewal: JoinHandle<()>,
@@ -52,7 +52,7 @@ impl HeldLease {
     }
 
     /// Renews a lease that was acquired.
-    pub(super) fn keep(store: &Store, lease: Lease) -> Self {
+    pub(crate) fn keep(store: &Store, lease: Lease) -> Self {
         let renewal = tokio::spawn(renew(store.clone(), lease.clone()));
         Self { lease, store: store.clone(), renewal }
     }
@@ -66,11 +66,10 @@ impl HeldLease {
         }
     }
 
-    /// Gives the site back and ends the orders that are done. A lease that can't be given back ends by itself; orders
-    /// that were not ended are published once more by the next run, which changes nothing.
-    pub(super) async fn release(self, done: &[Slot]) {
+    /// Gives the site back as it is. A lease that can't be given back ends by itself.
+    pub(super) async fn release(self) {
         self.renewal.abort();
-        if let Err(error) = self.store.release_lease(&self.lease, done).await {
+        if let Err(error) = self.store.release_lease(&self.lease).await {
             tracing::warn!(error = shared::error::chain(&error), site = %self.lease.site, "the lease was not given back; it ends by itself");
         }
     }

@@ -18,7 +18,7 @@ mod check;
 mod lease;
 mod look;
 mod pace;
-mod patience;
+pub(crate) mod patience;
 mod progress;
 mod setup;
 mod site;
@@ -27,6 +27,7 @@ mod verdict;
 
 pub use account::{AccountError, create_account, import_account, open_account, resolve_candidate, roll_over};
 pub(crate) use aftermath::draw;
+pub(crate) use lease::HeldLease;
 pub use progress::{Progress, Step, Timeline};
 pub(crate) use setup::{DEFAULT_ACCOUNT, client_for, reach};
 pub use setup::{Issuance, SetupError};

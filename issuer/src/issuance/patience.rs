@@ -2,7 +2,10 @@
 //! a worker for long: the order stays where it is, and the next run goes on.
 
 use crate::acme::RequestError;
-use shared::{error::Retry, store::StoreError};
+use shared::{
+    error::{Fault, Retry},
+    store::StoreError,
+};
 use std::time::Duration;
 
 /// Pauses between the tries of one request to the CA, where it names none.
@@ -27,6 +30,8 @@ where
         let pause = match error.retry() {
             // A limit is not ours to test again.
             _ if error.status() == Some(429) => return Err(error),
+            // Nor is what only the customer can put right.
+            _ if error.fault() == Fault::Customer => return Err(error),
             Retry::Never => return Err(error),
             Retry::After(wish) if wish > LONGEST_WAIT => return Err(error),
             Retry::After(wish) => wish.max(pause),
@@ -42,7 +47,7 @@ where
 }
 
 /// Writes to the store, and again where it was not reachable. Every write is safe to repeat.
-pub(super) async fn write<T, F>(write: impl Fn() -> F) -> Result<T, StoreError>
+pub(crate) async fn write<T, F>(write: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {

@@ -11,8 +11,8 @@ use crate::acme::RequestCounter;
 use jiff::Timestamp;
 use shared::{
     domain::{
-        CertificateId, ChallengeType, DnsName, Failure, Hsts, KeyType, Leaf, NameSet, Origin, SanPolicy,
-        Site, SiteId, Slot, renewal_moment,
+        CertificateId, DnsName, Failure, Hsts, KeyType, Leaf, NameSet, Site, SiteId, Slot, renewal_moment,
+        urgent_from,
     },
     store::{Claimed, StoreError, StoredSite},
 };
@@ -172,7 +172,7 @@ impl Issuance {
     async fn settle(&self, held: HeldLease, done: Done) -> Outcome {
         match done.settlement {
             Some(settlement) => held.settle(&settlement).await,
-            None => held.release(&done.done).await,
+            None => held.release().await,
         }
         done.outcome
     }
@@ -205,21 +205,11 @@ impl Issuance {
         let key_types =
             if wanted.key_types.is_empty() { &wanted.default_key_types } else { &wanted.key_types };
         Site {
-            v: Site::VERSION,
-            names: wanted.names.clone(),
-            key_types: key_types.clone(),
-            san: SanPolicy::Grouped,
-            ca: self.ca.name.clone(),
-            account: self.account_name.clone(),
             profile: self.ca.section.profile.clone(),
-            challenge: ChallengeType::Http01,
             tags: wanted.tags.clone(),
-            tenant: None,
             redirect: Some(true),
             hsts: Some(Hsts::default()),
-            paused: None,
-            origin: Origin::Operator,
-            created: Timestamp::now(),
+            ..Site::new(wanted.names.clone(), key_types, &self.ca.name, &self.account_name, Timestamp::now())
         }
     }
 }
@@ -275,7 +265,12 @@ pub(super) fn suffices(
     let now = Timestamp::now();
     let is_due = match urge {
         Urge::Lack => false,
-        Urge::Due => published.renewal_moment() <= now && held.is_none_or(|held| held <= now),
+        Urge::Due => {
+            let leaf = &published.leaf;
+            let is_held =
+                held.is_some_and(|held| held > now) && urgent_from(leaf.not_before, leaf.not_after) > now;
+            published.renewal_moment() <= now && !is_held
+        }
         Urge::Since(moment) => published.issued < moment,
     };
     let is_forced = urge != Urge::Lack && force.is_some_and(|force| published.issued < force);

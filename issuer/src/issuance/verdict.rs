@@ -6,6 +6,7 @@ use shared::{
     domain::{DnsName, Failure, FailureClass, NameSet},
     error::Fault,
     store::StoreError,
+    vault::SealError,
 };
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ pub struct Verdict {
     pub keep_order: bool,
     /// Which of the order's names spoilt it, each with its own verdict: the others can be ordered without them. Empty
     /// where it is about the order as a whole.
-    pub culprits: Vec<(DnsName, Verdict)>,
+    pub culprits: Vec<(DnsName, Self)>,
 }
 
 impl Verdict {
@@ -77,6 +78,20 @@ impl Verdict {
             _ => "look at Redis; nothing was lost, and the next run goes on where this one stopped",
         };
         Self::new(Fault::Store, FailureClass::Store, shared::error::chain(error), remedy).keeping_the_order()
+    }
+
+    /// The key could not be sealed, so it was not used either.
+    pub fn from_sealing(error: &SealError) -> Self {
+        match error {
+            SealError::Lacking { .. } => Self::new(
+                Fault::Operator,
+                FailureClass::Store,
+                error.to_string(),
+                "copy the keyring to this node; the next run goes on with the same order",
+            )
+            .keeping_the_order(),
+            SealError::OpenSsl(_) => Self::bug(shared::error::chain(error)),
+        }
     }
 
     pub fn bug(what: impl Into<String>) -> Self {

@@ -169,7 +169,7 @@ pub(super) mod tests {
         let mut memory = Memory::default();
         let event = failed("a.example.com", FailureClass::Caa, 1, "2026-11-24T10:00:00Z");
         let site = event.site.clone().unwrap();
-        assert_eq!(memory.unknown_sites([&event, &event].into_iter()), [site.clone()]);
+        assert_eq!(memory.unknown_sites([&event, &event].into_iter()), std::slice::from_ref(&site));
         assert!(memory.judge(&event, &Wanted::EVERYTHING));
         let changes = memory.changes();
         let [(changed, Some(record))] = &changes[..] else { panic!("{changes:?}") };

@@ -120,13 +120,13 @@ impl Node {
         {
             return Err(error.into());
         }
-        let attempt = self.owner.attempt();
+        let (attempt, began) = (self.owner.attempt(), Instant::now());
         let mut running = of_class;
         // First each class within its share, then what is left to whoever has work.
         for quota in [quotas, leftovers] {
             for _ in Partition::all() {
-                let most = within(quota(slots, running), slots.saturating_sub(running.iter().sum()));
-                if most.iter().sum::<usize>() == 0 {
+                let (most, free) = (quota(slots, running), slots.saturating_sub(running.iter().sum()));
+                if free == 0 || most.iter().sum::<usize>() == 0 {
                     sweep.more = true;
                     break;
                 }
@@ -135,7 +135,7 @@ impl Node {
                     continue;
                 }
                 let length = self.config.issuer.lease_length();
-                let claim = match self.store.claim(here, &attempt, length, most).await {
+                let claim = match self.store.claim(here, &attempt, length, most, free).await {
                     Ok(claim) => claim,
                     // What was taken already is worked on; the store's error is met again by the next sweep.
                     Err(_) if !sweep.taken.is_empty() => return Ok(sweep),
@@ -146,6 +146,11 @@ impl Node {
                 }
                 round.learn(here, &claim);
                 sweep.taken.extend(claim.taken);
+                // Where the store is slow, what was taken must not lose its lease before it is worked on.
+                if !sweep.taken.is_empty() && began.elapsed() > length / 4 {
+                    sweep.more = true;
+                    return Ok(sweep);
+                }
             }
         }
         sweep.more |= round.has_left(within(leftovers(slots, running), slots));

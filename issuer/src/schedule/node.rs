@@ -36,10 +36,17 @@ pub struct Node {
     pub(super) parked: Backoff,
     pub(super) counters: Counters,
     vault: Arc<Vault>,
-    issuances: tokio::sync::Mutex<HashMap<(String, String), Arc<Issuance>>>,
+    issuances: tokio::sync::Mutex<HashMap<(String, String), Opened>>,
     brakes: Mutex<Option<(Instant, Arc<Vec<Brake>>)>>,
     /// When the last sweep over what is due ended, in whichever way.
     pub(super) swept: Mutex<Instant>,
+}
+
+/// What came of opening an account.
+enum Opened {
+    There(Arc<Issuance>),
+    /// It could not be opened, at that moment.
+    InVain(Instant),
 }
 
 /// Why a site's CA or account can't be worked with.
@@ -49,6 +56,8 @@ pub(super) enum UnusableError {
     Ca(#[from] crate::ca::CaError),
     #[error(transparent)]
     Setup(#[from] SetupError),
+    #[error("the account could not be opened a moment ago")]
+    InVain,
 }
 
 impl Node {
@@ -81,17 +90,28 @@ impl Node {
     /// What orders for this account of this CA; made when it is first needed.
     pub(super) async fn issuance(&self, ca: &str, account: &str) -> Result<Arc<Issuance>, UnusableError> {
         let key = (ca.to_owned(), account.to_owned());
-        // One opens, the others wait for it: an account is made once.
+        // One opens, the others wait for it: an account is made once, and a CA that is down is not asked by each in turn.
+        let came = Instant::now();
         let mut known = self.issuances.lock().await;
-        if let Some(issuance) = known.get(&key) {
-            return Ok(Arc::clone(issuance));
+        match known.get(&key) {
+            Some(Opened::There(issuance)) => return Ok(Arc::clone(issuance)),
+            Some(Opened::InVain(at)) if *at > came => return Err(UnusableError::InVain),
+            _ => {}
         }
         let authority = Ca::of(&self.config, Some(ca))?;
         let opened =
             Issuance::open_as(account, self.store.clone(), Arc::clone(&self.vault), authority, &self.config);
-        let issuance = Arc::new(opened.await?);
-        known.insert(key, Arc::clone(&issuance));
-        Ok(issuance)
+        match opened.await {
+            Ok(issuance) => {
+                let issuance = Arc::new(issuance);
+                known.insert(key, Opened::There(Arc::clone(&issuance)));
+                Ok(issuance)
+            }
+            Err(error) => {
+                known.insert(key, Opened::InVain(Instant::now()));
+                Err(error.into())
+            }
+        }
     }
 
     /// Opens an account anew the next time: its key may have been changed by another node.

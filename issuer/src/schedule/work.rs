@@ -3,7 +3,7 @@
 use super::{Node, node::UnusableError, trouble::Change};
 use crate::{
     acme::RequestCounter,
-    issuance::{Outcome, Verdict, draw},
+    issuance::{HeldLease, Outcome, Verdict, draw},
     preflight::Whereabouts,
     sites::SiteError,
 };
@@ -26,6 +26,8 @@ const LOOKS_AT_ONCE: usize = 16;
 const PAUSED: SignedDuration = SignedDuration::from_hours(12);
 /// What a brake stops is looked at again after this.
 const BRAKED: SignedDuration = SignedDuration::from_secs(30);
+/// What can't be ordered because its account could not be opened a moment ago is looked at again after this.
+const IN_VAIN: Duration = Duration::from_secs(10);
 const CANARY_LIFE: SignedDuration = SignedDuration::from_secs(60);
 
 impl Node {
@@ -55,7 +57,7 @@ impl Node {
                 Ok(lost) if lost.is_empty() => {}
                 // What is left of the site is looked at again at once.
                 Ok(_) | Err(SiteError::Changed) => {
-                    return self.store.release_lease(&claimed.lease, &[]).await;
+                    return self.store.release_lease(&claimed.lease).await;
                 }
                 Err(SiteError::Store(error)) => return Err(error),
                 Err(error) => {
@@ -69,7 +71,9 @@ impl Node {
         if brake_of(&self.brakes().await?, Braked::Issuance, site).is_some() {
             return self.put_off(claimed, &stored, BRAKED).await;
         }
-        if let Some(wait) = self.troubles.wait(&site.ca, &site.account) {
+        if !stored.retry
+            && let Some(wait) = self.troubles.wait(&site.ca, &site.account)
+        {
             return self.put_off(claimed, &stored, spread(wait)).await;
         }
         if let Some(parked) = &stored.parked
@@ -78,14 +82,18 @@ impl Node {
         {
             return self.put_off(claimed, &stored, PAUSED).await;
         }
+        // A DNS or a CA that is slow to answer must not cost it the lease.
+        let held = HeldLease::keep(&self.store, claimed.lease.clone());
         let departed = if stored.retry { Vec::new() } else { self.departed(&stored).await };
         if departed.len() == site.names.as_slice().len() {
             return self.park(claimed, &stored, &departed).await;
         }
         let issuance = match self.issuance(&site.ca, &site.account).await {
             Ok(issuance) => issuance,
+            Err(UnusableError::InVain) => return self.put_off(claimed, &stored, spread(IN_VAIN)).await,
             Err(error) => return self.unusable(claimed, &stored, &error).await,
         };
+        drop(held);
         let departed = departed.into_iter().map(|(name, verdict, _)| (name, verdict)).collect();
         let counter = RequestCounter::new();
         let outcome = issuance.work(claimed, &stored, departed, &counter).await;
@@ -163,12 +171,15 @@ impl Node {
         error: &UnusableError,
     ) -> Result<(), StoreError> {
         let what = shared::error::chain(error);
-        let remedy = "put the CA's section of the configuration right, or give the site another CA";
+        let mut remedy = "put the CA's section of the configuration right, or give the site another CA";
         let fault = match error {
             UnusableError::Setup(crate::issuance::SetupError::Store(_)) => {
                 return self.put_off(claimed, stored, BRAKED).await;
             }
-            UnusableError::Setup(crate::issuance::SetupError::Directory { .. }) => Fault::Ca,
+            UnusableError::Setup(crate::issuance::SetupError::Directory { .. }) => {
+                remedy = "look at the CA's status page and at the way to it (outbound 443); it is asked again by itself";
+                Fault::Ca
+            }
             _ => Fault::Operator,
         };
         let class = if fault == Fault::Ca { FailureClass::Ca } else { FailureClass::Account };

@@ -16,4 +16,5 @@ pub use file::{FileError, Line, WishFile};
 pub use plan::{Applied, Plan, PlanError, Planned, apply_file, plan_file};
 pub use registry::{Change, Kind, Registry, SiteError};
 pub use rollback::RolledBack;
+pub(crate) use wish::is_word;
 pub use wish::{HstsWish, SiteWish, WishError};

@@ -4,6 +4,7 @@
 use super::{
     file::{FileError, Line, WishFile},
     registry::{Change, Kind, Registry, SiteError},
+    wish::SiteWish,
 };
 use serde::Serialize;
 use shared::{
@@ -81,6 +82,7 @@ pub enum PlanError {
 /// How a file is gone through.
 struct Walk<'a> {
     registry: &'a Registry,
+    names: &'a Names,
     plan: Plan,
     shown: usize,
     brakes: Vec<shared::domain::Brake>,
@@ -100,8 +102,8 @@ pub async fn plan_file(
     shown: usize,
     told: impl Fn(usize),
 ) -> Result<Plan, PlanError> {
-    check(registry, path)?;
-    let mut walk = Walk::new(registry, shown).await?;
+    let names = check(registry, path)?;
+    let mut walk = Walk::new(registry, shown, &names).await?;
     walk.lines(path, false, &told).await?;
     walk.removals(true, false).await?;
     Ok(walk.plan)
@@ -118,24 +120,27 @@ pub async fn apply_file(
     remove_many: bool,
     told: impl Fn(usize),
 ) -> Result<Applied, PlanError> {
-    check(registry, path)?;
+    let names = check(registry, path)?;
     // Whether too much would be removed is known before anything is changed.
-    let mut rehearsal = Walk::new(registry, 0).await?;
+    let mut rehearsal = Walk::new(registry, 0, &names).await?;
     rehearsal.lines(path, false, &|_| {}).await?;
     rehearsal.removals(remove_many, false).await?;
-    let mut walk = Walk::new(registry, shown).await?;
+    let mut walk = Walk::new(registry, shown, &names).await?;
     walk.lines(path, true, &told).await?;
     walk.removals(remove_many, true).await?;
     Ok(Applied { plan: walk.plan, failed: walk.failed })
 }
 
+/// The digest of each name in a file, and the line that it stands on.
+type Names = HashMap<u64, usize>;
+
 /// The whole file, before the store is asked: form, names, and that no name stands twice.
-fn check(registry: &Registry, path: &Path) -> Result<(), PlanError> {
+fn check(registry: &Registry, path: &Path) -> Result<Names, PlanError> {
     let mut shown = Vec::new();
     let mut more = 0;
     // Digests, so that a million names cost some megabytes; of two names with one digest the second is called a repetition,
     // once in ten million files of a million names.
-    let mut seen: HashMap<u64, usize> = HashMap::new();
+    let mut seen = Names::new();
     let mut mistake = |text: String| {
         if shown.len() < MISTAKES_SHOWN { shown.push(text) } else { more += 1 }
     };
@@ -163,7 +168,7 @@ fn check(registry: &Registry, path: &Path) -> Result<(), PlanError> {
             Err(error) => mistake(format!("line {}: {error}", line.number)),
         }
     }
-    if shown.is_empty() { Ok(()) } else { Err(PlanError::Mistakes { shown, more }) }
+    if shown.is_empty() { Ok(seen) } else { Err(PlanError::Mistakes { shown, more }) }
 }
 
 /// Everything that can be wrong with a line by itself.
@@ -180,9 +185,10 @@ fn digest(name: &DnsName) -> u64 {
 }
 
 impl<'a> Walk<'a> {
-    async fn new(registry: &'a Registry, shown: usize) -> Result<Self, PlanError> {
+    async fn new(registry: &'a Registry, shown: usize, names: &'a Names) -> Result<Self, PlanError> {
         Ok(Self {
             registry,
+            names,
             plan: Plan::default(),
             shown,
             brakes: registry.store.load_brakes().await?,
@@ -236,7 +242,7 @@ impl<'a> Walk<'a> {
         for ((wish, names, of_names, _), before) in looked.into_iter().zip(known) {
             // An id is made of names, so one that is there and wants none of these has moved on to others.
             let before = before.filter(|before| before.site.names.iter().any(|name| names.contains(name)));
-            let tenant = self.tenant(wish.tenant.as_deref()).await?;
+            let tenant = self.tenant(&wish, write).await?;
             let change = self.registry.change(&wish, before, &names, of_names, tenant.as_ref(), Origin::File);
             match change {
                 Ok(change) => changes.push(change),
@@ -249,9 +255,12 @@ impl<'a> Walk<'a> {
         if write { self.write(changes).await } else { Ok(()) }
     }
 
-    async fn tenant(&mut self, name: Option<&str>) -> Result<Option<Tenant>, PlanError> {
-        let Some(name) = name else { return Ok(None) };
+    async fn tenant(&mut self, wish: &SiteWish, write: bool) -> Result<Option<Tenant>, PlanError> {
+        let Some(name) = wish.tenant.as_deref() else { return Ok(None) };
         if !self.tenants.contains_key(name) {
+            if write {
+                self.registry.create_tenant(wish).await?;
+            }
             let found = self.registry.store.load_tenant(name).await?.map(|stored| stored.tenant);
             self.tenants.insert(name.to_owned(), found);
         }
@@ -260,9 +269,11 @@ impl<'a> Walk<'a> {
 
     async fn write(&mut self, changes: Vec<Change>) -> Result<(), PlanError> {
         let mut writing = JoinSet::new();
-        for change in
+        for mut change in
             changes.into_iter().filter(|change| change.kind != Kind::Unchanged || !change.gained.is_empty())
         {
+            // What moves to another site of the file is served by the one that had it until that has its certificate.
+            change.lost.retain(|name| !self.names.contains_key(&digest(name)));
             if writing.len() >= WRITES {
                 self.written(writing.join_next().await)?;
             }

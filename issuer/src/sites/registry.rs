@@ -349,13 +349,17 @@ impl Registry {
         let place = Place { class: Class::Operator, moment: now, deadline: now, urgent_from: None };
         let mut fields = vec![(Field::Retry, "1".to_owned())];
         if force {
-            fields.push((Field::Force, now.as_second().to_string()));
+            // What was issued in this very second, too.
+            fields.push((Field::Force, now.as_second().saturating_add(1).to_string()));
         }
         Ok(self.store.nudge(id, &place, &fields).await?)
     }
 
     /// A tenant that is named for the first time is new, unless its site is imported.
-    async fn create_tenant(&self, wish: &SiteWish) -> Result<(), SiteError> {
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn create_tenant(&self, wish: &SiteWish) -> Result<(), StoreError> {
         let Some(name) = &wish.tenant else { return Ok(()) };
         if self.store.load_tenant(name).await?.is_some() {
             return Ok(());
@@ -370,7 +374,7 @@ impl Registry {
         match self.store.write_tenant(None, &tenant).await {
             // Somebody else has in this moment.
             Ok(()) | Err(StoreError::Conflict) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::registry::{Registry, SiteError};
 use jiff::{SignedDuration, Timestamp};
 use shared::{
-    domain::{CertificateId, Class, Event, EventKind, Place, SiteId, Slot},
+    domain::{CertificateId, Class, Event, EventKind, Place, SiteId, Slot, urgent_from},
     store::{Field, LeaseAnswer, Owner, Settlement, StoreError, StoredSite, WantedSite},
 };
 
@@ -14,11 +14,13 @@ pub struct RolledBack {
     pub slot: Slot,
     pub serial: String,
     pub not_after: Timestamp,
+    #[serde(skip)]
+    urgent_from: Timestamp,
 }
 
 impl Registry {
     /// Serves what was served before, in every group and slot that has something before which is still valid, and leaves it
-    /// alone for `hold`. Rolled back again, the present one is back.
+    /// alone for `hold`, or until its end is near. Rolled back again, the present one is back.
     ///
     /// # Errors
     /// [`SiteError::NothingBefore`], [`SiteError::Changed`] where somebody works on the site in this moment.
@@ -43,20 +45,25 @@ impl Registry {
         let (back, pointers) = match self.before(&stored).await {
             Ok(found) => found,
             Err(error) => {
-                self.store.release_lease(&lease, &[]).await?;
+                self.store.release_lease(&lease).await?;
                 return Err(error.into());
             }
         };
         if back.is_empty() {
-            self.store.release_lease(&lease, &[]).await?;
+            self.store.release_lease(&lease).await?;
             return Ok(back);
         }
         self.store.publish(&lease, &pointers).await?;
         let now = Timestamp::now();
         let held = now.saturating_add(hold).unwrap_or(Timestamp::MAX);
         let ends = back.iter().map(|back| back.not_after).min().unwrap_or(held);
-        let moment = held.min(ends);
-        let place = Place { class: Class::Renewal, moment, deadline: ends, urgent_from: Some(ends) };
+        let urgent = back.iter().map(|back| back.urgent_from).min().unwrap_or(held);
+        let place = Place {
+            class: Class::Renewal,
+            moment: held.min(urgent),
+            deadline: ends,
+            urgent_from: Some(urgent),
+        };
         let what = format!(
             "{} serves its previous certificate again, until {}",
             stored.site.names,
@@ -89,8 +96,15 @@ impl Registry {
                 .leaf()
                 .map_err(|e| StoreError::Corrupt { key: certificate.to_string(), source: e.into() })?;
             if leaf.is_valid_at(Timestamp::now()) {
+                let urgent_from = urgent_from(leaf.not_before, leaf.not_after);
                 let (serial, not_after) = (leaf.serial, leaf.not_after);
-                back.push(RolledBack { site: stored.id.clone(), slot: *slot, serial, not_after });
+                back.push(RolledBack {
+                    site: stored.id.clone(),
+                    slot: *slot,
+                    serial,
+                    not_after,
+                    urgent_from,
+                });
                 pointers.push((*slot, certificate.clone()));
             }
         }

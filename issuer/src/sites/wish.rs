@@ -186,7 +186,7 @@ fn check_word(word: &str) -> Result<(), WishError> {
     if is_word(word) { Ok(()) } else { Err(WishError::Word(word.to_owned())) }
 }
 
-fn is_word(word: &str) -> bool {
+pub(crate) fn is_word(word: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     (1..=63).contains(&word.len()) && word.bytes().all(allowed)
 }

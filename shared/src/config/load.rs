@@ -3,6 +3,7 @@
 use super::{
     mistakes::{Mistake, Source, find_mistakes},
     sections::{Agent, Ca, Certificates, Challenge, Frontends, Issuer, Notify, StoreSection, Telemetry},
+    store_url::StoreUrl,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -102,15 +103,8 @@ impl Config {
             Mistake::new(Source::File(path.into(), line_of(text, key)), &message)
         };
         let mut found = Vec::new();
-        if let Some(url) = &self.store.url {
-            const KNOWN: [&str; 4] = ["redis", "rediss", "redis+unix", "unix"];
-            const LATER: [&str; 2] = ["redis+sentinel", "redis+cluster"];
-            let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-            if LATER.contains(&scheme) {
-                found.push(at("url", format!("store.url: this version does not speak {scheme}:// yet; name the primary with redis:// or rediss://")));
-            } else if !KNOWN.contains(&scheme) {
-                found.push(at("url", "store.url: expected redis://, rediss:// or redis+unix://".into()));
-            }
+        if let Some(Err(mistake)) = self.store.url.as_deref().map(StoreUrl::parse) {
+            found.push(at("url", mistake.to_string()));
         }
         if self.ca.values().filter(|ca| ca.default).count() > 1 {
             found.push(at("default", "more than one [ca.NAME] has default = true".into()));
@@ -134,7 +128,7 @@ impl Config {
         if self.issuer.slots == 0 {
             found.push(at("slots", "issuer.slots: at least 1".into()));
         }
-        if !(self.issuer.lease_seconds >= 0.5) {
+        if self.issuer.lease_seconds.is_nan() || self.issuer.lease_seconds < 0.5 {
             found.push(at(
                 "lease_seconds",
                 "issuer.lease_seconds: at least 0.5, 30 or more in production".into(),
@@ -263,7 +257,7 @@ mod tests {
     fn contradictions_are_named() {
         for (text, expected) in [
             ("[store]\nurl = \"mysql://x\"\n", "expected redis://"),
-            ("[store]\nurl = \"redis+cluster://x\"\n", "does not speak redis+cluster"),
+            ("[store]\nurl = \"redis+sentinel://x\"\n", "name of the service"),
             ("[ca.a]\ndefault = true\n[ca.b]\ndefault = true\n", "more than one"),
             ("[ca.a]\ndirectory = \"http://x\"\n", "https://"),
             ("[issuer]\nkey_types = [\"ecdsa-p256\", \"ecdsa-p384\"]\n", "more than one ecdsa"),

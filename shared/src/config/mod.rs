@@ -6,6 +6,7 @@ mod mistakes;
 mod notify;
 mod origin;
 mod sections;
+mod store_url;
 
 pub use load::{Config, ConfigError, DEFAULT_PATH};
 pub use mistakes::Mistake;
@@ -15,3 +16,4 @@ pub use sections::{
     Agent, Ca, Certificates, Challenge, Frontends, Issuer, LogFormat, Notify, Program, SelfCheck,
     StoreSection, Telemetry, TelemetryListen,
 };
+pub use store_url::{ClusterUrl, HostPort, Secret, SentinelUrl, StoreUrl, StoreUrlError};

@@ -63,14 +63,17 @@ fn flatten(prefix: &str, value: &toml::Value, found: &mut impl FnMut(&str, &toml
 }
 
 fn shown(key: &str, value: &toml::Value) -> String {
-    if key.ends_with("url")
-        && let Some(Ok(mut url)) = value.as_str().map(url::Url::parse)
-        && url.password().is_some()
-    {
-        let _ = url.set_password(Some("***"));
-        return format!("{:?}", url.as_str());
-    }
-    value.to_string()
+    let hidden = value.as_str().filter(|_| key.ends_with("url")).and_then(without_password);
+    hidden.map_or_else(|| value.to_string(), |url| format!("{url:?}"))
+}
+
+/// A URL that has a password, without it. Those of several hosts are none that a library could read.
+fn without_password(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (login, hosts) = authority.rsplit_once('@')?;
+    let (user, _) = login.split_once(':')?;
+    Some(format!("{scheme}://{user}:***@{hosts}{path}"))
 }
 
 fn lines_of_keys(text: &str) -> BTreeMap<String, usize> {
@@ -104,6 +107,8 @@ mod tests {
         let find = |key: &str| origins.iter().find(|o| o.key == key).unwrap();
         assert_eq!(find("issuer.slots").origin, OriginOf::File(4));
         assert_eq!(find("issuer.http_port").origin, OriginOf::Default);
-        assert!(!find("store.url").value.contains("hunter2"));
+        assert_eq!(find("store.url").value, "\"redis://user:***@127.0.0.1/\"");
+        let several = "redis+sentinel://user:hunter2@a:1,b:2/s";
+        assert_eq!(without_password(several).unwrap(), "redis+sentinel://user:***@a:1,b:2/s");
     }
 }

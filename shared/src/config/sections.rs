@@ -13,7 +13,7 @@ use std::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreSection {
-    /// `redis://`, `rediss://` or `redis+unix://`; absent: the embedded store.
+    /// `redis://`, `rediss://`, `redis+unix://`, `redis+sentinel://` or `redis+cluster://`; absent: the embedded store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// A file with the password of the URL's user, so that it needn't stand in the URL.
@@ -78,6 +78,9 @@ pub struct Ca {
     /// How long after answering the last challenge the order is first asked for, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_poll_ms: Option<u64>,
+    /// Names that one certificate takes; absent: what the CA takes, as far as it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names_per_certificate: Option<usize>,
 }
 
 /// `[issuer]`

@@ -236,10 +236,8 @@ impl FromStr for EventKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        domain::{FailureClass, NameSet},
-        error::Fault,
-    };
+    use crate::domain::{FailureClass, NameSet};
+    use crate::error::Fault;
 
     /// Records of version 1, as the first release wrote them. Samples stay for ever: a newer program reads them.
     const SAMPLES: [&str; 3] = [

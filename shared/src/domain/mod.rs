@@ -1,5 +1,6 @@
 //! The words of the domain: values and rules, without I/O and without a clock.
 
+mod api_token;
 mod backoff;
 mod brake;
 mod certificate;
@@ -16,6 +17,7 @@ mod renewal;
 mod schedule;
 mod site;
 
+pub use api_token::{ApiRole, ApiToken, InvalidTokenName, TokenName};
 pub use backoff::Backoff;
 pub use brake::{Brake, BrakeScope, Braked, brake_of};
 pub use certificate::{Certificate, CertificateError, CertificateId, Leaf};

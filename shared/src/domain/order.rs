@@ -128,6 +128,9 @@ pub struct Issued {
     pub order_url: String,
     pub certificate_url: String,
     pub sealed_key: String,
+    /// Says which key it is that is sealed. Records of older programs lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub csr: Option<String>,
 }
 
 /// The certificate is in the store; what is left is to publish it.
@@ -167,7 +170,12 @@ impl Ready {
 
 impl Finalizing {
     pub fn issued(self, certificate_url: String) -> Issued {
-        Issued { order_url: self.order_url, certificate_url, sealed_key: self.sealed_key }
+        Issued {
+            order_url: self.order_url,
+            certificate_url,
+            sealed_key: self.sealed_key,
+            csr: Some(self.csr),
+        }
     }
 }
 
@@ -193,11 +201,13 @@ mod tests {
     use super::*;
 
     /// Records of version 1, as the first release wrote them. Samples stay for ever: a newer program reads them.
-    const SAMPLES: [&str; 4] = [
+    const SAMPLES: [&str; 6] = [
         r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"planned"}"#,
         r#"{"v":1,"names":["a.example.com"],"key_type":"rsa-2048","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"ordered","order_url":"https://ca.example/o/1","finalize_url":"https://ca.example/f/1","authorization_urls":["https://ca.example/a/1"],"expires":"2026-11-29T00:00:00Z"}"#,
         r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"challenged","order_url":"https://ca.example/o/1","finalize_url":"https://ca.example/f/1","authorization_urls":["https://ca.example/a/1"],"tokens":[{"name":"a.example.com","token":"evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA","authorization_url":"https://ca.example/a/1","challenge_url":"https://ca.example/c/1"}]}"#,
         r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"finalizing","order_url":"https://ca.example/o/1","finalize_url":"https://ca.example/f/1","sealed_key":"AAAA","csr":"AAAA"}"#,
+        r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"issued","order_url":"https://ca.example/o/1","certificate_url":"https://ca.example/x/1","sealed_key":"AAAA"}"#,
+        r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"issued","order_url":"https://ca.example/o/1","certificate_url":"https://ca.example/x/1","sealed_key":"AAAA","csr":"AAAA"}"#,
     ];
 
     #[test]

@@ -25,7 +25,7 @@ pub const MAX_SITE_NAMES: usize = 2_000;
 pub struct SiteId(String);
 
 /// One of the [`PARTITIONS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Partition(u8);
 
 impl SiteId {
@@ -182,6 +182,33 @@ pub enum Origin {
 impl Site {
     /// The newest version of this record that this program can read.
     pub const VERSION: u32 = 2;
+
+    /// A site of which nothing is said but this: one certificate for all names of each kind of key.
+    pub fn new(
+        names: NameSet,
+        key_types: &[KeyType],
+        ca: impl Into<String>,
+        account: impl Into<String>,
+        created: Timestamp,
+    ) -> Self {
+        Self {
+            v: Self::VERSION,
+            names,
+            key_types: key_types.to_vec(),
+            san: SanPolicy::Grouped,
+            ca: ca.into(),
+            account: account.into(),
+            profile: None,
+            challenge: ChallengeType::Http01,
+            tags: Vec::new(),
+            tenant: None,
+            redirect: None,
+            hsts: None,
+            paused: None,
+            origin: Origin::Operator,
+            created,
+        }
+    }
 }
 
 impl SanPolicy {

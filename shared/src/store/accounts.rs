@@ -90,9 +90,10 @@ impl Store {
         let raw = serde_json::to_string(&account).map_err(|e| StoreError::corrupt(&key, e))?;
         let before = from.map_or("", |stored| stored.raw.as_str());
         let arguments = [before.as_bytes(), raw.as_bytes()];
-        self.confirmed.script::<i64>(&scripts::REPLACE_RECORD, &[key], &arguments).await?;
+        // The index first: a record that it lacks would be left out when its key is sealed anew.
         let member = format!("{}:{}", account.ca, account.name);
         let _: i64 = self.link.query(cmd("SADD").arg(keys::ACCOUNTS).arg(member)).await?;
+        self.confirmed.script::<i64>(&scripts::REPLACE_RECORD, &[key], &arguments).await?;
         Ok(StoredAccount { account, raw })
     }
 

@@ -4,13 +4,10 @@
 use super::{Store, StoreError, keys};
 use crate::{
     config::StoreSection,
-    vault::{Binding, Keyring, KeyringError, OpenError, SealedKind, Vault},
+    vault::{Keyring, KeyringError, OpenError, SealError, Vault, VaultMarks},
 };
 use redis::cmd;
 use std::path::{Path, PathBuf};
-
-const TEXT: &[u8] = b"signpost canary 1";
-const BINDING: Binding<'static> = Binding { kind: SealedKind::Canary, owner: "fleet", spki_sha256: "" };
 
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
@@ -22,12 +19,12 @@ pub enum VaultError {
         "the keyring {path} is not the one this store was sealed with ({reason}): copy the file from a node that works, or from your backup"
     )]
     WrongRing { path: PathBuf, reason: OpenError },
-    #[error("sealing failed")]
-    Seal(#[from] openssl::error::ErrorStack),
+    #[error("the canary can't be sealed")]
+    Seal(#[from] SealError),
 }
 
-/// Opens the vault of a store: the keyring must open the store's canary. A ring is made only for an embedded store that
-/// is still empty; anywhere else a missing ring is an error.
+/// Opens the vault of a store: the keyring must open the store's canary, or one of the two while a key takes another's
+/// place. A ring is made only for an embedded store that is still empty; anywhere else a missing ring is an error.
 ///
 /// Returns the vault, and the path of the ring where it was made just now: its user must be told to back it up.
 ///
@@ -38,30 +35,90 @@ pub async fn open_vault(
     section: &StoreSection,
 ) -> Result<(Vault, Option<PathBuf>), VaultError> {
     let path = &section.key_encryption_key_file;
-    let canary: Option<Vec<u8>> = store.link.query(cmd("GET").arg(keys::CANARY)).await?;
-    let (ring, made) = match Keyring::load(path) {
-        Ok(ring) => (ring, None),
-        Err(KeyringError::Missing(_)) if canary.is_none() && store.embedded.is_some() => {
+    let mut marks = store.load_vault_marks().await?;
+    let is_sealed = !marks.canaries.is_empty();
+    let (vault, made) = match Vault::of_file(path) {
+        Ok(vault) => (vault, None),
+        Err(KeyringError::Missing(_)) if !is_sealed && store.embedded.is_some() => {
             make_ring(store, path).await?
         }
         Err(error) => {
-            let advice = advice(&error, canary.is_some());
+            let advice = advice(&error, is_sealed);
             return Err(VaultError::Keyring(error, advice));
         }
     };
-    let vault = Vault::new(ring);
-    let canary = match canary {
-        Some(canary) => canary,
-        None => plant(store, &vault).await?,
-    };
-    match vault.open(&canary, &BINDING) {
-        Ok(text) if text.as_slice() == TEXT => Ok((vault, made)),
-        Ok(_) => Err(VaultError::WrongRing { path: path.clone(), reason: OpenError::Refused }),
-        Err(reason) => Err(VaultError::WrongRing { path: path.clone(), reason }),
+    if !is_sealed {
+        vault.set_marks(marks);
+        plant(store, &vault).await?;
+        marks = store.load_vault_marks().await?;
+    }
+    let ring = vault.ring();
+    let mut refused = OpenError::Refused;
+    let is_ours = marks.canaries.iter().any(|canary| match ring.open_canary(canary) {
+        Ok(()) => true,
+        Err(error) => {
+            refused = error;
+            false
+        }
+    });
+    if !is_ours {
+        return Err(VaultError::WrongRing { path: path.clone(), reason: refused });
+    }
+    vault.set_marks(marks);
+    let current = vault.current_id();
+    if !ring.has(&current) {
+        tracing::warn!(
+            ?path,
+            key = current,
+            "the keyring lacks the key that the fleet seals with by now: copy the file from a node that has it"
+        );
+    }
+    Ok((vault, made))
+}
+
+/// Looks at the store and at the ring's file: which key seals, and which keys there are. Says nothing where nothing has
+/// changed.
+///
+/// # Errors
+/// [`StoreError`]; the vault is then what it was.
+pub async fn follow_vault(store: &Store, vault: &Vault) -> Result<(), StoreError> {
+    vault.set_marks(store.load_vault_marks().await?);
+    vault.reload();
+    Ok(())
+}
+
+impl Store {
+    /// Asks which key-encryption key seals: right before something is sealed, so that no key seals after another one has
+    /// taken its place. Where a lease is needed for what is sealed, it is asked for while the lease is held.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn learn_current_kek(&self, vault: &Vault) -> Result<(), StoreError> {
+        vault.set_current(self.current_kek().await?);
+        Ok(())
+    }
+
+    /// The id of the key-encryption key that seals; `None`: the first of each ring.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn current_kek(&self) -> Result<Option<String>, StoreError> {
+        self.link.query(cmd("GET").arg(keys::CURRENT_KEK)).await
+    }
+
+    async fn load_vault_marks(&self) -> Result<VaultMarks, StoreError> {
+        let mut canaries = Vec::new();
+        // The next one first: at the end of a rotation it goes after the other one has taken its place.
+        for key in [keys::NEXT_CANARY, keys::CANARY] {
+            let canary: Option<Vec<u8>> = self.link.query(cmd("GET").arg(key)).await?;
+            canaries.extend(canary);
+        }
+        canaries.reverse();
+        Ok(VaultMarks { current: self.current_kek().await?, canaries })
     }
 }
 
-async fn make_ring(store: &Store, path: &Path) -> Result<(Keyring, Option<PathBuf>), VaultError> {
+async fn make_ring(store: &Store, path: &Path) -> Result<(Vault, Option<PathBuf>), VaultError> {
     let records: u64 = store.link.query(&cmd("DBSIZE")).await?;
     // The layout's version may be there already; anything more may be sealed with a ring that is lost.
     if records > 1 {
@@ -69,16 +126,19 @@ async fn make_ring(store: &Store, path: &Path) -> Result<(Keyring, Option<PathBu
         let advice = advice(&error, true);
         return Err(VaultError::Keyring(error, advice));
     }
+    let load = |made| {
+        Vault::of_file(path).map(|vault| (vault, made)).map_err(|error| {
+            let advice = advice(&error, false);
+            VaultError::Keyring(error, advice)
+        })
+    };
     match Keyring::generate(path) {
-        Ok(ring) => Ok((ring, Some(path.into()))),
+        Ok(_) => load(Some(path.into())),
         // Another program made it in this very moment.
         Err(KeyringError::Unwritable { source, .. })
             if source.kind() == std::io::ErrorKind::AlreadyExists =>
         {
-            Keyring::load(path).map(|ring| (ring, None)).map_err(|e| {
-                let advice = advice(&e, false);
-                VaultError::Keyring(e, advice)
-            })
+            load(None)
         }
         Err(error) => {
             let advice = format!(
@@ -91,13 +151,12 @@ async fn make_ring(store: &Store, path: &Path) -> Result<(Keyring, Option<PathBu
 }
 
 /// Of two nodes that plant at once, one wins; the other then finds out whether its ring is the same.
-async fn plant(store: &Store, vault: &Vault) -> Result<Vec<u8>, VaultError> {
-    let sealed = vault.seal(TEXT, &BINDING)?;
+async fn plant(store: &Store, vault: &Vault) -> Result<(), VaultError> {
+    let sealed = vault.seal_canary_with(&vault.current_id())?;
     let mut set = redis::Pipeline::new();
     set.cmd("SET").arg(keys::CANARY).arg(&sealed).arg("NX");
     store.confirmed.write(set).await?;
-    let planted: Option<Vec<u8>> = store.link.query(cmd("GET").arg(keys::CANARY)).await?;
-    planted.ok_or_else(|| VaultError::Store(StoreError::Conflict))
+    Ok(())
 }
 
 fn advice(error: &KeyringError, store_is_sealed: bool) -> String {

@@ -2,7 +2,7 @@
 //!
 //! Version 2: `2 | chain 16 | key type u8 | issued, unix seconds u40 | len(ca) u8 | ca | len(account) u8 | account |
 //! len(leaf DER) u16 | len(packed leaf) u16 | packed leaf | sealed key`. The leaf is an LZ4 block whose dictionary is the leaf
-//! that is kept beside the chain (see `chains`).
+//! that is kept for the chain (see `chains`).
 //!
 //! Version 1, still read: `1 | len(meta) u16 | meta JSON | len(leaf) u16 | leaf DER | sealed key`.
 
@@ -15,8 +15,7 @@ const VERSION: u8 = 2;
 /// A record that was read, with its leaf still packed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CertificateRecord {
-    /// The first 16 bytes of the SHA-256 of its chain, in hex.
-    pub(super) chain: String,
+    pub(super) chain: ChainId,
     pub(super) key_type: KeyType,
     pub(super) ca: String,
     pub(super) account: String,
@@ -85,7 +84,7 @@ impl CertificateRecord {
         Some(Self {
             leaf: StoredLeaf::Whole(rest.take(length)?.to_vec()),
             sealed_key: rest.0.to_vec(),
-            chain: meta.chain_sha256,
+            chain: ChainId::parse(&meta.chain_sha256)?,
             key_type: meta.key_type,
             ca: meta.ca,
             account: meta.account,
@@ -94,7 +93,7 @@ impl CertificateRecord {
     }
 
     fn parse_second(mut rest: Reader<'_>) -> Option<Self> {
-        let chain = crate::digest::hex(rest.take(16)?);
+        let chain = ChainId(rest.take(16)?.try_into().ok()?);
         let key_type = key_type_of(rest.byte()?)?;
         let issued = i64::try_from(rest.number(5)?).ok()?;
         let mut text = || {
@@ -106,6 +105,11 @@ impl CertificateRecord {
         let packed = rest.number(2)?;
         let leaf = StoredLeaf::Packed { length, block: rest.take(packed)?.to_vec() };
         Some(Self { chain, key_type, ca, account, issued, sealed_key: rest.0.to_vec(), leaf })
+    }
+
+    /// Whether it needs the leaf that it was packed against.
+    pub(super) const fn is_packed(&self) -> bool {
+        matches!(self.leaf, StoredLeaf::Packed { .. })
     }
 
     /// The leaf, DER; `None` where it can't be unpacked with this template.
@@ -230,7 +234,7 @@ mod tests {
         }
         sample.extend_from_slice(b"sealed");
         let record = CertificateRecord::parse(&sample).unwrap();
-        assert_eq!(record.chain, "00112233445566778899aabbccddeeff");
+        assert_eq!(record.chain.to_hex(), "00112233445566778899aabbccddeeff");
         assert_eq!((record.key_type, record.issued), (KeyType::Rsa2048, 1_764_000_000));
         assert_eq!((record.ca.as_str(), record.account.as_str()), ("letsencrypt", "default"));
         assert_eq!(
@@ -246,7 +250,7 @@ mod tests {
         let written = CertificateRecord::pack(&certificate(b"a leaf!".to_vec()), b"").unwrap();
         assert_eq!(hex(&written), SAMPLE_2);
         let record = CertificateRecord::parse(&sample).unwrap();
-        assert_eq!(record.chain, ChainId::of("chain").to_hex());
+        assert_eq!(record.chain, ChainId::of("chain"));
         assert_eq!((record.key_type, record.issued), (KeyType::EcdsaP256, 1_764_000_000));
         assert_eq!((record.ca.as_str(), record.account.as_str()), ("letsencrypt", "default"));
         assert_eq!((record.leaf(b"").unwrap(), record.sealed_key), (b"a leaf!".to_vec(), b"sealed".to_vec()));

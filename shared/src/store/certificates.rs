@@ -1,7 +1,7 @@
 //! Certificates: leaf and sealed key in one record, the chain apart, each distinct one once.
 
 use super::{Store, StoreError, certificate_record::CertificateRecord, keys};
-use crate::domain::{Certificate, CertificateId, SiteId, Slot};
+use crate::domain::{Certificate, CertificateId, Partition, SiteId, Slot};
 use jiff::Timestamp;
 use redis::cmd;
 
@@ -22,32 +22,40 @@ impl Store {
         let bytes: Option<Vec<u8>> = self.link.query(cmd("GET").arg(&key)).await?;
         let Some(bytes) = bytes else { return Ok(None) };
         let record = CertificateRecord::parse(&bytes).map_err(|e| e.of(&key))?;
-        // A leaf is what its certificate's name says. One that isn't may only mean that what is known of its chain is old.
-        for _ in 0..2 {
-            let chain = self.load_chain(&record.chain).await?;
-            let chain = chain.ok_or_else(|| StoreError::corrupt(&key, "its chain is missing"))?;
-            if let Some(leaf_der) = record.leaf(&chain.template)
-                && CertificateId::of(&leaf_der) == *id
-            {
-                return Ok(Some(Certificate {
-                    leaf_der,
-                    chain_pem: chain.pem.clone(),
-                    sealed_key: record.sealed_key,
-                    key_type: record.key_type,
-                    ca: record.ca,
-                    account: record.account,
-                    issued: Timestamp::from_second(record.issued)
-                        .map_err(|e| StoreError::corrupt(&key, e))?,
-                }));
-            }
-            self.forget_chain(&record.chain);
-        }
-        Err(StoreError::corrupt(&key, "the leaf is damaged"))
+        let chain = self.load_chain(record.chain).await?;
+        let chain = chain.ok_or_else(|| StoreError::corrupt(&key, "its chain is missing"))?;
+        let leaf_der = self.unpack_leaf(site.partition(), &key, &record, id).await?;
+        Ok(Some(Certificate {
+            leaf_der,
+            chain_pem: chain.as_ref().to_owned(),
+            sealed_key: record.sealed_key,
+            key_type: record.key_type,
+            ca: record.ca,
+            account: record.account,
+            issued: Timestamp::from_second(record.issued).map_err(|e| StoreError::corrupt(&key, e))?,
+        }))
     }
 
-    /// The record of a certificate; its chain is stored on the way.
-    pub(super) async fn pack_certificate(&self, certificate: &Certificate) -> Result<Vec<u8>, StoreError> {
-        let template = self.store_chain(&certificate.chain_pem, &certificate.leaf_der).await?;
-        CertificateRecord::pack(certificate, &template).map_err(|e| e.of("certificate"))
+    /// The leaf of a record, DER. It is the one that the certificate's id names.
+    pub(super) async fn unpack_leaf(
+        &self,
+        partition: Partition,
+        key: &str,
+        record: &CertificateRecord,
+        id: &CertificateId,
+    ) -> Result<Vec<u8>, StoreError> {
+        // One that isn't may only mean that what is known of its chain is from before a failover.
+        for _ in 0..2 {
+            let template = match record.is_packed() {
+                true => self.load_template(partition, record.chain).await?,
+                false => None,
+            };
+            let leaf = record.leaf(template.as_deref().unwrap_or_default());
+            if let Some(leaf) = leaf.filter(|leaf| CertificateId::of(leaf) == *id) {
+                return Ok(leaf);
+            }
+            self.forget_template(partition, record.chain);
+        }
+        Err(StoreError::corrupt(key, "the leaf is damaged, or the one that it is packed against is missing"))
     }
 }

@@ -16,6 +16,7 @@ pub struct Health {
     pub append_only: bool,
     /// `always`, `everysec`, `no`; absent where the server doesn't say.
     pub append_fsync: Option<String>,
+    /// Connected ones; in a Cluster, of the primary that has the fewest.
     pub replicas: u32,
     pub used_memory_bytes: u64,
     /// What can be lost, and what should be changed.
@@ -28,30 +29,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unsuitable`] with the setting to change, [`StoreError::NewerSchema`], or that it can't be asked.
     pub async fn check(&self, confirm_replicas: u32) -> Result<Health, StoreError> {
-        let info: String = self.link.query(&cmd("INFO")).await?;
-        let field = |name: &str| {
-            info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
-        };
-        let version = field("redis_version").unwrap_or("0").to_owned();
-        let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-        if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST_REDIS {
-            return Err(StoreError::Unsuitable(format!(
-                "Redis {version} is too old: 7.0 or newer is needed"
-            )));
+        let mut servers = Vec::new();
+        for (_, info) in self.link.ask_each::<String>(&cmd("INFO")).await? {
+            servers.push(self.health_of(&info?)?);
         }
-        let policy = field("maxmemory_policy").unwrap_or("unknown");
-        if policy != "noeviction" {
-            return Err(StoreError::Unsuitable(format!(
-                "Redis may throw records away: its maxmemory-policy is {policy}. Set maxmemory-policy noeviction"
-            )));
-        }
-        let mut health = Health {
-            append_only: field("aof_enabled") == Some("1"),
-            replicas: field("connected_slaves").and_then(|n| n.parse().ok()).unwrap_or(0),
-            used_memory_bytes: field("used_memory").and_then(|n| n.parse().ok()).unwrap_or(0),
-            redis_version: version,
-            ..Health::default()
-        };
+        let mut health = servers.into_iter().reduce(Health::together).unwrap_or_default();
         if self.role == Role::Challenge {
             self.probe_reading("sp:token:startup-check").await?;
             return Ok(health);
@@ -68,37 +50,78 @@ impl Store {
         Ok(health)
     }
 
+    /// One server's health from its answer to `INFO`.
+    fn health_of(&self, info: &str) -> Result<Health, StoreError> {
+        let field = |name: &str| {
+            info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+        };
+        if field("redis_mode") == Some("sentinel") {
+            return Err(StoreError::Unsuitable(
+                "store.url names a Sentinel: write redis+sentinel://HOST,HOST/SERVICE".into(),
+            ));
+        }
+        if field("cluster_enabled") == Some("1") && !self.link.servers.are_many() {
+            return Err(StoreError::Unsuitable(
+                "store.url names a node of a Redis Cluster: write redis+cluster://HOST,HOST".into(),
+            ));
+        }
+        let version = field("redis_version").unwrap_or("0").to_owned();
+        let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST_REDIS {
+            return Err(StoreError::Unsuitable(format!(
+                "Redis {version} is too old: 7.0 or newer is needed"
+            )));
+        }
+        let policy = field("maxmemory_policy").unwrap_or("unknown");
+        if policy != "noeviction" {
+            return Err(StoreError::Unsuitable(format!(
+                "Redis may throw records away: its maxmemory-policy is {policy}. Set maxmemory-policy noeviction"
+            )));
+        }
+        Ok(Health {
+            append_only: field("aof_enabled") == Some("1"),
+            replicas: field("connected_slaves").and_then(|n| n.parse().ok()).unwrap_or(0),
+            used_memory_bytes: field("used_memory").and_then(|n| n.parse().ok()).unwrap_or(0),
+            redis_version: version,
+            ..Health::default()
+        })
+    }
+
+    /// Of several servers the most careless one's.
     async fn append_fsync(&self) -> Option<String> {
         // Managed servers forbid CONFIG; then nobody knows.
-        let answer: Result<HashMap<String, String>, _> =
-            self.link.query(cmd("CONFIG").arg("GET").arg("appendfsync")).await;
-        answer.ok()?.remove("appendfsync")
+        let answers = self.link.ask_each(cmd("CONFIG").arg("GET").arg("appendfsync")).await.ok()?;
+        let mut found = Vec::new();
+        for (_, answer) in answers {
+            let mut settings: HashMap<String, String> = answer.ok()?;
+            found.push(settings.remove("appendfsync")?);
+        }
+        let worst = ["no", "everysec", "always"];
+        worst.iter().find(|value| found.iter().any(|known| known == *value)).map(|value| (*value).to_owned())
     }
 
     /// Redis reads its append-only file back with the rights of the user `default`, and leaves out, without a word, each
     /// script that this user may not run: a restart would lose orders and certificates.
     async fn check_default_user(&self) -> Result<Option<String>, StoreError> {
-        let answer: Result<HashMap<String, Value>, _> =
-            self.link.query(cmd("ACL").arg("GETUSER").arg("default")).await;
-        let user = match answer {
-            Ok(user) => user,
-            Err(StoreError::Refused(_)) => {
-                return Ok(Some("it can't be checked whether the Redis user `default` may read the append-only file back (grant +acl|getuser to this user): were it restricted, a restart of Redis would lose orders and certificates".into()));
+        let question = cmd("ACL").arg("GETUSER").arg("default").clone();
+        for (_, answer) in self.link.ask_each::<HashMap<String, Value>>(&question).await? {
+            let user = match answer {
+                Ok(user) => user,
+                Err(StoreError::Refused(_)) => {
+                    return Ok(Some("it can't be checked whether the Redis user `default` may read the append-only file back (grant +acl|getuser to this user): were it restricted, a restart of Redis would lose orders and certificates".into()));
+                }
+                Err(error) => return Err(error),
+            };
+            if !may_do_everything(&user) {
+                return Err(StoreError::Unsuitable(
+                    "the Redis user `default` is restricted, and Redis reads its append-only file back with that user's rights: \
+                     a restart would lose orders and certificates. Set `user default off resetpass ~* &* +@all`: nobody can \
+                     log in as it, because it is off"
+                        .into(),
+                ));
             }
-            Err(error) => return Err(error),
-        };
-        let text = |field: &str| {
-            user.get(field).and_then(|value| String::from_redis_value(value.clone()).ok()).unwrap_or_default()
-        };
-        if text("commands").trim() == "+@all" && text("keys").split_whitespace().any(|keys| keys == "~*") {
-            return Ok(None);
         }
-        Err(StoreError::Unsuitable(
-            "the Redis user `default` is restricted, and Redis reads its append-only file back with that user's rights: a \
-             restart would lose orders and certificates. Set `user default off resetpass ~* &* +@all`: nobody can log in \
-             as it, because it is off"
-                .into(),
-        ))
+        Ok(None)
     }
 
     async fn check_schema(&self) -> Result<(), StoreError> {
@@ -126,6 +149,31 @@ impl Store {
         let _: i64 = self.link.query(&probe).await.map_err(explain_rights)?;
         Ok(())
     }
+}
+
+impl Health {
+    /// Two servers of one store.
+    fn together(self, other: Self) -> Self {
+        Self {
+            redis_version: if self.redis_version == other.redis_version {
+                self.redis_version
+            } else {
+                format!("{}, {}", self.redis_version, other.redis_version)
+            },
+            append_only: self.append_only && other.append_only,
+            append_fsync: None,
+            replicas: self.replicas.min(other.replicas),
+            used_memory_bytes: self.used_memory_bytes + other.used_memory_bytes,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+fn may_do_everything(user: &HashMap<String, Value>) -> bool {
+    let text = |field: &str| {
+        user.get(field).and_then(|value| String::from_redis_value(value.clone()).ok()).unwrap_or_default()
+    };
+    text("commands").trim() == "+@all" && text("keys").split_whitespace().any(|keys| keys == "~*")
 }
 
 /// A refusal at start is a matter of the user's rights, most likely.

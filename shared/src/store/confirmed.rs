@@ -1,66 +1,117 @@
 //! Connections for writes that the CA is about to be told of.
 //!
-//! None of them reconnects by itself: a `WAIT` on a new connection would count nothing and confirm everything. Each write
-//! and its confirmation go out together, on the same connection; one that failed is thrown away.
+//! None of them reconnects by itself. Each write and its confirmation go out together, on the same connection; one that
+//! failed is thrown away. `WAIT` counts the replicas that have what *this connection* wrote: after a command that changed
+//! nothing it may confirm nothing at all. So everything that is confirmed here must write, also where it finds its work
+//! done already.
 
-use super::{StoreError, link::DEADLINE, scripts::Script};
-use redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, Value, aio::MultiplexedConnection};
-use std::{sync::Mutex, time::Duration};
-use tokio::sync::Semaphore;
-
-/// As many as a node has workers, usually: the server writes to its disk once for all that wait in the same moment.
-const MOST: usize = 64;
+use super::{
+    StoreError,
+    link::{DEADLINE, MOST_TRIES},
+    node::Node,
+    parts::{asking, by_slot, first_slot, put_together},
+    scripts::Script,
+    servers::{Reaction, Servers},
+    slots::slot_of,
+};
+use futures_util::future::try_join_all;
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
+use std::sync::Arc;
+use tokio::time::timeout;
 
 pub(super) struct ConfirmedPool {
-    client: Client,
-    idle: Mutex<Vec<MultiplexedConnection>>,
-    places: Semaphore,
+    servers: Arc<Servers>,
     replicas: u32,
 }
 
 impl ConfirmedPool {
-    pub(super) fn new(client: Client, replicas: u32) -> Self {
-        Self { client, idle: Mutex::default(), places: Semaphore::new(MOST), replicas }
+    pub(super) const fn new(servers: Arc<Servers>, replicas: u32) -> Self {
+        Self { servers, replicas }
     }
 
     /// Runs a script. It has happened, on as many replicas as are required, when this returns `Ok`; when it returns an
-    /// error it may have happened all the same, so the script must be safe to repeat.
+    /// error it may have happened all the same, so the script must be safe to repeat, and write when it is repeated.
     pub(super) async fn script<T: FromRedisValue>(
         &self,
         script: &Script,
         keys: &[String],
         arguments: &[&[u8]],
     ) -> Result<T, StoreError> {
-        let mut call = Pipeline::new();
-        call.add_command(script.call(keys, arguments));
-        let value = match self.write(call.clone()).await {
+        let value = match self.one(script.call(keys, arguments)).await {
             Err(StoreError::Refused(e)) if e.code() == Some("NOSCRIPT") => {
-                let mut load = Pipeline::new();
-                load.add_command(script.load()).ignore();
-                call.cmd_iter().for_each(|command| {
-                    load.add_command(command.clone());
-                });
-                self.write(load).await?
+                self.one(script.call_by_text(keys, arguments)).await?
             }
             answer => answer?,
         };
         T::from_redis_value(value).map_err(|e| StoreError::corrupt("reply", e))
     }
 
-    /// Runs a pipeline whose last value is returned.
-    pub(super) async fn write(&self, mut pipeline: Pipeline) -> Result<Value, StoreError> {
-        let _place = self.places.acquire().await.expect("the semaphore is never closed");
+    /// Runs a pipeline whose last value is returned. In a Cluster nothing is said about the order of its commands.
+    pub(super) async fn write(&self, pipeline: Pipeline) -> Result<Value, StoreError> {
+        if !self.servers.are_many() {
+            return self.confirm(None, &pipeline).await.map(last);
+        }
+        let parts = by_slot(&pipeline);
+        let answers = try_join_all(parts.iter().map(|part| self.confirm(part.slot, &part.pipeline))).await?;
+        Ok(last(put_together(&parts, answers)))
+    }
+
+    async fn one(&self, command: Cmd) -> Result<Value, StoreError> {
+        let slot = slot_of(&command);
+        let mut pipeline = Pipeline::new();
+        pipeline.add_command(command);
+        self.confirm(slot, &pipeline).await.map(last)
+    }
+
+    /// Runs commands of one slot on its server.
+    async fn confirm(&self, slot: Option<u16>, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
+        let slot = slot.or_else(|| first_slot(pipeline));
+        let mut on_the_move: Option<Arc<Node>> = None;
+        let mut tries = MOST_TRIES;
+        loop {
+            let layout = timeout(DEADLINE, self.servers.layout())
+                .await
+                .map_err(|_| StoreError::Timeout(DEADLINE))??;
+            let moving = on_the_move.take();
+            let node = moving.as_ref().map_or_else(|| layout.node_of(slot), Ok)?;
+            let _place = node.places.acquire().await.expect("the semaphore is never closed");
+            tries -= 1;
+            let sent = if moving.is_some() { asking(pipeline) } else { pipeline.clone() };
+            let error = match timeout(DEADLINE, self.send(node, sent)).await {
+                Ok(Ok(values)) => {
+                    // A primary that lost its replicas may be one no more.
+                    return self.count(values).inspect_err(|_| self.servers.doubt(&layout));
+                }
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    node.forget_idle();
+                    self.servers.doubt(&layout);
+                    return Err(StoreError::Timeout(DEADLINE));
+                }
+            };
+            if error.clone().into_server_errors().is_none() {
+                node.forget_idle();
+            }
+            match self.servers.react(&layout, node, &error) {
+                Reaction::Again if tries > 0 => {}
+                Reaction::AskAt(node) if tries > 0 => on_the_move = Some(node),
+                _ => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn send(&self, node: &Node, mut pipeline: Pipeline) -> Result<Vec<Value>, RedisError> {
         if self.replicas > 0 {
             pipeline.cmd("WAIT").arg(self.replicas).arg(wait_ms());
         }
-        let attempt = async {
-            let mut connection = self.connection().await?;
-            let values: Vec<Value> = pipeline.query_async(&mut connection).await?;
-            self.idle.lock().expect("nothing panics while holding it").push(connection);
-            Ok::<_, StoreError>(values)
-        };
-        let mut values =
-            tokio::time::timeout(DEADLINE, attempt).await.map_err(|_| StoreError::Timeout(DEADLINE))??;
+        let mut connection = node.connection().await?;
+        let values = pipeline.query_async(&mut connection).await?;
+        node.give_back(connection);
+        Ok(values)
+    }
+
+    /// The values without the count of replicas, where it is enough.
+    fn count(&self, mut values: Vec<Value>) -> Result<Vec<Value>, StoreError> {
         if self.replicas > 0 {
             let got = match values.pop() {
                 Some(Value::Int(got)) => u32::try_from(got).unwrap_or(0),
@@ -70,18 +121,12 @@ impl ConfirmedPool {
                 return Err(StoreError::Unconfirmed { wanted: self.replicas, got });
             }
         }
-        Ok(values.pop().unwrap_or(Value::Nil))
+        Ok(values)
     }
+}
 
-    async fn connection(&self) -> Result<MultiplexedConnection, StoreError> {
-        if let Some(connection) = self.idle.lock().expect("nothing panics while holding it").pop() {
-            return Ok(connection);
-        }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(1)))
-            .set_response_timeout(Some(DEADLINE));
-        Ok(self.client.get_multiplexed_async_connection_with_config(&config).await?)
-    }
+fn last(mut values: Vec<Value>) -> Value {
+    values.pop().unwrap_or(Value::Nil)
 }
 
 /// How long the server may wait for its replicas: less than the command's deadline, so that its count is heard.

@@ -79,7 +79,7 @@ impl From<redis::RedisError> for StoreError {
             // A server that is loading, full, failing over or read-only answers so; it may be right again in a moment.
             Some(
                 "LOADING" | "OOM" | "READONLY" | "MISCONF" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN"
-                | "BUSY",
+                | "MOVED" | "ASK" | "NOREPLICAS" | "BUSY",
             ) => Self::Unavailable(error),
             Some(_) => Self::Refused(error),
             None if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() => {
@@ -97,7 +97,7 @@ impl From<redis::RedisError> for StoreError {
 }
 
 /// A pipeline's error has no code; the first of its commands' errors has.
-fn first_of_pipeline(error: redis::RedisError) -> redis::RedisError {
+pub(super) fn first_of_pipeline(error: redis::RedisError) -> redis::RedisError {
     match error.clone().into_server_errors().as_deref() {
         Some([(_, first), ..]) => first.clone().into(),
         _ => error,

@@ -4,7 +4,7 @@
 //! exactly what [`Store::append_event`] sends.
 
 use super::{Store, StoreError, event_cursor::EventCursor, event_cursor::EventId, keys};
-use crate::domain::{DnsName, Event, EventKind, Partition, Severity, SiteId};
+use crate::domain::{DnsName, Event, EventKind, Partition, SiteId};
 use jiff::Timestamp;
 use redis::{Pipeline, cmd};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,6 @@ pub struct StoredEvent {
 pub struct EventFilter {
     /// Empty: every kind.
     pub kinds: Vec<EventKind>,
-    pub least: Option<Severity>,
     /// Events of this site, or that mention this name.
     pub site: Option<SiteId>,
     pub name: Option<DnsName>,
@@ -62,7 +61,6 @@ type Entries = Vec<(String, Vec<(String, String)>)>;
 impl EventFilter {
     pub fn wants(&self, event: &Event) -> bool {
         (self.kinds.is_empty() || self.kinds.contains(&event.kind))
-            && self.least.is_none_or(|least| event.severity >= least)
             && self.since.is_none_or(|since| event.at >= since)
             && self.wants_site(event)
     }

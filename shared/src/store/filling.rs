@@ -3,9 +3,12 @@
 //! Writes what a wish, an order and its publication leave behind, record by record as the scripts write it, without their
 //! checks. Never into a store that a daemon works on.
 
-use super::{Store, StoreError, certificate_record::CertificateRecord, keys, schedule};
+use super::{Store, StoreError, certificate_record::CertificateRecord, chains::ChainId, keys, schedule};
 use crate::domain::{Certificate, Place, Site, SiteId};
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+};
 
 /// A group of a site as it stands between two renewals.
 #[derive(Clone, Debug)]
@@ -24,13 +27,12 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; a part may have been written.
     pub async fn fill(&self, groups: &[SettledGroup]) -> Result<(), StoreError> {
-        let mut templates: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
-        for certificate in groups.iter().flat_map(|group| &group.certificates) {
-            let chain = certificate.chain_pem.as_str();
-            if !templates.contains_key(chain) {
-                templates.insert(chain, self.store_chain(chain, &certificate.leaf_der).await?);
-            }
+        let chains: BTreeSet<&str> =
+            groups.iter().flat_map(|group| &group.certificates).map(|c| c.chain_pem.as_str()).collect();
+        for chain in chains {
+            self.store_chain(chain).await?;
         }
+        let mut templates: BTreeMap<(usize, &str), Arc<[u8]>> = BTreeMap::new();
         let mut pipeline = redis::Pipeline::new();
         for SettledGroup { id, site, certificates, place } in groups {
             let spec = serde_json::to_string(site).map_err(|e| StoreError::corrupt(keys::site(id), e))?;
@@ -43,7 +45,17 @@ impl Store {
             }
             for certificate in certificates {
                 let key = keys::certificate(id, &certificate.id());
-                let template = templates.get(certificate.chain_pem.as_str()).map_or(&[][..], Vec::as_slice);
+                let (partition, chain_pem) = (id.partition(), certificate.chain_pem.as_str());
+                let template = match templates.entry((partition.number(), chain_pem)) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(place) => {
+                        let chain = ChainId::of(chain_pem);
+                        let known = self.load_template(partition, chain).await?;
+                        let template = known.unwrap_or_else(|| certificate.leaf_der.as_slice().into());
+                        pipeline.cmd("SET").arg(keys::template(partition, &chain.to_hex())).arg(&*template);
+                        place.insert(template)
+                    }
+                };
                 let packed = CertificateRecord::pack(certificate, template).map_err(|e| e.of(&key))?;
                 pipeline.cmd("SET").arg(key).arg(packed);
             }

@@ -1,6 +1,6 @@
 //! Frontends, and which of them a key or a token belongs to.
 
-use super::{Store, StoreError, keys};
+use super::{Store, StoreError, keys, scripts};
 use crate::domain::{Frontend, FrontendName};
 use redis::cmd;
 
@@ -14,9 +14,12 @@ impl Store {
         let record = serde_json::to_string(frontend).map_err(|e| StoreError::corrupt(&key, e))?;
         let old = self.load_frontend(&frontend.name).await?;
         // The record first: an identity without a record opens nothing.
+        let mut set = redis::Pipeline::new();
+        set.cmd("SET").arg(&key).arg(&record);
+        self.confirmed.write(set).await?;
+        let name = frontend.name.as_str().as_bytes();
+        self.confirmed.script::<i64>(&scripts::ADD_MEMBER, &[keys::FRONTENDS.to_owned()], &[name]).await?;
         let mut pipeline = redis::Pipeline::new();
-        pipeline.cmd("SET").arg(&key).arg(&record).ignore();
-        pipeline.cmd("ZADD").arg(keys::FRONTENDS).arg(0).arg(frontend.name.as_str()).ignore();
         for identity in identities(frontend) {
             pipeline.cmd("SET").arg(keys::frontend_key(identity)).arg(frontend.name.as_str()).ignore();
         }

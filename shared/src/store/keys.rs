@@ -5,15 +5,16 @@
 //! |---|---|---|
 //! | `sp:schema` | string | version of the layout |
 //! | `sp:{pNN}:site:ID` | hash | a group of a site: `spec` (`retired` once it is no longer wanted), `lease*`, `cert:SLOT`, `prev:SLOT`, `revoked:SLOT`, `sched`, `rev`, `failure`, `cut`, `parked`, `alert`, `retry`, `force`; of the first group also `groups`, `wrev` |
+//! | `sp:epoch` | hash | `n`: failovers that were noticed; the replication id of each primary |
 //! | `sp:{pNN}:order:ID:SLOT` | string | the open order of a lineage, JSON |
 //! | `sp:{pNN}:cert:ID:CERT` | string | a certificate: leaf, sealed key, reference to its chain |
+//! | `sp:{pNN}:leaf:SHA256` | string | the first leaf of a chain, DER: later ones are stored as what they are different in |
 //! | `sp:{pNN}:sites` | sorted set | the ids of the partition's groups, in their order |
 //! | `sp:{pNN}:due` | sorted set | groups by the moment when they are next looked at, ms |
 //! | `sp:{pNN}:ready:CLASS` | sorted set | groups that are due, by deadline, s |
 //! | `sp:{pNN}:failing`, `sp:{pNN}:parked` | sorted set | groups that an operator looks for, by since when, ms |
 //! | `sp:{pNN}:events` | stream | what happened to the partition's sites, newest 20,000; in `p00` also what belongs to no site |
 //! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
-//! | `sp:chain:SHA256:leaf` | string | its first leaf, DER: later ones are stored as what they are different in |
 //! | `sp:name:NAME` | string | `GROUP?SITE`: the group that serves a name, and the site that is to where it differs |
 //! | `sp:token:TOKEN` | string | a key authorization; expires by itself |
 //! | `sp:account:CA:NAME` | string | an account, JSON, with its sealed keys |
@@ -23,24 +24,37 @@
 //! | `sp:frontend-key:SHA256` | string | the frontend that a client certificate's key or a token belongs to |
 //! | `sp:frontends` | sorted set | the names of every frontend |
 //! | `sp:internal-ca` | string | the fleet's own CA, JSON, with its sealed key |
-//! | `sp:vault:canary` | string | a known text, sealed with the current key-encryption key |
 //! | `sp:tenant:NAME`, `sp:tenants` | string, set | customers, JSON |
 //! | `sp:brakes` | hash | what an operator has stopped |
 //! | `sp:{notify}:leader` | string | the node that tells the operator; expires by itself |
 //! | `sp:{notify}:state` | hash | by receiver: how far it has been told, and the message that is on its way, JSON |
 //! | `sp:{notify}:told:RECEIVER` | hash | by site: which of its failures the receiver was told, JSON; gone once it recovers |
+//! | `sp:vault:canary`, `sp:vault:canary-next` | string | a known text, sealed; the second one while a key-encryption key takes another's place |
+//! | `sp:vault:current` | string | the id of the key-encryption key that seals; absent: the first of each ring |
+//! | `sp:vault:rotation` | string | how far a rotation has come, JSON; gone at its end |
+//! | `sp:nodes` | hash | by node: which key-encryption keys it holds, and when it said so, JSON |
+//! | `sp:{api}:tokens` | hash | tokens of the operators' API by their SHA-256, JSON |
+//! | `sp:{api}:used` | hash | when each of them was last used, unix seconds |
+//! | `sp:idempotency:TOKEN:SHA256` | string | the answer to a request with an idempotency key, or that it is being worked on; expires by itself |
 //! | `sp:audit` | stream | who read which key, newest million |
 
 use crate::domain::{CertificateId, Class, DnsName, Partition, SiteId, Slot};
 
 pub(super) const SCHEMA: &str = "sp:schema";
+pub(super) const EPOCH: &str = "sp:epoch";
 pub(super) const ACCOUNTS: &str = "sp:accounts";
 pub(super) const FRONTENDS: &str = "sp:frontends";
 pub(super) const INTERNAL_CA: &str = "sp:internal-ca";
 pub(super) const CANARY: &str = "sp:vault:canary";
 pub(super) const TENANTS: &str = "sp:tenants";
 pub(super) const BRAKES: &str = "sp:brakes";
+pub(super) const NEXT_CANARY: &str = "sp:vault:canary-next";
+pub(super) const CURRENT_KEK: &str = "sp:vault:current";
+pub(super) const ROTATION: &str = "sp:vault:rotation";
+pub(super) const NODES: &str = "sp:nodes";
 pub(super) const AUDIT: &str = "sp:audit";
+pub(super) const API_TOKENS: &str = "sp:{api}:tokens";
+pub(super) const API_TOKENS_USED: &str = "sp:{api}:used";
 pub(super) const NOTIFY_LEADER: &str = "sp:{notify}:leader";
 pub(super) const NOTIFY_STATE: &str = "sp:{notify}:state";
 
@@ -84,8 +98,8 @@ pub(super) fn chain(sha256_hex: &str) -> String {
     format!("sp:chain:{sha256_hex}")
 }
 
-pub(super) fn template(chain_sha256_hex: &str) -> String {
-    format!("sp:chain:{chain_sha256_hex}:leaf")
+pub(super) fn template(partition: Partition, chain_sha256_hex: &str) -> String {
+    format!("sp:{{{partition}}}:leaf:{chain_sha256_hex}")
 }
 
 pub(super) fn name(name: &DnsName) -> String {
@@ -114,6 +128,10 @@ pub(super) fn frontend(name: &str) -> String {
 
 pub(super) fn frontend_key(sha256_hex: &str) -> String {
     format!("sp:frontend-key:{sha256_hex}")
+}
+
+pub(super) fn idempotency(token: &str, sha256_hex: &str) -> String {
+    format!("sp:idempotency:{token}:{sha256_hex}")
 }
 
 pub(super) fn told(receiver: &str) -> String {

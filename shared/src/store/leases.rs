@@ -3,7 +3,7 @@
 use super::{Store, StoreError, keys, schedule, scripts};
 use crate::{
     digest::hex,
-    domain::{Class, Place, Site, SiteId, Slot},
+    domain::{Class, Place, Site, SiteId},
 };
 use std::{fmt, time::Duration};
 
@@ -156,22 +156,14 @@ impl Store {
         self.link.script(&scripts::RENEW_LEASE, &[keys::site(&lease.site)], &arguments).await
     }
 
-    /// Gives the site back without a word of what came of it: it is looked at again at once. Ends the orders of these
-    /// slots: they are published, and names lead to the site. A lease that was lost already is left alone, and so are the
-    /// orders.
+    /// Gives the site back without a word of what came of it: it is looked at again at once. A lease that was lost already
+    /// is left alone.
     ///
     /// # Errors
     /// [`StoreError`]; the lease then ends by itself.
-    pub async fn release_lease(&self, lease: &Lease, done: &[Slot]) -> Result<(), StoreError> {
-        let mut touched = vec![keys::site(&lease.site)];
-        touched.extend(done.iter().map(|slot| keys::order(&lease.site, *slot)));
-        self.link
-            .script(
-                &scripts::RELEASE_LEASE,
-                &touched,
-                &[lease.token.as_bytes(), lease.site.as_str().as_bytes()],
-            )
-            .await
+    pub async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
+        let arguments = [lease.token.as_bytes(), lease.site.as_str().as_bytes()];
+        self.link.script(&scripts::RELEASE_LEASE, &[keys::site(&lease.site)], &arguments).await
     }
 }
 

@@ -1,130 +1,164 @@
 //! The connection for reads and for writes that may be lost: it heals itself.
 //!
 //! The library reconnects when the connection breaks, but never gives up one whose peer is silent. So each command has a
-//! deadline, and a command that misses it replaces the connection. A watchdog does the same while nothing else is asked.
+//! deadline, and a command that misses it replaces the connection. A watchdog ([`Store::watch`](super::Store::watch)) does
+//! the same while nothing else is asked.
 
-use super::{Embedded, StoreError, scripts::Script};
-use arc_swap::ArcSwap;
+use super::{
+    Embedded, StoreError,
+    node::Node,
+    parts::{Answered, asking, by_slot, first_slot, put_together},
+    scripts::Script,
+    servers::{Reaction, Servers, is_absent},
+    slots::slot_of,
+};
+use futures_util::future::try_join_all;
 use redis::{
-    Client, Cmd, FromRedisValue, Pipeline, RedisError, Value,
-    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
+    Cmd, FromRedisValue, Pipeline, RedisError, Value,
+    aio::{ConnectionLike, ConnectionManager},
 };
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout_at};
 
 /// How long a command may take before its connection is replaced.
 pub(super) const DEADLINE: Duration = Duration::from_millis(1500);
-/// Pause between two questions of the watchdog.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Servers that one command is sent to at most, each having said that it is another's.
+pub(super) const MOST_TRIES: usize = 4;
 
 pub(super) struct Link {
-    client: Client,
-    current: ArcSwap<ConnectionManager>,
+    pub(super) servers: Arc<Servers>,
     embedded: Option<Arc<Embedded>>,
-    healthy: AtomicBool,
 }
 
 impl Link {
     /// Connects when it is first used.
-    pub(super) fn new(client: Client, embedded: Option<Arc<Embedded>>) -> Result<Self, StoreError> {
-        let manager = manager(&client).map_err(StoreError::Url)?;
-        Ok(Self { client, current: ArcSwap::from_pointee(manager), embedded, healthy: AtomicBool::new(true) })
-    }
-
-    /// Whether the last command was answered.
-    pub(super) fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed)
+    pub(super) const fn new(servers: Arc<Servers>, embedded: Option<Arc<Embedded>>) -> Self {
+        Self { servers, embedded }
     }
 
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        parse(self.run(Request::Command(command)).await?)
+        parse(self.run(slot_of(command), Request::Command(command)).await?)
     }
 
+    /// Sends several commands at once. In a Cluster they may be of several slots; nothing is said about their order then.
     pub(super) async fn pipe<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, StoreError> {
-        parse(self.run(Request::Pipeline(pipeline)).await?)
+        if !self.servers.are_many() || pipeline.is_transaction() {
+            return parse(self.run(first_slot(pipeline), Request::Pipeline(pipeline)).await?);
+        }
+        let parts = by_slot(pipeline);
+        let answers = parts.iter().map(async |part| {
+            let answer = self.run(part.slot, Request::Pipeline(&part.pipeline)).await?;
+            parse::<Vec<Value>>(answer)
+        });
+        let answers = try_join_all(answers).await?;
+        Ok(pipeline.query_async(&mut Answered(put_together(&parts, answers))).await?)
     }
 
-    /// Runs a script, loading it where the server doesn't have it yet.
+    /// Runs a script, by its text where the server doesn't have it yet.
     pub(super) async fn script<T: FromRedisValue>(
         &self,
         script: &Script,
         keys: &[String],
         arguments: &[&[u8]],
     ) -> Result<T, StoreError> {
-        let call = script.call(keys, arguments);
-        match self.run(Request::Command(&call)).await {
+        match self.query(&script.call(keys, arguments)).await {
             Err(StoreError::Refused(e)) if e.code() == Some("NOSCRIPT") => {
-                self.run(Request::Command(&script.load())).await?;
-                parse(self.run(Request::Command(&call)).await?)
+                self.query(&script.call_by_text(keys, arguments)).await
             }
-            answer => parse(answer?),
+            answer => answer,
         }
     }
 
-    async fn run(&self, request: Request<'_>) -> Result<Value, StoreError> {
+    /// Asks every server the same, each with the first slot that it serves.
+    pub(super) async fn ask_each<T: FromRedisValue>(
+        &self,
+        command: &Cmd,
+    ) -> Result<Vec<(u16, Result<T, StoreError>)>, StoreError> {
+        let layout = tokio::time::timeout(DEADLINE, self.servers.layout())
+            .await
+            .map_err(|_| StoreError::Timeout(DEADLINE))??;
+        let asked = layout.shards().into_iter().map(async |(slot, node)| {
+            let answer = self.ask(&node, Request::Command(command), Instant::now() + DEADLINE).await;
+            if let Err(Trouble::Late) = &answer {
+                self.servers.doubt(&layout);
+            } else if let Err(Trouble::Server(error)) = &answer {
+                self.servers.react(&layout, &node, error);
+            }
+            (slot, answer.map_err(StoreError::from).and_then(parse))
+        });
+        Ok(futures_util::future::join_all(asked).await)
+    }
+
+    async fn run(&self, slot: Option<u16>, request: Request<'_>) -> Result<Value, StoreError> {
+        let until = Instant::now() + DEADLINE;
+        let mut tries = MOST_TRIES;
+        loop {
+            let layout = timeout_at(until, self.servers.layout())
+                .await
+                .map_err(|_| StoreError::Timeout(DEADLINE))??;
+            let node = layout.node_of(slot)?;
+            tries -= 1;
+            let trouble = match self.ask(node, request, until).await {
+                Ok(value) => return Ok(value),
+                Err(trouble) => trouble,
+            };
+            let Trouble::Server(error) = &trouble else {
+                self.servers.doubt(&layout);
+                return Err(trouble.into());
+            };
+            match self.servers.react(&layout, node, error) {
+                Reaction::Again if tries > 0 => {}
+                Reaction::AskAt(node) => return Ok(self.ask_at(&node, request, until).await?),
+                Reaction::Again | Reaction::GiveUp => return Err(trouble.into()),
+            }
+        }
+    }
+
+    async fn ask_at(&self, node: &Node, request: Request<'_>, until: Instant) -> Result<Value, Trouble> {
+        match request {
+            Request::Pipeline(pipeline) => self.ask(node, Request::Pipeline(&asking(pipeline)), until).await,
+            Request::Command(command) => {
+                let mut alone = Pipeline::new();
+                alone.add_command(command.clone());
+                let value = self.ask(node, Request::Pipeline(&asking(&alone)), until).await?;
+                let mut values: Vec<Value> = parse(value).map_err(Trouble::Store)?;
+                Ok(values.pop().unwrap_or(Value::Nil))
+            }
+        }
+    }
+
+    /// Asks one server.
+    async fn ask(&self, node: &Node, request: Request<'_>, mut until: Instant) -> Result<Value, Trouble> {
         let mut revived = false;
         loop {
-            let used = self.current.load_full();
+            let used = node.manager();
             let mut connection = ConnectionManager::clone(&used);
-            let answer = tokio::time::timeout(DEADLINE, request.send(&mut connection)).await;
-            match answer {
+            match timeout_at(until, request.send(&mut connection)).await {
                 Ok(Ok(value)) => {
-                    self.healthy.store(true, Ordering::Relaxed);
+                    node.set_healthy(true);
                     return Ok(value);
                 }
                 Err(_) => {
-                    self.healthy.store(false, Ordering::Relaxed);
-                    self.replace(&used);
-                    return Err(StoreError::Timeout(DEADLINE));
+                    node.set_healthy(false);
+                    node.replace(&used);
+                    return Err(Trouble::Late);
                 }
                 Ok(Err(error)) => {
-                    let never_sent = is_absent(&error);
-                    let error = StoreError::from(error);
-                    if matches!(error, StoreError::Unavailable(_)) {
-                        self.healthy.store(false, Ordering::Relaxed);
+                    if matches!(StoreError::from(error.clone()), StoreError::Unavailable(_)) {
+                        node.set_healthy(false);
                     }
                     // A store of our own that nobody runs is started again; the command never reached it.
                     match &self.embedded {
-                        Some(embedded) if never_sent && !revived => {
+                        Some(embedded) if is_absent(&error) && !revived => {
                             revived = true;
-                            embedded.ensure_running().await?;
-                            self.replace(&used);
+                            embedded.ensure_running().await.map_err(|e| Trouble::Store(e.into()))?;
+                            node.replace(&used);
+                            until = Instant::now() + DEADLINE;
                         }
-                        _ => return Err(error),
+                        _ => return Err(Trouble::Server(error)),
                     }
                 }
             }
-        }
-    }
-
-    /// Puts a new connection in the place of `used`, unless somebody else has.
-    fn replace(&self, used: &Arc<ConnectionManager>) {
-        if Arc::ptr_eq(&self.current.load(), used)
-            && let Ok(fresh) = manager(&self.client)
-        {
-            self.current.compare_and_swap(used, Arc::new(fresh));
-        }
-    }
-
-    /// Asks again and again, so that a silent store is noticed while nothing else is asked. Never returns.
-    pub(super) async fn watch(&self) {
-        let mut was_healthy = true;
-        loop {
-            tokio::time::sleep(WATCH_EVERY).await;
-            let answer: Result<String, StoreError> = self.query(&redis::cmd("PING")).await;
-            match (&answer, was_healthy) {
-                (Err(error), true) => {
-                    tracing::error!(error = crate::error::chain(error), "the store does not answer");
-                }
-                (Ok(_), false) => tracing::info!("the store answers again"),
-                _ => {}
-            }
-            was_healthy = answer.is_ok();
         }
     }
 }
@@ -134,6 +168,24 @@ impl Link {
 enum Request<'a> {
     Command(&'a Cmd),
     Pipeline(&'a Pipeline),
+}
+
+/// Why there is no answer.
+enum Trouble {
+    Late,
+    /// The server, or the way to it.
+    Server(RedisError),
+    Store(StoreError),
+}
+
+impl From<Trouble> for StoreError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Late => Self::Timeout(DEADLINE),
+            Trouble::Server(error) => error.into(),
+            Trouble::Store(error) => error,
+        }
+    }
 }
 
 impl Request<'_> {
@@ -148,23 +200,4 @@ impl Request<'_> {
 
 fn parse<T: FromRedisValue>(value: Value) -> Result<T, StoreError> {
     T::from_redis_value(value).map_err(|e| StoreError::corrupt("reply", e))
-}
-
-/// Nobody listens: the command can't have been seen.
-fn is_absent(error: &RedisError) -> bool {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound};
-    error.is_connection_refusal()
-        || std::error::Error::source(error)
-            .and_then(|source| source.downcast_ref::<std::io::Error>())
-            .is_some_and(|io| matches!(io.kind(), NotFound | ConnectionRefused))
-}
-
-fn manager(client: &Client) -> Result<ConnectionManager, RedisError> {
-    let config = ConnectionManagerConfig::new()
-        .set_connection_timeout(Some(Duration::from_secs(1)))
-        .set_response_timeout(Some(DEADLINE))
-        .set_number_of_retries(1)
-        .set_min_delay(Duration::from_millis(50))
-        .set_max_delay(Duration::from_millis(100));
-    ConnectionManager::new_lazy_with_config(client.clone(), config)
 }

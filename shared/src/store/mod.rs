@@ -2,10 +2,12 @@
 //!
 //! Two kinds of connections: reads and what may be lost go over one that heals itself ([`link`]); a write that the CA is
 //! about to be told of goes over one that never reconnects ([`confirmed`]), so that a confirmation counts what it wrote.
+//! Both ask [`servers`] which server a key lives on: the only one, the primary that Sentinels name, or one of a Cluster's.
 //!
 //! An error of the store is an error. It never reads as "not found".
 
 mod accounts;
+mod api_tokens;
 mod audit;
 mod brakes;
 mod canary;
@@ -15,29 +17,42 @@ mod chains;
 mod challenges;
 mod check;
 mod confirmed;
+mod dial;
 mod directories;
+mod discovery;
 mod embedded;
 mod error;
 mod event_cursor;
 mod events;
+mod failover;
 mod filling;
 mod frontends;
+mod idempotency;
 mod internal_ca;
 mod keys;
 mod leases;
 mod link;
 mod names;
+mod node;
+mod nodes;
 mod notify;
 mod open;
 mod orders;
+mod parts;
+mod rotation;
 mod schedule;
 mod scripts;
+mod sealed;
+mod sealed_sites;
+mod servers;
 mod sites;
+mod slots;
 mod tenants;
 
 pub use accounts::{Account, AccountStatus, CandidateKey, StoredAccount};
+pub use api_tokens::TokenChange;
 pub use audit::AuditEntry;
-pub use canary::{VaultError, open_vault};
+pub use canary::{VaultError, follow_vault, open_vault};
 pub use certificates::lineage_of;
 pub use check::Health;
 pub use embedded::{Embedded, EmbeddedError};
@@ -45,12 +60,17 @@ pub use error::StoreError;
 pub use event_cursor::{EventCursor, EventId, InvalidPlace};
 pub use events::{EventFilter, EventPage, LostEvents, StoredEvent};
 pub use filling::SettledGroup;
+pub use idempotency::{AnswerMark, KeptAnswer, Repetition};
 pub use internal_ca::InternalCaRecord;
 pub use leases::{Lease, LeaseAnswer, LeaseAttempt, Owner};
 pub use names::NamePointer;
+pub use nodes::{LiveNode, NODE_TTL, NodeReport, report_forever};
 pub use notify::ToldChange;
 pub use open::{Role, Store};
 pub use orders::StoredOrder;
+pub use rotation::{Phase, RotationRecord, RotationWriteError};
 pub use schedule::{Claim, Claimed, Field, Load, Settlement};
+pub use sealed::{RewrapError, SealedRecord};
+pub use sealed_sites::SealedSite;
 pub use sites::{Cut, Pointers, Retired, SiteChange, StoredSite, WantedSite};
 pub use tenants::{StoredTenant, Tenant};

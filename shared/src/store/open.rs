@@ -1,12 +1,19 @@
 //! Opening the store: by URL, or the embedded one.
 
-use super::{Embedded, StoreError, chains::KnownChains, confirmed::ConfirmedPool, link::Link};
-use crate::config::StoreSection;
-use redis::{
-    Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, TlsCertificates,
-    io::tcp::{TcpSettings, socket2},
+use super::{
+    Embedded, StoreError,
+    chains::KnownChains,
+    confirmed::ConfirmedPool,
+    dial::{Dial, client_of_url, read, read_password, with_settings},
+    discovery::Sentinels,
+    link::Link,
+    node::Node,
+    servers::Servers,
 };
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use crate::config::{Secret, StoreSection, StoreUrl};
+use redis::Client;
+use std::{fmt, sync::Arc};
+use tokio::sync::watch;
 
 /// Which program asks: each has rights of its own in the embedded store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +31,7 @@ pub struct Store {
     pub(super) chains: Arc<KnownChains>,
     pub(super) embedded: Option<Arc<Embedded>>,
     pub(super) role: Role,
+    pub(super) failovers: Arc<watch::Sender<u64>>,
 }
 
 impl Role {
@@ -54,34 +62,30 @@ impl Store {
     /// # Errors
     /// A URL, a credential or a file that can't be used; an embedded store that can't be started.
     pub async fn open(section: &StoreSection, role: Role) -> Result<Self, StoreError> {
-        let (client, embedded) = match &section.url {
-            Some(url) => (client_of_url(url, section)?, None),
+        let (servers, embedded) = match &section.url {
+            Some(url) => (servers_of_url(url, section)?, None),
             None => {
                 let embedded = Arc::new(Embedded::at(section)?);
                 embedded.ensure_running().await?;
-                let info = embedded.connection_info(role)?;
-                (Client::open(with_settings(info)).map_err(StoreError::Url)?, Some(embedded))
+                let info = with_settings(embedded.connection_info(role)?);
+                let client = Client::open(info).map_err(StoreError::Url)?;
+                (Servers::single(Node::new(None, client)?), Some(embedded))
             }
         };
-        let link = Link::new(client.clone(), embedded.clone())?;
-        let confirmed = ConfirmedPool::new(client, section.confirm_replicas);
+        let servers = Arc::new(servers);
         Ok(Self {
-            link: Arc::new(link),
-            confirmed: Arc::new(confirmed),
+            link: Arc::new(Link::new(Arc::clone(&servers), embedded.clone())),
+            confirmed: Arc::new(ConfirmedPool::new(servers, section.confirm_replicas)),
             chains: Arc::default(),
             embedded,
             role,
+            failovers: Arc::new(watch::Sender::new(0)),
         })
     }
 
-    /// Whether the last command was answered. Programs that run for long also run [`Store::watch`].
+    /// Whether every server answered its last command. Programs that run for long also run [`Store::watch`].
     pub fn is_healthy(&self) -> bool {
-        self.link.is_healthy()
-    }
-
-    /// Notices a silent store within three seconds and replaces the connection. Never returns.
-    pub async fn watch(&self) {
-        self.link.watch().await;
+        self.link.servers.are_healthy()
     }
 
     /// The embedded store, where this is one.
@@ -90,38 +94,31 @@ impl Store {
     }
 }
 
-fn client_of_url(url: &str, section: &StoreSection) -> Result<Client, StoreError> {
-    let mut info = url.into_connection_info().map_err(StoreError::Url)?;
-    if let Some(path) = &section.password_file {
-        let password = read(path)?;
-        let settings = info.redis_settings().clone().set_password(String::from_utf8_lossy(&password).trim());
-        info = info.set_redis_settings(settings);
-    }
-    let info = with_settings(info);
-    match &section.trusted_roots_file {
-        Some(path) => {
-            let roots = TlsCertificates { client_tls: None, root_cert: Some(read(path)?) };
-            Client::build_with_tls(info, roots).map_err(StoreError::Url)
+fn servers_of_url(url: &str, section: &StoreSection) -> Result<Servers, StoreError> {
+    let password = section.password_file.as_deref().map(read_password).transpose()?;
+    let roots = section.trusted_roots_file.as_deref().map(read).transpose()?;
+    match StoreUrl::parse(url).map_err(|e| StoreError::Unsuitable(e.to_string()))? {
+        StoreUrl::Single(url) => {
+            let client = client_of_url(url.reveal(), password.as_deref(), roots.as_deref())?;
+            Ok(Servers::single(Node::new(None, client)?))
         }
-        None => Client::open(info).map_err(StoreError::Url),
+        StoreUrl::Sentinel(url) => {
+            let to_sentinels = Dial {
+                tls: url.sentinel_tls,
+                login: Secret::default(),
+                database: 0,
+                user: url.sentinel_user,
+                password: url.sentinel_password_file.as_deref().map(read_password).transpose()?,
+                roots: roots.clone(),
+            };
+            let sentinels = Sentinels { dial: to_sentinels, addresses: url.sentinels, service: url.service };
+            let dial =
+                Dial { tls: url.tls, login: url.login, database: url.database, user: None, password, roots };
+            Ok(Servers::behind_sentinels(sentinels, dial))
+        }
+        StoreUrl::Cluster(url) => {
+            let dial = Dial { tls: url.tls, login: url.login, database: 0, user: None, password, roots };
+            Ok(Servers::cluster(url.nodes, dial))
+        }
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
-    std::fs::read(path).map_err(|e| StoreError::Credentials(format!("{} can't be read: {e}", path.display())))
-}
-
-/// RESP3, because with it a closed connection is noticed before the next command; the rest, because a peer that vanished
-/// is otherwise noticed after a quarter of an hour.
-fn with_settings(info: ConnectionInfo) -> ConnectionInfo {
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(5))
-        .with_interval(Duration::from_secs(1))
-        .with_retries(3);
-    let tcp = TcpSettings::default()
-        .set_nodelay(true)
-        .set_keepalive(keepalive)
-        .set_user_timeout(Duration::from_secs(2));
-    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
-    info.set_tcp_settings(tcp).set_redis_settings(redis)
 }

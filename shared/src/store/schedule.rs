@@ -1,7 +1,7 @@
 //! The schedule: what is due is taken under leases, and given back with what came of it and its next place.
 
 use super::{Lease, LeaseAttempt, Store, StoreError, keys, scripts};
-use crate::domain::{Class, Partition, Place, SiteId, Slot};
+use crate::domain::{CertificateId, Class, Partition, Place, SiteId, Slot};
 use redis::{FromRedisValue, Value, cmd};
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ pub struct Settlement {
     /// The revision of the group that was worked on: [`super::StoredSite::revision`].
     pub revision: u64,
     pub place: Place,
-    /// Orders that are done.
-    pub done: Vec<Slot>,
+    /// Orders that are done, each with the certificate that it brought and that is served.
+    pub done: Vec<(Slot, Option<CertificateId>)>,
     /// Fields of the group's record to write; `None` deletes.
     pub fields: Vec<(Field, Option<String>)>,
     /// Events, JSON.
@@ -81,7 +81,7 @@ impl Field {
 }
 
 impl Store {
-    /// Takes what is due in a partition, at most as many of each class (in the order of [`Class::ALL`]).
+    /// Takes what is due in a partition, at most as many of each class (in the order of [`Class::ALL`]) and in all.
     ///
     /// # Errors
     /// [`StoreError`]. What was taken without an answer is due again when its lease ends.
@@ -91,12 +91,14 @@ impl Store {
         attempt: &LeaseAttempt,
         length: Duration,
         most: [usize; 6],
+        in_all: usize,
     ) -> Result<Claim, StoreError> {
         let mut arguments = vec![
             attempt.owner.clone(),
             length.as_millis().to_string(),
             attempt.random.clone(),
             MOVED_AT_ONCE.to_string(),
+            in_all.to_string(),
         ];
         for (class, most) in Class::ALL.into_iter().zip(most) {
             arguments.extend([class.letter().to_string(), most.to_string()]);
@@ -121,10 +123,11 @@ impl Store {
     /// Gives a group back with what came of the work on it.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when the lease was lost, or when this settlement was made already and its answer lost.
+    /// [`StoreError::Fenced`] when the lease was lost, or when this settlement was made already and its answer lost;
+    /// [`StoreError::Conflict`] when a failover has lost what was published.
     pub async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<(), StoreError> {
         let mut touched = vec![keys::site(&lease.site)];
-        touched.extend(settlement.done.iter().map(|slot| keys::order(&lease.site, *slot)));
+        touched.extend(settlement.done.iter().map(|(slot, _)| keys::order(&lease.site, *slot)));
         let mut arguments = vec![
             lease.token.clone(),
             lease.site.to_string(),
@@ -135,6 +138,12 @@ impl Store {
         ];
         for (field, value) in &settlement.fields {
             arguments.extend([field.as_str().to_owned(), value.clone().unwrap_or_default()]);
+        }
+        let served: Vec<(&Slot, &CertificateId)> =
+            settlement.done.iter().filter_map(|(slot, id)| Some((slot, id.as_ref()?))).collect();
+        arguments.push(served.len().to_string());
+        for (slot, id) in served {
+            arguments.extend([slot.to_string(), id.to_string()]);
         }
         arguments.extend(settlement.events.iter().cloned());
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
@@ -221,6 +230,21 @@ impl Store {
             found.extend(ids.iter().filter_map(|id| SiteId::parse(id)));
         }
         Ok(found)
+    }
+
+    /// Every group of a partition that fails, or that is parked: those since the longest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list_troubled_in(
+        &self,
+        partition: Partition,
+        parked: bool,
+    ) -> Result<Vec<SiteId>, StoreError> {
+        let key = if parked { keys::parked(partition) } else { keys::failing(partition) };
+        let ids: Vec<String> = self.link.query(cmd("ZRANGE").arg(&key).arg(0).arg(-1)).await?;
+        let parse = |id: String| SiteId::parse(&id).ok_or_else(|| StoreError::corrupt(&key, id));
+        ids.into_iter().map(parse).collect()
     }
 
     /// When a group is next looked at; `None` while it is due, or not scheduled.

@@ -26,19 +26,22 @@ impl Script {
     }
 
     pub(super) fn call(&self, keys: &[String], arguments: &[&[u8]]) -> Cmd {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&self.sha1).arg(keys.len()).arg(keys);
-        for argument in arguments {
-            command.arg(*argument);
-        }
-        command
+        run("EVALSHA", &self.sha1, keys, arguments)
     }
 
-    pub(super) fn load(&self) -> Cmd {
-        let mut command = redis::cmd("SCRIPT");
-        command.arg("LOAD").arg(&self.text);
-        command
+    /// For a server that doesn't know the script: it does afterwards.
+    pub(super) fn call_by_text(&self, keys: &[String], arguments: &[&[u8]]) -> Cmd {
+        run("EVAL", &self.text, keys, arguments)
     }
+}
+
+fn run(name: &str, script: &str, keys: &[String], arguments: &[&[u8]]) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(script).arg(keys.len()).arg(keys);
+    for argument in arguments {
+        command.arg(*argument);
+    }
+    command
 }
 
 macro_rules! scripts {
@@ -50,14 +53,21 @@ macro_rules! scripts {
 scripts! {
     Script::new,
     COMMIT_NOTIFY_STATE: "commit_notify_state.lua",
+    ADD_MEMBER: "add_member.lua",
+    END_MARK: "end_mark.lua",
     FAIL_ORDER: "fail_order.lua",
     POINT_NAME: "point_name.lua",
     PUBLISH: "publish.lua",
+    PUT_API_TOKEN: "put_api_token.lua",
     RELEASE_NAME: "release_name.lua",
     RELEASE_NOTIFY_LEAD: "release_notify_lead.lua",
     RENEW_NOTIFY_LEAD: "renew_notify_lead.lua",
+    RAISE_EPOCH: "raise_epoch.lua",
     REMOVE_RECORD: "remove_record.lua",
     REPLACE_RECORD: "replace_record.lua",
+    REWRAP_ORDER: "rewrap_order.lua",
+    REWRAP_RECORDS: "rewrap_records.lua",
+    SEALED_SITES: "sealed_sites.lua",
     STORE_CERTIFICATE: "store_certificate.lua",
     WRITE_ORDER: "write_order.lua",
     WRITE_SPEC: "write_spec.lua",

@@ -201,18 +201,21 @@ impl Store {
         for partition in
             Partition::all().skip_while(|partition| first.is_some_and(|first| *partition < first))
         {
-            if found.len() >= limit {
-                break;
+            let mut from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
+            while found.len() < limit {
+                let wanted = limit - found.len();
+                let mut range = cmd("ZRANGEBYLEX");
+                range.arg(keys::sites(partition)).arg(&from).arg("+").arg("LIMIT").arg(0).arg(wanted);
+                let ids: Vec<String> = self.link.query(&range).await?;
+                let Some(last) = ids.last() else { break };
+                from = format!("({last}");
+                let known: Vec<SiteId> = ids.iter().filter_map(|id| SiteId::parse(id)).collect();
+                // An id without a record is one that is being deleted: there may be more behind it.
+                found.extend(self.load_sites(&known).await?);
+                if ids.len() < wanted {
+                    break;
+                }
             }
-            let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
-            let mut range = cmd("ZRANGEBYLEX");
-            range.arg(keys::sites(partition)).arg(from).arg("+").arg("LIMIT").arg(0).arg(limit - found.len());
-            let ids: Vec<String> = self.link.query(&range).await?;
-            if ids.is_empty() {
-                continue;
-            }
-            let ids: Vec<SiteId> = ids.iter().filter_map(|id| SiteId::parse(id)).collect();
-            found.extend(self.load_sites(&ids).await?);
         }
         Ok(found)
     }

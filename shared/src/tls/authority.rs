@@ -4,7 +4,7 @@ use crate::{
     digest::sha256_hex,
     domain::FrontendName,
     store::{InternalCaRecord, Store, StoreError},
-    vault::{Binding, OpenError, SealedKind, Vault},
+    vault::{Binding, OpenError, SealError, SealedKind, Vault},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use openssl::{
@@ -51,6 +51,8 @@ pub enum AuthorityError {
     Store(#[from] StoreError),
     #[error("the internal CA's key can't be opened")]
     Open(#[from] OpenError),
+    #[error("the internal CA's key can't be sealed")]
+    Seal(#[from] SealError),
     #[error("the internal CA is damaged")]
     Damaged(#[from] base64::DecodeError),
     #[error("making a certificate failed")]
@@ -66,6 +68,7 @@ impl InternalCa {
         if let Some(record) = store.load_internal_ca().await? {
             return Self::open(&record, vault);
         }
+        store.learn_current_kek(vault).await?;
         store.offer_internal_ca(&new_record(vault)?).await?;
         let record = store.load_internal_ca().await?.ok_or(StoreError::Conflict)?;
         Self::open(&record, vault)

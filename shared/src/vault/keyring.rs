@@ -1,15 +1,22 @@
-//! The key-encryption keys of a fleet: a file of lines `ID BASE64`, the first of them current.
+//! The key-encryption keys of a fleet: a file of lines `ID BASE64`, a newer key below the older ones. All of them open.
+//! Which one seals, the store says; until it does, the first.
 
-use super::seal::KeyEncryptionKey;
+use super::seal::{self, KeyEncryptionKey, OpenError};
+use super::seal::{Binding, SealedKind};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use openssl::error::ErrorStack;
 use std::{
-    io::{self, Write},
+    io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
 
-/// One current key, with which new keys are sealed, and those that older records were sealed with.
+const CANARY: &[u8] = b"signpost canary 1";
+const CANARY_BINDING: Binding<'static> =
+    Binding { kind: SealedKind::Canary, owner: "fleet", spki_sha256: "" };
+
+/// The keys of a ring file, never none.
 pub struct Keyring {
     keys: Vec<KeyEncryptionKey>,
 }
@@ -28,8 +35,14 @@ pub enum KeyringError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("{path}, line {line}: expected an id and 32 bytes in base64")]
     Line { path: PathBuf, line: usize },
+    #[error("{path}, line {line}: the id {id} was given to a key above already")]
+    Twice { path: PathBuf, line: usize, id: String },
     #[error("the key-encryption key file {0} holds no key")]
     Empty(PathBuf),
+    #[error("the key-encryption key file {path} holds no key {id}")]
+    NotThere { path: PathBuf, id: String },
+    #[error("{id} is the only key of {path}")]
+    Only { path: PathBuf, id: String },
     #[error("the key-encryption key file {path} can't be written")]
     Unwritable {
         path: PathBuf,
@@ -51,7 +64,11 @@ impl Keyring {
             return Err(KeyringError::Exposed { path: path.into(), mode });
         }
         let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
-        let mut keys = Vec::new();
+        Self::parse(&text, path)
+    }
+
+    pub(super) fn parse(text: &str, path: &Path) -> Result<Self, KeyringError> {
+        let mut keys: Vec<KeyEncryptionKey> = Vec::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -60,37 +77,19 @@ impl Keyring {
             let malformed = || KeyringError::Line { path: path.into(), line: number + 1 };
             let (id, key) = line.split_once(char::is_whitespace).ok_or_else(malformed)?;
             let bytes = Zeroizing::new(STANDARD.decode(key.trim()).map_err(|_| malformed())?);
+            if keys.iter().any(|known| known.id() == id) {
+                return Err(KeyringError::Twice { path: path.into(), line: number + 1, id: id.to_owned() });
+            }
             keys.push(KeyEncryptionKey::new(id, &bytes).ok_or_else(malformed)?);
         }
         if keys.is_empty() { Err(KeyringError::Empty(path.into())) } else { Ok(Self { keys }) }
     }
 
-    /// Makes a ring of one new key and writes it to `path`, mode 0600. An existing file is never overwritten.
-    ///
-    /// # Errors
-    /// [`KeyringError::Unwritable`], also when the file exists.
-    pub fn generate(path: &Path) -> Result<Self, KeyringError> {
-        let unwritable = |source: io::Error| KeyringError::Unwritable { path: path.into(), source };
-        let key = KeyEncryptionKey::random().map_err(|e| unwritable(io::Error::other(e)))?;
-        let line =
-            Zeroizing::new(format!("{} {}\n", key.id(), *Zeroizing::new(STANDARD.encode(key.bytes()))));
-        let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(directory).map_err(unwritable)?;
-        let mut draft = tempfile::Builder::new()
-            .permissions(std::fs::Permissions::from_mode(0o600))
-            .tempfile_in(directory)
-            .map_err(unwritable)?;
-        draft
-            .write_all(b"# Key-encryption keys of Signpost, the first is current. Without this file no stored private key can be opened.\n")
-            .and_then(|()| draft.write_all(line.as_bytes()))
-            .and_then(|()| draft.as_file().sync_all())
-            .map_err(unwritable)?;
-        draft.persist_noclobber(path).map_err(|e| unwritable(e.error))?;
-        std::fs::File::open(directory).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
-        Ok(Self { keys: vec![key] })
+    pub(super) fn of(keys: Vec<KeyEncryptionKey>) -> Self {
+        Self { keys }
     }
 
-    pub(super) fn current(&self) -> &KeyEncryptionKey {
+    pub(super) fn first(&self) -> &KeyEncryptionKey {
         self.keys.first().expect("a ring is never made empty")
     }
 
@@ -98,7 +97,30 @@ impl Keyring {
         self.keys.iter().find(|key| key.id().as_bytes() == id)
     }
 
-    /// The ids of its keys, the current one first.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        let pairs = self.keys.iter().zip(&other.keys);
+        self.keys.len() == other.keys.len()
+            && pairs.into_iter().all(|(one, two)| one.id() == two.id() && one.bytes() == two.bytes())
+    }
+
+    pub fn has(&self, id: &str) -> bool {
+        self.find(id.as_bytes()).is_some()
+    }
+
+    /// Whether it is a ring of the fleet that planted this canary.
+    ///
+    /// # Errors
+    /// [`OpenError`], where it isn't.
+    pub fn open_canary(&self, canary: &[u8]) -> Result<(), OpenError> {
+        let text = seal::open(self, canary, &CANARY_BINDING)?;
+        if text.as_slice() == CANARY { Ok(()) } else { Err(OpenError::Refused) }
+    }
+
+    pub(super) fn seal_canary(kek: &KeyEncryptionKey) -> Result<Vec<u8>, ErrorStack> {
+        seal::seal(kek, CANARY, &CANARY_BINDING)
+    }
+
+    /// The ids of its keys, in the order of the file.
     pub fn ids(&self) -> Vec<&str> {
         self.keys.iter().map(KeyEncryptionKey::id).collect()
     }
@@ -115,16 +137,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_generated_ring_is_private_and_never_overwritten() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("sub/kek");
-        let made = Keyring::generate(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(Keyring::load(&path).unwrap().ids(), made.ids());
-        assert!(matches!(Keyring::generate(&path), Err(KeyringError::Unwritable { .. })));
-    }
-
-    #[test]
     fn a_bad_ring_is_named_by_file_and_line_and_not_shown() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kek");
@@ -134,6 +146,10 @@ mod tests {
             ("# only a comment\n", "holds no key"),
             ("k1 secretsecret\n", "line 1"),
             ("# x\nk1\n", "line 2"),
+            (
+                "k1 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\nk1 AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n",
+                "line 2",
+            ),
         ] {
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();

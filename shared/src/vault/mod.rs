@@ -2,9 +2,15 @@
 //! wrapped by a key-encryption key that is kept outside the store.
 //!
 //! What is sealed is bound to the record it belongs to: moved to another record, it can't be opened.
+//!
+//! - [`keyring`]: the file of key-encryption keys, read. `ring_file`: made, added to, taken from.
+//! - [`seal`]: the sealing itself. [`held`]: the ring that a program holds, read again when its file changes.
 
+mod held;
 mod keyring;
+mod ring_file;
 mod seal;
 
+pub use held::{SealError, Vault, VaultMarks};
 pub use keyring::{Keyring, KeyringError};
-pub use seal::{Binding, OpenError, SealedKind, Vault};
+pub use seal::{Binding, OpenError, SealedKind, kek_id};

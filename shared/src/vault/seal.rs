@@ -35,12 +35,6 @@ pub struct Binding<'a> {
     pub spki_sha256: &'a str,
 }
 
-/// Seals and opens with the keys of one ring.
-#[derive(Debug)]
-pub struct Vault {
-    ring: Keyring,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("sealed with the key-encryption key {0:?}, which is not in the ring")]
@@ -51,47 +45,58 @@ pub enum OpenError {
     Newer(u8),
 }
 
-impl Vault {
-    pub fn new(ring: Keyring) -> Self {
-        Self { ring }
-    }
+/// Seals with one key-encryption key.
+///
+/// # Errors
+/// Only when the system's random generator fails.
+pub(super) fn seal(
+    kek: &KeyEncryptionKey,
+    secret: &[u8],
+    binding: &Binding<'_>,
+) -> Result<Vec<u8>, ErrorStack> {
+    let associated = binding.associated_data(kek.id().as_bytes());
+    let data_key = random::<KEY_BYTES>()?;
+    let mut out = vec![VERSION, u8::try_from(kek.id().len()).expect("ids are at most 64 bytes")];
+    out.extend_from_slice(kek.id().as_bytes());
+    append_encrypted(&mut out, kek.bytes(), &associated, &*data_key)?;
+    append_encrypted(&mut out, &*data_key, &associated, secret)?;
+    Ok(out)
+}
 
-    pub fn ring(&self) -> &Keyring {
-        &self.ring
-    }
+/// Opens with whichever key of the ring it was sealed with.
+///
+/// # Errors
+/// [`OpenError`]: the ring lacks the key, or the secret was sealed for another record.
+pub(super) fn open(
+    ring: &Keyring,
+    sealed: &[u8],
+    binding: &Binding<'_>,
+) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+    let (id, rest) = split(sealed)?;
+    let (wrapped, body) =
+        rest.split_at_checked(NONCE_BYTES + KEY_BYTES + TAG_BYTES).ok_or(OpenError::Refused)?;
+    let kek = ring.find(id).ok_or_else(|| OpenError::UnknownKek(String::from_utf8_lossy(id).into_owned()))?;
+    let associated = binding.associated_data(id);
+    let data_key = decrypt(kek.bytes(), &associated, wrapped)?;
+    decrypt(&data_key, &associated, body)
+}
 
-    /// # Errors
-    /// Only when the system's random generator fails.
-    pub fn seal(&self, secret: &[u8], binding: &Binding<'_>) -> Result<Vec<u8>, ErrorStack> {
-        let kek = self.ring.current();
-        let associated = binding.associated_data(kek.id().as_bytes());
-        let data_key = random::<KEY_BYTES>()?;
-        let mut out = vec![VERSION, u8::try_from(kek.id().len()).expect("ids are at most 64 bytes")];
-        out.extend_from_slice(kek.id().as_bytes());
-        append_encrypted(&mut out, kek.bytes(), &associated, &*data_key)?;
-        append_encrypted(&mut out, &*data_key, &associated, secret)?;
-        Ok(out)
-    }
+/// The id of the key-encryption key that a secret is sealed with. Nothing is opened, so nothing is proved.
+///
+/// # Errors
+/// [`OpenError`]: no sealed secret, or one of a newer format.
+pub fn kek_id(sealed: &[u8]) -> Result<&str, OpenError> {
+    let (id, _) = split(sealed)?;
+    std::str::from_utf8(id).map_err(|_| OpenError::Refused)
+}
 
-    /// # Errors
-    /// [`OpenError`]: the ring lacks the key, or the secret was sealed for another record.
-    pub fn open(&self, sealed: &[u8], binding: &Binding<'_>) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        let (&version, rest) = sealed.split_first().ok_or(OpenError::Refused)?;
-        if version != VERSION {
-            return Err(OpenError::Newer(version));
-        }
-        let (&id_len, rest) = rest.split_first().ok_or(OpenError::Refused)?;
-        let (id, rest) = rest.split_at_checked(usize::from(id_len)).ok_or(OpenError::Refused)?;
-        let (wrapped, body) =
-            rest.split_at_checked(NONCE_BYTES + KEY_BYTES + TAG_BYTES).ok_or(OpenError::Refused)?;
-        let kek = self
-            .ring
-            .find(id)
-            .ok_or_else(|| OpenError::UnknownKek(String::from_utf8_lossy(id).into_owned()))?;
-        let associated = binding.associated_data(id);
-        let data_key = decrypt(kek.bytes(), &associated, wrapped)?;
-        decrypt(&data_key, &associated, body)
+fn split(sealed: &[u8]) -> Result<(&[u8], &[u8]), OpenError> {
+    let (&version, rest) = sealed.split_first().ok_or(OpenError::Refused)?;
+    if version != VERSION {
+        return Err(OpenError::Newer(version));
     }
+    let (&id_len, rest) = rest.split_first().ok_or(OpenError::Refused)?;
+    rest.split_at_checked(usize::from(id_len)).ok_or(OpenError::Refused)
 }
 
 impl Binding<'_> {
@@ -179,42 +184,57 @@ fn decrypt(key: &[u8], associated: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn vault() -> (tempfile::TempDir, Vault) {
-        let dir = tempfile::tempdir().unwrap();
-        let ring = Keyring::generate(&dir.path().join("kek")).unwrap();
-        (dir, Vault::new(ring))
-    }
+    use base64::{Engine, engine::general_purpose::STANDARD};
 
     const BINDING: Binding<'static> =
         Binding { kind: SealedKind::CertificateKey, owner: "0123.ecdsa", spki_sha256: "aa" };
 
+    fn ring() -> Keyring {
+        let dir = tempfile::tempdir().unwrap();
+        Keyring::generate(&dir.path().join("kek")).unwrap()
+    }
+
+    fn sealed_with(ring: &Keyring) -> Vec<u8> {
+        seal(ring.first(), b"secret", &BINDING).unwrap()
+    }
+
     #[test]
     fn what_is_sealed_opens_only_for_its_own_record() {
-        let (_dir, vault) = vault();
-        let sealed = vault.seal(b"secret", &BINDING).unwrap();
-        assert_eq!(&**vault.open(&sealed, &BINDING).unwrap(), b"secret");
+        let ring = ring();
+        let sealed = sealed_with(&ring);
+        assert_eq!(&**open(&ring, &sealed, &BINDING).unwrap(), b"secret");
+        assert_eq!(kek_id(&sealed).unwrap(), ring.ids()[0]);
         assert!(!sealed.windows(6).any(|window| window == b"secret"));
         for other in [
             Binding { kind: SealedKind::AccountKey, ..BINDING },
             Binding { owner: "0123.rsa", ..BINDING },
             Binding { spki_sha256: "ab", ..BINDING },
         ] {
-            assert!(matches!(vault.open(&sealed, &other), Err(OpenError::Refused)));
+            assert!(matches!(open(&ring, &sealed, &other), Err(OpenError::Refused)));
         }
     }
 
     #[test]
     fn a_changed_byte_and_a_foreign_ring_are_refused() {
-        let (_dir, vault) = vault();
-        let sealed = vault.seal(b"secret", &BINDING).unwrap();
+        let ring = ring();
+        let sealed = sealed_with(&ring);
         for place in 0..sealed.len() {
             let mut damaged = sealed.clone();
             damaged[place] ^= 1;
-            assert!(vault.open(&damaged, &BINDING).is_err(), "byte {place}");
-            assert!(vault.open(&sealed[..place], &BINDING).is_err(), "cut at {place}");
+            assert!(open(&ring, &damaged, &BINDING).is_err(), "byte {place}");
+            assert!(open(&ring, &sealed[..place], &BINDING).is_err(), "cut at {place}");
         }
-        let (_other_dir, other) = self::vault();
-        assert!(matches!(other.open(&sealed, &BINDING), Err(OpenError::UnknownKek(_))));
+        assert!(matches!(open(&self::ring(), &sealed, &BINDING), Err(OpenError::UnknownKek(_))));
+    }
+
+    /// Format 1, as another implementation of AES-GCM made it: the key-encryption key is 32 times the byte 7. Samples
+    /// stay for ever.
+    const VERSION_1: &str = "AQprZWstc2FtcGxlAAECAwQFBgcICQoLGIDrcxkM305/u++X7lVi9fEtpJ0Md2EmDtd5oZLKcxpvg8gZRPTaRRb17UVlFGvHDA0ODxAREhMUFRYX65sKqhoCo9m/rTUjyVJsPHtq+cKLeA==";
+
+    #[test]
+    fn a_secret_of_format_1_opens() {
+        let ring = Keyring::of(vec![KeyEncryptionKey::new("kek-sample", &[7; KEY_BYTES]).unwrap()]);
+        let sealed = STANDARD.decode(VERSION_1).unwrap();
+        assert_eq!(&**open(&ring, &sealed, &BINDING).unwrap(), b"secret");
     }
 }

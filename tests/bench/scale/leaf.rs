@@ -202,7 +202,7 @@ fn leaf(
     (issuer, issuer_key): (&X509, &PKey<Private>),
 ) -> Result<X509> {
     let mut builder = begun(serial, 90, key)?;
-    builder.set_subject_name(&*X509NameBuilder::new()?.build())?;
+    builder.set_subject_name(&X509NameBuilder::new()?.build())?;
     builder.set_issuer_name(issuer.subject_name())?;
     builder.append_extension(KeyUsage::new().critical().digital_signature().build()?)?;
     // serverAuth, clientAuth

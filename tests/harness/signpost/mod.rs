@@ -80,6 +80,7 @@ impl Signpost {
         let mut shared =
             vec!["issuer.self_check", "issuer.resolvers", "issuer.http_port", "issuer.lease_seconds"];
         shared.extend(["issuer.key_types", "store.url", "store.password_file", "store.trusted_roots_file"]);
+        shared.push("store.confirm_replicas");
         shared.push("store.key_encryption_key_file");
         if self.setting("store.url").is_none() {
             shared.push("store.state_dir");

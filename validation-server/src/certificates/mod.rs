@@ -24,14 +24,15 @@ mod tls;
 
 pub(crate) use server::serve;
 
-use crate::{health::NotReady, run::Failure, store_check};
+use crate::{run::Failure, store_check};
 use counters::Counters;
 use own_certificate::OwnCertificate;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use serving::monitoring::NotReady;
 use shared::{
     config::{Config, StoreSection},
     error::chain,
-    store::{Store, StoreError, VaultError, open_vault},
+    store::{Role, Store, StoreError, VaultError, open_vault, report_forever},
     tls::{AuthorityError, InternalCa},
     vault::Vault,
 };
@@ -49,7 +50,7 @@ pub(crate) struct Certificates {
     store: Store,
     section: Arc<StoreSection>,
     /// Set once the keyring has opened the store's canary; nothing is served before.
-    vault: Arc<OnceLock<Vault>>,
+    vault: Arc<OnceLock<Arc<Vault>>>,
     tls: ServerTls,
     own: Arc<OwnCertificate>,
     counters: Arc<Counters>,
@@ -112,8 +113,8 @@ impl Certificates {
         }
     }
 
-    /// Waits for the store, opens the vault, and keeps the server's certificate valid from then on. The listeners are
-    /// up meanwhile. Returns only with an error.
+    /// Waits for the store, opens the vault, and keeps both the vault and the server's certificate up to date from then on.
+    /// The listeners are up meanwhile. Returns only with an error.
     ///
     /// # Errors
     /// A store, a keyring or a certificate that must not be used.
@@ -121,12 +122,15 @@ impl Certificates {
         // With files of its own it can answer from the first moment, if only that it isn't ready.
         self.own.begin(&self.tls).map_err(|e| Failure::configuration(&e))?;
         store_check::until_suitable(&self.store, self.section.confirm_replicas).await?;
-        let vault = self.opened_vault().await?;
+        let vault = Arc::new(self.opened_vault().await?);
         let authority = self.authority(&vault).await?;
-        if self.vault.set(vault).is_err() {
+        if self.vault.set(Arc::clone(&vault)).is_err() {
             tracing::warn!("the vault was opened twice");
         }
-        self.own.keep(&self.tls, &authority).await
+        tokio::select! {
+            ended = self.own.keep(&self.tls, &authority) => ended,
+            never = report_forever(self.store.clone(), &vault, Role::Certificates.as_str()) => match never {},
+        }
     }
 
     /// A store that no issuer has set up yet is waited for.

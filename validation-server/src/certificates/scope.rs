@@ -33,16 +33,9 @@ mod tests {
     use shared::domain::{NameSet, Scope};
 
     fn site(names: &[&str], tags: &[&str]) -> Site {
-        Site {
-            v: 1,
-            names: NameSet::new(names.iter().map(|name| DnsName::parse(name).unwrap())).unwrap(),
-            key_types: Vec::new(),
-            ca: String::new(),
-            account: String::new(),
-            profile: None,
-            tags: tags.iter().map(ToString::to_string).collect(),
-            created: Timestamp::UNIX_EPOCH,
-        }
+        let names = NameSet::new(names.iter().map(|name| DnsName::parse(name).unwrap())).unwrap();
+        let tags = tags.iter().map(ToString::to_string).collect();
+        Site { tags, ..Site::new(names, &[], "", "", Timestamp::UNIX_EPOCH) }
     }
 
     fn frontend(patterns: &[&str], tags: &[&str], rights: &[Right]) -> Frontend {

@@ -14,9 +14,10 @@ mod server;
 pub(crate) use answers::Answers;
 pub(crate) use server::serve;
 
-use crate::{health::NotReady, run::Failure, store_check};
+use crate::{run::Failure, store_check};
 use path::Paths;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use serving::monitoring::NotReady;
 use shared::{
     config::{self, Config},
     store::{Store, StoreError},

@@ -1,6 +1,6 @@
 -- Takes what is due, each group under a lease of its own. Costs what is taken and what has become due, not what exists.
--- KEYS: due. ARGV: owner, length of the leases (ms), random part, how many may be moved to the ready sets, then for each class
--- in its order: its letter and how many are taken at most.
+-- KEYS: due. ARGV: owner, length of the leases (ms), random part, how many may be moved to the ready sets, how many are taken
+-- at most in all, then for each class in its order: its letter and how many are taken at most.
 -- Answers {ms until more is due or '', letters of the classes of which more is ready, id, token, class, ...}.
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[4])
 for _, id in ipairs(due) do
@@ -15,9 +15,9 @@ for _, id in ipairs(due) do
   end
 end
 local taken = {'', ''}
-local left = ''
-for i = 5, #ARGV, 2 do
-  local most = tonumber(ARGV[i + 1])
+local room, left = tonumber(ARGV[5]), ''
+for i = 6, #ARGV, 2 do
+  local most = math.min(tonumber(ARGV[i + 1]), room)
   local found = most
   if most > 0 then
     local ready = redis.call('ZPOPMIN', base .. 'ready:' .. ARGV[i], most)
@@ -35,6 +35,7 @@ for i = 5, #ARGV, 2 do
         taken[#taken + 1] = id
         taken[#taken + 1] = token
         taken[#taken + 1] = ARGV[i]
+        room = room - 1
       end
     end
   end

@@ -1,9 +1,17 @@
 -- Gives a group back with what came of the work: the orders that are done end, the fields that say how it stands are written, it
 -- gets its next place in the schedule, and what happened is told. All at once, or nothing where the lease was lost.
 -- KEYS: group, orders that are done. ARGV: token, id, revision of the group that was worked on, place, moment (ms),
--- number of fields, field and value of each ('' deletes), events.
+-- number of fields, field and value of each ('' deletes), number of certificates that must be served by now, slot and certificate
+-- of each, events.
 if redis.call('HGET', KEYS[1], 'lease') ~= ARGV[1] then return redis.error_reply('FENCED another holder') end
 local id = ARGV[2]
+-- A failover may have lost what this worker has written, and not its lease: then its orders are not done.
+local first = 7 + 2 * tonumber(ARGV[6])
+for i = first + 1, first + 2 * tonumber(ARGV[first]), 2 do
+  if redis.call('HGET', KEYS[1], 'cert:' .. ARGV[i]) ~= ARGV[i + 1] then
+    return redis.error_reply('CONFLICT what was published is not there')
+  end
+end
 for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end
 local gone = {}
 -- What was wished for in the meantime is not overwritten: it is looked at again at once.
@@ -28,5 +36,5 @@ else
   place(id, redis.call('HGET', KEYS[1], 'sched') or ARGV[4], now)
 end
 index(id)
-for i = at, #ARGV do tell(ARGV[i]) end
+for i = first + 1 + 2 * tonumber(ARGV[first]), #ARGV do tell(ARGV[i]) end
 return 1

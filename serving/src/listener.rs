@@ -7,12 +7,12 @@ use std::{
 };
 
 /// Connections that wait for a worker. The kernel's own bound (`net.core.somaxconn`) may be lower.
-pub(crate) const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// The address can't be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("can't listen on {address}")]
-pub(crate) struct BindError {
+pub struct BindError {
     address: SocketAddr,
     #[source]
     source: io::Error,
@@ -22,7 +22,7 @@ pub(crate) struct BindError {
 ///
 /// # Errors
 /// [`BindError`].
-pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     listen(address, false).map_err(|source| BindError { address, source })
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
 ///
 /// # Errors
 /// [`BindError`], also when another process listens there: the kernel would let two of the same user share a port.
-pub(crate) fn bind_shared(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+pub fn bind_shared(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
     let failed = |source| BindError { address, source };
     let probe = listen(address, false).map_err(failed)?;
     // Port 0 was an invitation to choose one: all sockets must be on the same.

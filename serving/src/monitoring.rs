@@ -7,17 +7,17 @@ use std::{io, net::TcpListener, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 /// Says why the program is not ready, in a few words.
-pub(crate) type NotReady = &'static str;
+pub type NotReady = &'static str;
 
 /// What the listener shows.
-pub(crate) struct Health {
+pub struct Health {
     metrics: Metrics,
     readiness: Box<dyn Fn() -> Result<(), NotReady> + Send + Sync>,
 }
 
 impl Health {
     /// `readiness` is asked for each request; gauges that are only known when asked are set in it.
-    pub(crate) fn new(
+    pub fn new(
         registry: Registry,
         readiness: impl Fn() -> Result<(), NotReady> + Send + Sync + 'static,
     ) -> Self {
@@ -26,9 +26,9 @@ impl Health {
 }
 
 /// The registry of a program, with what is known at build time.
-pub(crate) fn new_registry(role: &'static str) -> Registry {
+pub fn new_registry(program: &'static str, role: &'static str) -> Registry {
     let mut registry = Registry::with_prefix("signpost");
-    let labels = vec![("program", "validation-server"), ("role", role), ("version", shared::VERSION)];
+    let labels = vec![("program", program), ("role", role), ("version", shared::VERSION)];
     registry.register("build", "The program that is running", Info::new(labels));
     registry
 }
@@ -37,7 +37,7 @@ pub(crate) fn new_registry(role: &'static str) -> Registry {
 ///
 /// # Errors
 /// The listener can't be used.
-pub(crate) fn server(listener: TcpListener, health: Health, stop: CancellationToken) -> io::Result<Server> {
+pub fn server(listener: TcpListener, health: Health, stop: CancellationToken) -> io::Result<Server> {
     let health = web::Data::new(health);
     let server = HttpServer::new(move || {
         App::new()

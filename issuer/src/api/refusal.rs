@@ -1,0 +1,245 @@
+//! Everything that is not what was asked for: one table of codes, which programs may rely on, and one form.
+
+use super::answer::Answer;
+use crate::sites::{SiteError, WishError};
+use actix_web::http::StatusCode;
+use serde_json::{Value, json};
+use shared::{error::chain, store::StoreError};
+
+macro_rules! codes {
+    ($($code:ident $text:literal $status:ident $meaning:literal $remedy:literal;)*) => {
+        /// Why a request isn't answered. The texts are stable.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Code {
+            $(#[doc = $meaning] $code,)*
+        }
+
+        impl Code {
+            pub const ALL: &'static [Self] = &[$(Self::$code),*];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$code => $text,)* }
+            }
+
+            const fn status_code(self) -> StatusCode {
+                match self { $(Self::$code => StatusCode::$status,)* }
+            }
+
+            /// One sentence for people.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$code => $meaning,)* }
+            }
+
+            /// What the caller can do, where the error itself doesn't say it better.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$code => $remedy,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    BadRequest "bad-request" BAD_REQUEST
+        "The query, the body or a header can't be understood."
+        "Compare the request with /api/v1/openapi.json.";
+    Unauthorized "unauthorized" UNAUTHORIZED
+        "There is no token, or it is unknown or revoked."
+        "Send `Authorization: Bearer TOKEN` with a token from `issuer token add`.";
+    Forbidden "forbidden" FORBIDDEN
+        "The token's role doesn't cover this."
+        "Use a token of the role that details.needed names.";
+    NoSuchRoute "no-such-route" NOT_FOUND
+        "There is no such path."
+        "/api/v1/openapi.json lists every path.";
+    NoSuchSite "no-such-site" NOT_FOUND
+        "No site has this name or id."
+        "Add it with POST /api/v1/sites.";
+    NoSuchCertificate "no-such-certificate" NOT_FOUND
+        "No certificate is served for this name."
+        "GET /api/v1/sites/NAME says what is missing.";
+    NoSuchTenant "no-such-tenant" NOT_FOUND
+        "There is no tenant of this name."
+        "Make it with PUT /api/v1/tenants/NAME.";
+    NoSuchBrake "no-such-brake" NOT_FOUND
+        "This brake is not on."
+        "GET /api/v1/brakes lists those that are.";
+    MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED
+        "The path has other methods."
+        "Use one of those in the header Allow.";
+    NameTaken "name-taken" CONFLICT
+        "A name belongs to another site."
+        "Remove it from the site that details.owner names, or leave it out.";
+    SiteExists "site-exists" CONFLICT
+        "The site is there already, with other settings."
+        "Change it with PATCH /api/v1/sites/ID.";
+    Changed "changed" CONFLICT
+        "Somebody else changed the same thing in this moment; nothing was written."
+        "Read it again, and repeat the request.";
+    InProgress "in-progress" CONFLICT
+        "A request with this idempotency key is being worked on, or was cut off within the last minute."
+        "Repeat it after the seconds in the header Retry-After.";
+    TooLarge "too-large" PAYLOAD_TOO_LARGE
+        "The body is larger than 256 KiB."
+        "Divide it into several requests; a site has 2000 names at most.";
+    NotJson "not-json" UNSUPPORTED_MEDIA_TYPE
+        "The body is not application/json."
+        "Send JSON with `Content-Type: application/json`.";
+    InvalidName "invalid-name" UNPROCESSABLE_ENTITY
+        "A hostname breaks a rule of the CA."
+        "details.rule names the rule.";
+    InvalidSite "invalid-site" UNPROCESSABLE_ENTITY
+        "What is wished of the site can't be."
+        "Change what the message names.";
+    UnknownCa "unknown-ca" UNPROCESSABLE_ENTITY
+        "The CA is not configured, or can't be used as it is."
+        "Name one of those in the message, or change the configuration of the issuer.";
+    InvalidTenant "invalid-tenant" UNPROCESSABLE_ENTITY
+        "This can't be a tenant, or its account."
+        "Use 1 to 63 characters of a-z, A-Z, 0-9, -, _ and .";
+    KeyReused "key-reused" UNPROCESSABLE_ENTITY
+        "The idempotency key belongs to another request of the last 24 hours."
+        "Use a new key for each request, and the same one only to repeat it.";
+    Damaged "damaged" INTERNAL_SERVER_ERROR
+        "A record in the store can't be read."
+        "The issuer's log names the record and the cause.";
+    StoreUnavailable "store-unavailable" SERVICE_UNAVAILABLE
+        "The store did not answer: what was asked may have been done or not."
+        "Repeat the request after the seconds in the header Retry-After.";
+    Timeout "timeout" SERVICE_UNAVAILABLE
+        "It took longer than 30 seconds; what was asked may have been done or not."
+        "Repeat the request after the seconds in the header Retry-After.";
+}
+
+impl Code {
+    pub fn status(self) -> u16 {
+        self.status_code().as_u16()
+    }
+
+    /// Whether the same request can be answered otherwise a moment later.
+    fn is_passing(self) -> bool {
+        self.status_code().is_server_error() || matches!(self, Self::Changed | Self::InProgress)
+    }
+
+    fn retry_after_seconds(self) -> Option<u32> {
+        match self {
+            Self::StoreUnavailable | Self::Changed => Some(1),
+            Self::InProgress | Self::Timeout => Some(5),
+            _ => None,
+        }
+    }
+}
+
+/// Why a request isn't answered, in the words of the case.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) code: Code,
+    message: String,
+    details: Value,
+    allow: Option<String>,
+}
+
+impl Refusal {
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: json!({}), allow: None }
+    }
+
+    #[must_use]
+    pub(super) fn with_details(self, details: Value) -> Self {
+        Self { details, ..self }
+    }
+
+    pub(super) fn of_method(allow: String) -> Self {
+        Self { allow: Some(allow), ..Self::new(Code::MethodNotAllowed, "this path has other methods") }
+    }
+
+    pub(super) fn answer(&self) -> Answer {
+        let document = json!({ "error": {
+            "code": self.code.as_str(),
+            "message": self.message,
+            "remedy": self.code.remedy(),
+            "details": self.details,
+        }});
+        let mut answer = Answer::new(self.code.status_code(), &document);
+        answer.passing = self.code.is_passing();
+        answer.retry_after = self.code.retry_after_seconds();
+        answer.allow.clone_from(&self.allow);
+        answer
+    }
+}
+
+/// Logged here, once; the caller learns no more than that it may try again.
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(error = chain(&error), "a request to the API met an error of the store");
+        match error {
+            StoreError::Conflict => {
+                Self::new(Code::Changed, "the record was changed in this moment: nothing was written")
+            }
+            StoreError::Corrupt { .. } | StoreError::NewerSchema { .. } => {
+                Self::new(Code::Damaged, "a record in the store can't be read")
+            }
+            _ => Self::new(Code::StoreUnavailable, "the store did not answer"),
+        }
+    }
+}
+
+impl From<SiteError> for Refusal {
+    fn from(error: SiteError) -> Self {
+        let message = error.to_string();
+        match error {
+            SiteError::Store(error) => error.into(),
+            SiteError::Wish(error) => error.into(),
+            SiteError::NotFound(name) => {
+                Self::new(Code::NoSuchSite, message).with_details(json!({ "name": name }))
+            }
+            SiteError::Taken { name, owner, names } => Self::new(Code::NameTaken, message)
+                .with_details(json!({ "name": name, "owner": owner, "owner_names": names })),
+            SiteError::Exists(site, differences) => Self::new(
+                Code::SiteExists,
+                format!("the site {site} is there already, with other settings ({differences})"),
+            )
+            .with_details(json!({ "site": site })),
+            SiteError::Changed => Self::new(Code::Changed, message),
+            SiteError::NothingBefore(site) => {
+                Self::new(Code::NoSuchCertificate, message).with_details(json!({ "site": site }))
+            }
+        }
+    }
+}
+
+impl From<WishError> for Refusal {
+    fn from(error: WishError) -> Self {
+        let message = chain(&error);
+        match error {
+            WishError::Name { name, error } => Self::new(Code::InvalidName, message)
+                .with_details(json!({ "name": name, "rule": error.rule() })),
+            WishError::Ca(_) => Self::new(Code::UnknownCa, message),
+            _ => Self::new(Code::InvalidSite, message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_words_with_a_status_and_none_stands_twice() {
+        let mut texts: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        assert_eq!(texts.len(), Code::ALL.len());
+        for code in Code::ALL {
+            assert!(code.status_code().is_client_error() || code.status_code().is_server_error());
+            assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{code:?}");
+            assert_eq!(code.status() == 503, code.status_code().is_server_error() && *code != Code::Damaged);
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_not_kept() {
+        assert!(Refusal::new(Code::StoreUnavailable, "").answer().to_keep().is_none());
+        assert!(Refusal::new(Code::Changed, "").answer().to_keep().is_none());
+        assert_eq!(Refusal::new(Code::NameTaken, "").answer().to_keep().unwrap().status, 409);
+    }
+}

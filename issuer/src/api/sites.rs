@@ -1,0 +1,197 @@
+//! `/sites`: the wanted state, and having it looked at now.
+
+use super::{
+    Api,
+    answer::Answer,
+    asked::Asked,
+    authorized::{Authorized, Read, Write},
+    listing,
+    refusal::{Code, Refusal},
+    server::BASE,
+    view,
+};
+use crate::sites::{Change, Kind, SiteError, SiteWish};
+use actix_web::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use shared::{
+    domain::{DnsName, Origin, Partition, Site, SiteId},
+    store::WantedSite,
+};
+use tokio::task::JoinSet;
+
+/// Groups that are nudged at once.
+const NUDGES: usize = 32;
+
+pub(super) async fn list(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
+    Ok(Answer::ok(&listing::page(&asked.api, &asked.query()?).await?))
+}
+
+pub(super) async fn add(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
+    let wish: SiteWish = asked.json()?;
+    let change = asked.api.registry.add(&wish, Origin::Api).await?;
+    let status = if change.kind == Kind::Added { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(Answer::new(status, &describe(&change)).at(format!("{BASE}/sites/{}", change.id)))
+}
+
+pub(super) async fn show(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
+    let wanted = find(&asked).await?;
+    let view = view::load(&asked.api.store, std::slice::from_ref(&wanted.id)).await?.pop();
+    // Removed in this moment.
+    let view = view.ok_or_else(|| SiteError::NotFound(asked.part("site")))?;
+    Ok(Answer::ok(&view.describe()))
+}
+
+pub(super) async fn change(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
+    let patch = Patch::parse(asked.json()?)?;
+    let before = find(&asked).await?;
+    let wish = patch.to_wish(&before.site)?;
+    set(&asked.api, before, &wish).await
+}
+
+pub(super) async fn remove(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
+    let wanted = find(&asked).await?;
+    Ok(Answer::ok(&describe(&asked.api.registry.remove(wanted).await?)))
+}
+
+pub(super) async fn pause(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
+    set_paused(&asked, true).await
+}
+
+pub(super) async fn resume(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
+    set_paused(&asked, false).await
+}
+
+pub(super) async fn retry(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
+    nudge(&asked, false).await
+}
+
+pub(super) async fn renew(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
+    nudge(&asked, true).await
+}
+
+pub(super) async fn retry_all(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
+    let api = &asked.api;
+    let mut nudged = 0;
+    let mut under_way: JoinSet<Result<bool, SiteError>> = JoinSet::new();
+    let mut count = |done: Result<Result<bool, SiteError>, tokio::task::JoinError>| {
+        let done = done.map_err(|_| Refusal::new(Code::StoreUnavailable, "not everything was tried"))?;
+        nudged += u64::from(done?);
+        Ok::<_, Refusal>(())
+    };
+    for partition in Partition::all() {
+        let mut groups = api.store.list_troubled_in(partition, false).await?;
+        groups.extend(api.store.list_troubled_in(partition, true).await?);
+        groups.sort();
+        groups.dedup();
+        for group in groups {
+            if under_way.len() >= NUDGES
+                && let Some(done) = under_way.join_next().await
+            {
+                count(done)?;
+            }
+            let registry = api.registry.clone();
+            under_way.spawn(async move { registry.nudge_group(&group, false).await });
+        }
+    }
+    while let Some(done) = under_way.join_next().await {
+        count(done)?;
+    }
+    Ok(Answer::new(StatusCode::ACCEPTED, &Nudged { site: None, groups: nudged }))
+}
+
+#[derive(Serialize)]
+struct Nudged {
+    site: Option<SiteId>,
+    groups: u64,
+}
+
+/// What a PATCH says: any setting of a wish, and names that come and go.
+struct Patch {
+    settings: Map<String, Value>,
+    names: NamesChange,
+}
+
+#[derive(Default, Deserialize)]
+struct NamesChange {
+    #[serde(default)]
+    add_names: Vec<String>,
+    #[serde(default)]
+    remove_names: Vec<String>,
+}
+
+impl Patch {
+    fn parse(mut settings: Map<String, Value>) -> Result<Self, Refusal> {
+        if settings.contains_key("names") {
+            let message = "names can't be replaced as a whole: use add_names and remove_names";
+            return Err(Refusal::new(Code::BadRequest, message));
+        }
+        let mut names = Map::new();
+        for key in ["add_names", "remove_names"] {
+            names.extend(settings.remove(key).map(|value| (key.to_owned(), value)));
+        }
+        Ok(Self { settings, names: from_value(Value::Object(names))? })
+    }
+
+    /// A name that is there already is not added twice, and one that has gone already is not missed: a patch can be
+    /// repeated.
+    fn to_wish(&self, site: &Site) -> Result<SiteWish, Refusal> {
+        // Names that are no names are refused where all are checked; here they are compared as they are meant.
+        let form =
+            |text: &String| DnsName::parse(text).map_or_else(|_| text.clone(), |name| name.to_string());
+        let removed: Vec<String> = self.names.remove_names.iter().map(form).collect();
+        let mut names: Vec<String> = site.names.iter().map(ToString::to_string).collect();
+        for added in self.names.add_names.iter().map(form) {
+            if !names.contains(&added) {
+                names.push(added);
+            }
+        }
+        names.retain(|name| !removed.contains(name));
+        let mut wish = self.settings.clone();
+        wish.insert("names".to_owned(), json!(names));
+        from_value(Value::Object(wish))
+    }
+}
+
+fn from_value<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Refusal> {
+    serde_json::from_value(value)
+        .map_err(|e| Refusal::new(Code::BadRequest, format!("the body can't be read: {e}")))
+}
+
+async fn set_paused(asked: &Asked, paused: bool) -> Result<Answer, Refusal> {
+    let before = find(asked).await?;
+    let names: Vec<String> = before.site.names.iter().map(ToString::to_string).collect();
+    let wish = SiteWish { paused: Some(paused), ..SiteWish::for_names(&names) };
+    set(&asked.api, before, &wish).await
+}
+
+async fn set(api: &Api, before: WantedSite, wish: &SiteWish) -> Result<Answer, Refusal> {
+    Ok(Answer::ok(&describe(&api.registry.set(before, wish).await?)))
+}
+
+async fn nudge(asked: &Asked, force: bool) -> Result<Answer, Refusal> {
+    let wanted = find(asked).await?;
+    asked.api.registry.nudge(&wanted, force).await?;
+    let groups = u64::try_from(wanted.groups.len()).unwrap_or(u64::MAX);
+    Ok(Answer::new(StatusCode::ACCEPTED, &Nudged { site: Some(wanted.id), groups }))
+}
+
+/// The site that the path means, by a name or by its id.
+async fn find(asked: &Asked) -> Result<WantedSite, Refusal> {
+    let text = asked.part("site");
+    let missing = || SiteError::NotFound(text.clone());
+    if let Some(id) = SiteId::parse(&text) {
+        return Ok(asked.api.store.load_wanted(&id).await?.ok_or_else(missing)?);
+    }
+    let name = DnsName::parse(&text).map_err(|_| missing())?;
+    Ok(asked.api.registry.find(&name).await?)
+}
+
+fn describe(change: &Change) -> Value {
+    json!({
+        "change": change.kind,
+        "site": view::wanted(&change.id, &change.site),
+        "differences": change.differences,
+        "reissued": change.reissued,
+    })
+}

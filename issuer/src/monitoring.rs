@@ -1,0 +1,37 @@
+//! The daemon's page for monitoring: `/metrics`, `/healthz`, `/readyz` on an address of its own.
+
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use serving::monitoring::{Health, server};
+use shared::store::Store;
+use std::{future::Future, io, net::TcpListener};
+use tokio_util::sync::CancellationToken;
+
+/// The registry of the daemon: whatever counts registers with it before [`serve`] takes it.
+pub fn new_registry() -> Registry {
+    serving::monitoring::new_registry("issuer", "run")
+}
+
+/// Shows the page until `end`. From `stop` on the daemon is not ready: it finishes what it has begun.
+///
+/// # Errors
+/// The listener can't be used.
+pub fn serve(
+    listener: TcpListener,
+    mut registry: Registry,
+    store: Store,
+    stop: CancellationToken,
+    end: CancellationToken,
+) -> io::Result<impl Future<Output = io::Result<()>> + Send> {
+    let store_up = Gauge::<i64>::default();
+    registry.register("store_up", "Whether the store answered the last command", store_up.clone());
+    let readiness = move || {
+        let up = store.is_healthy();
+        store_up.set(i64::from(up));
+        match (stop.is_cancelled(), up) {
+            (true, _) => Err("ending"),
+            (false, false) => Err("the store does not answer"),
+            (false, true) => Ok(()),
+        }
+    };
+    server(listener, Health::new(registry, readiness), end)
+}

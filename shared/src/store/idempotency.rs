@@ -1,0 +1,116 @@
+//! Answers to requests with an idempotency key: first a mark that the request is being worked on, then its answer.
+//!
+//! Whoever is killed in between leaves the mark, which expires soon; the request can then be made again.
+
+use super::{Store, StoreError, keys, scripts};
+use crate::digest::sha256_hex;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long an answer is kept.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// The answer that a request got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptAnswer {
+    pub status: u16,
+    pub body: String,
+    /// Where what was made can be found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+}
+
+/// What is there under a key.
+#[derive(Debug)]
+pub enum Repetition {
+    /// Nothing was: the request is the first, and marked.
+    First(AnswerMark),
+    /// The same request is being worked on.
+    UnderWay,
+    /// The same request was answered.
+    Answered(KeptAnswer),
+    /// The key belongs to another request.
+    Other,
+}
+
+/// The mark of a request that is being worked on: to be ended by [`Store::end_mark`].
+#[derive(Debug)]
+pub struct AnswerMark {
+    key: String,
+    digest: String,
+    mark: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    v: u32,
+    /// SHA-256 of the request.
+    digest: String,
+    /// While it is being worked on: names the mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mark: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    answer: Option<KeptAnswer>,
+}
+
+const VERSION: u32 = 1;
+
+impl Store {
+    /// Marks a request as being worked on for at most `within`, unless `key` has been used by this token before.
+    ///
+    /// `digest` identifies the request, `random` the mark.
+    ///
+    /// # Errors
+    /// [`StoreError`]. The mark may have been set: then the same request is under way until it expires.
+    pub async fn begin_once(
+        &self,
+        token: &str,
+        key: &str,
+        digest: &str,
+        random: &str,
+        within: Duration,
+    ) -> Result<Repetition, StoreError> {
+        let key = keys::idempotency(token, &sha256_hex(key.as_bytes()));
+        let corrupt = |e: serde_json::Error| StoreError::corrupt(&key, e);
+        let record =
+            Record { v: VERSION, digest: digest.to_owned(), mark: Some(random.to_owned()), answer: None };
+        let mark = serde_json::to_string(&record).map_err(corrupt)?;
+        let mut set = redis::Pipeline::new();
+        set.cmd("SET").arg(&key).arg(&mark).arg("NX").arg("GET").arg("PX").arg(millis(within));
+        let before = self.confirmed.write(set).await?;
+        let before: Option<String> =
+            redis::from_redis_value(before).map_err(|e| StoreError::corrupt(&key, e))?;
+        let Some(before) = before else {
+            return Ok(Repetition::First(AnswerMark { key, digest: digest.to_owned(), mark }));
+        };
+        let before: Record = serde_json::from_str(&before).map_err(corrupt)?;
+        if before.v > VERSION {
+            return Err(StoreError::NewerSchema { found: before.v, known: VERSION });
+        }
+        Ok(match before.answer {
+            _ if before.digest != digest => Repetition::Other,
+            Some(answer) => Repetition::Answered(answer),
+            None => Repetition::UnderWay,
+        })
+    }
+
+    /// Keeps the answer in the place of the mark, or, without one, lets the request be made again.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the mark stays until it expires.
+    pub async fn end_mark(&self, mark: &AnswerMark, answer: Option<KeptAnswer>) -> Result<(), StoreError> {
+        let record = answer.map(|answer| {
+            let record = Record { v: VERSION, digest: mark.digest.clone(), mark: None, answer: Some(answer) };
+            serde_json::to_string(&record).map_err(|e| StoreError::corrupt(&mark.key, e))
+        });
+        let record = record.transpose()?.unwrap_or_default();
+        let kept = KEPT.as_secs().to_string();
+        let arguments = [mark.mark.as_bytes(), record.as_bytes(), kept.as_bytes()];
+        let touched = [mark.key.clone()];
+        self.confirmed.script::<i64>(&scripts::END_MARK, &touched, &arguments).await.map(drop)
+    }
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,19 @@
+-- Writes a token. KEYS: tokens, when they were used. ARGV: SHA-256, record, name, 'add', 'replace' or 'change'.
+-- A name has one token: 'add' refuses a second, 'replace' ends the one before, 'change' needs the one that is there.
+local there = false
+local before = redis.call('HGETALL', KEYS[1])
+for at = 1, #before, 2 do
+  if cjson.decode(before[at + 1]).name == ARGV[3] then
+    if before[at] == ARGV[1] then
+      there = true
+    elseif ARGV[4] == 'replace' then
+      redis.call('HDEL', KEYS[1], before[at])
+      redis.call('HDEL', KEYS[2], before[at])
+    else
+      return redis.error_reply('CONFLICT the name has another token')
+    end
+  end
+end
+if ARGV[4] == 'change' and not there then return redis.error_reply('CONFLICT the token is gone') end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1

@@ -1,0 +1,140 @@
+//! A store that is away, requests that are none, and the end.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use harness::{
+    deadline::until_true,
+    redis_proxy::{Mode, Moment, Then, Trigger},
+};
+use serde_json::json;
+
+use crate::service::Service;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_is_503_and_nothing_else() -> Result<()> {
+    let mut service = Service::start().await?;
+    let token = service.token("ops", "admin").await?;
+    let site = json!({"names": ["a.example.com"]});
+    service.ask("POST /sites", &token, Some(&site)).await?.with(201)?;
+    ensure!(service.monitoring("/readyz").await?.0 == 200);
+    let lines = [
+        "GET /sites",
+        "GET /sites/a.example.com",
+        "GET /sites/unknown.example.com",
+        "DELETE /sites/a.example.com",
+        "POST /sites/a.example.com/renew",
+        "GET /certificates/a.example.com",
+        "GET /status",
+        "GET /events",
+        "DELETE /brakes/issuance/all",
+        "GET /tenants/unknown",
+        "GET /tokens",
+    ];
+    service.redis.stop().await?;
+    for line in lines {
+        for token in [token.as_str(), "sp_unknown"] {
+            let reply = service.ask(line, token, None).await?.refused(503, "store-unavailable")?;
+            ensure!(reply.header("Retry-After") == Some("1"), "{reply:#?}");
+        }
+        // Who brings none needs no store to be told so.
+        service.ask(line, "", None).await?.refused(401, "unauthorized")?;
+    }
+    service.ask("GET /openapi.json", "", None).await?.with(200)?;
+    until_true("not ready", Duration::from_secs(10), || async {
+        service.monitoring("/readyz").await.is_ok_and(|(status, _)| status == 503)
+    })
+    .await?;
+    ensure!(service.monitoring("/healthz").await?.0 == 200);
+    service.redis.start_again().await?;
+    until_true("ready", Duration::from_secs(10), || async {
+        service.monitoring("/readyz").await.is_ok_and(|(status, _)| status == 200)
+    })
+    .await?;
+    service.ask("GET /sites/a.example.com", &token, None).await?.with(200)?;
+    let (_, metrics) = service.monitoring("/metrics").await?;
+    let counted =
+        "signpost_api_requests_total{method=\"GET\",route=\"/api/v1/sites/{site}\",status=\"503\"} 4";
+    ensure!(metrics.contains(counted) && metrics.contains("signpost_store_up 1"), "{metrics}");
+
+    // One that is silent is no better.
+    service.redis_proxy.set_mode(Mode::BlackHole);
+    service.ask("GET /sites/a.example.com", &token, None).await?.refused(503, "store-unavailable")?;
+    Ok(())
+}
+
+/// The store is there for the token, and away for the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_goes_in_the_middle_is_not_found_to_lack_anything() -> Result<()> {
+    let service = Service::start().await?;
+    let token = service.token("ops", "admin").await?;
+    let site = json!({"names": ["a.example.com"]});
+    service.ask("POST /sites", &token, Some(&site)).await?.with(201)?;
+    service.ask("PUT /tenants/acme", &token, Some(&json!({"redirect": true}))).await?.with(201)?;
+    for (line, cut_at) in [
+        ("GET /sites/a.example.com", "sp:name:a.example.com"),
+        ("GET /sites/a.example.com", "HMGET"),
+        ("GET /sites/a.example.com", "HGETALL"),
+        ("GET /certificates/a.example.com", "sp:name:a.example.com"),
+        ("GET /tenants/acme", "sp:tenant:acme"),
+        ("DELETE /brakes/issuance/all", "sp:brakes"),
+        ("GET /sites", "ZRANGEBYLEX"),
+    ] {
+        service.redis_proxy.add_trigger(Trigger::on(cut_at, Moment::BeforeCommand, || Then::Cut));
+        service.ask(line, &token, None).await?.refused(503, "store-unavailable")?;
+    }
+    ensure!(service.redis_proxy.fired() == 7, "{} of the cuts were made", service.redis_proxy.fired());
+    // A record that can't be read isn't missing either, and trying again doesn't help.
+    service.redis.command(&["SET", "sp:tenant:broken", "{"]).await?;
+    let damaged = service.ask("GET /tenants/broken", &token, None).await?.refused(500, "damaged")?;
+    ensure!(damaged.header("Retry-After").is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_none_are_refused_as_json() -> Result<()> {
+    let service = Service::start().await?;
+    let token = service.token("panel", "write").await?;
+    for line in ["GET /nothing", "GET /sites/a/b/c", "POST /sites/", "GET /../../"] {
+        service.send(line, &token, None, &[]).await?.refused(404, "no-such-route")?;
+    }
+    let reply = service.send("PUT /sites/a.example.com", &token, None, &[]).await?;
+    let reply = reply.refused(405, "method-not-allowed")?;
+    ensure!(reply.header("Allow") == Some("GET, PATCH, DELETE"), "{reply:#?}");
+
+    let send = async |kind: &str, bytes: &[u8]| {
+        service.send("POST /sites", &token, Some((kind, bytes.to_vec())), &[]).await
+    };
+    let wish = br#"{"names":["a.example.com"]}"#;
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""] {
+        send(kind, wish).await?.refused(415, "not-json")?;
+    }
+    for bytes in [&b"{"[..], b"{\"names\":[\"\xff\"]}", b"nonsense", b""] {
+        send("application/json", bytes).await?.refused(400, "bad-request")?;
+    }
+    let mut large = br#"{"names":["#.to_vec();
+    large.resize(256 << 10, b' ');
+    send("application/json", &large).await?.refused(400, "bad-request")?;
+    large.push(b' ');
+    send("application/json", &large).await?.refused(413, "too-large")?;
+    send("application/json; charset=utf-8", wish).await?.with(201)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_end_it_finishes_what_is_open() -> Result<()> {
+    let service = Service::start().await?;
+    let token = service.token("panel", "write").await?;
+    service.ask("GET /status", &token, None).await?.with(200)?;
+    let stop = service.stop.clone();
+    let ending = Trigger::on(":due", Moment::Answered, move || {
+        stop.cancel();
+        Then::GoOn
+    });
+    service.redis_proxy.add_trigger(ending.and("a.example.com"));
+    let site = json!({"names": ["a.example.com"]});
+    service.ask("POST /sites", &token, Some(&site)).await?.with(201)?;
+    ensure!(service.redis_proxy.fired() == 1 && service.monitoring("/readyz").await?.1 == "ending\n");
+    tokio::time::timeout(Duration::from_secs(5), service.served).await???;
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! Sites as they are wanted: added, changed, shown, listed, paused, removed. The daemon follows, and orders nothing that it
+//! has already.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use harness::{
+    daemon::{SOON, list},
+    deadline::until_true,
+    signpost::Daemon,
+    stage::Stage,
+    stored::Stored,
+};
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_is_added_once_and_changed_as_it_is_told() -> Result<()> {
+    let stage = Stage::trusting().await?;
+    let added = stage.json(&["site", "add", "shop.example", "--tag", "eu"]).await?;
+    ensure!(added["sites"][0]["change"] == "added", "{added:#}");
+    let again = stage.json(&["site", "add", "shop.example", "--tag", "eu"]).await?;
+    ensure!(again["sites"][0]["change"] == "unchanged", "{again:#}");
+    let other = stage.signpost.issuer(&["--json", "site", "add", "shop.example", "--tag", "us"]).await?;
+    ensure!(other.with_code(1)?.json()?["error"] == "conflict", "other settings are no addition");
+    for names in [&["shop.example", "blog.example"][..], &["blog.example", "shop.example", "x.example"]] {
+        let line = [&["--json", "site", "add"], names].concat();
+        let refused = stage.signpost.issuer(&line).await?.with_code(1)?;
+        let message = refused.json()?["message"].as_str().context("a message")?.to_owned();
+        ensure!(message.contains("shop.example") && message.contains("belongs to"), "{message}");
+    }
+    stage.signpost.issuer(&["site", "show", "blog.example"]).await?.with_code(4)?;
+
+    let daemon = stage.start_daemon()?;
+    stage.until_valid("shop.example").await?;
+    let set = stage.json(&["site", "set", "shop.example", "--tag", "us", "--dual"]).await?;
+    let differences = list(&set["sites"][0]["differences"]).join("; ");
+    ensure!(differences.contains("tags: eu -> us") && differences.contains("ecdsa-p256+rsa-2048"), "{set:#}");
+    stage
+        .until_site("shop.example", "both certificates are there", |site| {
+            site["certificates"].as_array().is_some_and(|all| all.len() == 2)
+        })
+        .await?;
+    ensure!(
+        stage.proxy.issued_for(&["shop.example"]) == ["ecdsa-p256", "rsa-2048"],
+        "only what was lacking is ordered: {:?}",
+        stage.proxy.issued_for(&["shop.example"])
+    );
+
+    stage.json(&["site", "set", "shop.example", "--add-name", "www.shop.example"]).await?;
+    stage.until_valid("www.shop.example").await?;
+    let shown = stage.json(&["site", "show", "www.shop.example"]).await?;
+    ensure!(list(&shown["wanted"]["names"]) == ["shop.example", "www.shop.example"], "{shown:#}");
+    ensure!(shown["groups"].as_array().is_some_and(|groups| groups.len() == 2), "one each: {shown:#}");
+    let listed = stage.json(&["site", "list", "--tag", "us"]).await?;
+    ensure!(listed["sites"].as_array().is_some_and(|sites| sites.len() == 2), "{listed:#}");
+    let none = stage.json(&["site", "list", "--tag", "eu"]).await?;
+    ensure!(none["sites"] == json!([]), "{none:#}");
+    ensure!(stage.proxy.issued_for(&["shop.example"]).len() == 2, "its neighbour costs it nothing");
+    daemon.process.assert_running()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_new_sites_get_depends_on_where_they_come_from() -> Result<()> {
+    let stage = Stage::trusting().await?;
+    let wanted = async |line: &[&str]| -> Result<Value> {
+        let line = [&["site", "add"], line].concat();
+        Ok(stage.json(&line).await?["sites"][0]["wanted"].clone())
+    };
+    let new = wanted(&["new.example"]).await?;
+    ensure!(new["redirect"] == true && new["hsts"]["max_age_seconds"] == 5_184_000, "{new:#}");
+    let imported = wanted(&["old.example", "--imported"]).await?;
+    ensure!(imported["redirect"] == false && imported["hsts"].is_null(), "{imported:#}");
+    let asked = wanted(&["asked.example", "--imported", "--redirect", "on", "--hsts", "60"]).await?;
+    ensure!(asked["redirect"] == true && asked["hsts"]["max_age_seconds"] == 60, "{asked:#}");
+
+    // A tenant whose first site was imported is one that was there before; what it gets is for it to say.
+    wanted(&["a.example", "--imported", "--tenant", "before"]).await?;
+    let second = wanted(&["b.example", "--tenant", "before"]).await?;
+    ensure!(second["redirect"] == false && second["hsts"].is_null(), "{second:#}");
+    wanted(&["c.example", "--tenant", "fresh"]).await?;
+    let fresh = wanted(&["d.example", "--tenant", "fresh"]).await?;
+    ensure!(fresh["redirect"] == true && !fresh["hsts"].is_null(), "{fresh:#}");
+    stage.json(&["tenant", "set", "before", "--redirect", "on", "--account", "theirs"]).await?;
+    let third = wanted(&["e.example", "--tenant", "before"]).await?;
+    ensure!(third["redirect"] == true && third["account"] == "theirs", "{third:#}");
+    // It says nothing of sites that are there.
+    let kept = stage.json(&["site", "show", "b.example"]).await?;
+    ensure!(kept["wanted"]["redirect"] == false, "{kept:#}");
+    let of_tenant = stage.json(&["site", "list", "--tenant", "before"]).await?;
+    ensure!(of_tenant["sites"].as_array().is_some_and(|sites| sites.len() == 3), "{of_tenant:#}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_not_ordered_for_its_neighbours_sake() -> Result<()> {
+    let mut stage = Stage::trusting().await?;
+    // Five names in certificates of at most two.
+    stage.signpost.set("ca.pebble.names_per_certificate", 2)?;
+    let _daemon = stage.start_daemon()?;
+    let five = ["a.example", "b.example", "c.example", "d.example", "e.example"];
+    stage.json(&[&["site", "add", "--san", "grouped"], &five[..]].concat()).await?;
+    for name in five {
+        stage.until_valid(name).await?;
+    }
+    let ordered = |stage: &Stage| -> Vec<Vec<String>> {
+        let mut ordered: Vec<_> = stage.proxy.orders().into_iter().map(|order| order.names).collect();
+        ordered.sort();
+        ordered
+    };
+    let first = [vec!["a.example", "b.example"], vec!["c.example", "d.example"], vec!["e.example"]];
+    ensure!(ordered(&stage) == first, "{:?}", ordered(&stage));
+
+    // A name that goes is not ordered away, one that comes changes the group that has room for it.
+    stage.proxy.reset();
+    let set = stage.json(&["site", "set", "a.example", "--remove-name", "d.example"]).await?;
+    ensure!(set["sites"][0]["reissued"] == json!([]), "{set:#}");
+    stage.signpost.issuer(&["status", "d.example"]).await?.with_code(4)?;
+    let set = stage.json(&["site", "set", "a.example", "--add-name", "f.example"]).await?;
+    ensure!(list(&set["sites"][0]["reissued"]) == ["c.example", "f.example"], "{set:#}");
+    stage.until_valid("f.example").await?;
+    stage.until_idle().await?;
+    ensure!(ordered(&stage) == [["c.example", "f.example"]], "{:?}", ordered(&stage));
+
+    // A group that loses all its names goes; the others stay.
+    stage.proxy.reset();
+    stage.json(&["site", "set", "a.example", "--remove-name", "e.example"]).await?;
+    stage.until_idle().await?;
+    ensure!(ordered(&stage).is_empty(), "{:?}", ordered(&stage));
+    let stored = Stored::open(stage.signpost.config_path()).await?;
+    ensure!(stored.served("e.example").await?.is_empty() && stored.served("d.example").await?.is_empty());
+    for name in ["a.example", "b.example", "c.example", "f.example"] {
+        ensure!(stored.served(name).await?.len() == 1, "{name} is served");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_site_is_parked_and_comes_back_as_it_was() -> Result<()> {
+    let stage = Stage::trusting().await?;
+    let role = Pull::start(&stage).await?;
+    let _daemon = stage.start_daemon()?;
+    for name in ["shop.example", "other.example"] {
+        stage.json(&["site", "add", name]).await?;
+        stage.until_valid(name).await?;
+        ensure!(role.status(name)? == 200, "{name}");
+    }
+    let serial = stage.serial("shop.example").await?;
+    stage.json(&["site", "remove", "shop.example"]).await?;
+    stage.signpost.issuer(&["status", "shop.example"]).await?.with_code(4)?;
+    stage.signpost.issuer(&["site", "show", "shop.example"]).await?.with_code(4)?;
+    ensure!(role.status("shop.example")? == 404 && role.status("other.example")? == 200);
+    ensure!(!role.listing()?.contains("shop.example"), "it is listed");
+    ensure!(stage.keys("sp:{p*}:cert:*").await?.len() == 2, "its certificate is kept");
+    stage.until_idle().await?;
+
+    stage.proxy.reset();
+    stage.json(&["site", "add", "shop.example"]).await?;
+    stage.until_valid("shop.example").await?;
+    until_true("it is served again", SOON, || async { role.status("shop.example").is_ok_and(|s| s == 200) })
+        .await?;
+    ensure!(stage.serial("shop.example").await? == serial, "it is another certificate");
+    stage.until_idle().await?;
+    ensure!(stage.proxy.orders().is_empty(), "{:?}", stage.proxy.orders());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_grace_time_nothing_of_a_site_is_left() -> Result<()> {
+    let mut stage = Stage::trusting().await?;
+    stage.signpost.set("issuer.grace_hours", 1.0 / 3600.0)?;
+    stage.signpost.set("ca.pebble.names_per_certificate", 2)?;
+    let _daemon = stage.start_daemon()?;
+    stage.json(&["site", "add", "kept.example"]).await?;
+    stage.until_valid("kept.example").await?;
+    let before = keys_of_sites(&stage).await?;
+    stage.json(&["site", "add", "--san", "grouped", "--dual", "a.example", "b.example", "c.example"]).await?;
+    for name in ["a.example", "c.example"] {
+        stage.until_valid(name).await?;
+    }
+    stage.json(&["site", "remove", "b.example"]).await?;
+    until_true("nothing of it is left", SOON, || async {
+        keys_of_sites(&stage).await.is_ok_and(|after| after == before)
+    })
+    .await
+    .with_context(|| "keys are left over")?;
+    for set in ["sites", "due", "failing", "parked"] {
+        let mut members = 0;
+        for key in stage.keys(&format!("sp:{{p*}}:{set}")).await? {
+            members += redis::from_redis_value::<usize>(stage.redis.command(&["ZCARD", &key]).await?)?;
+        }
+        let expected = usize::from(matches!(set, "sites" | "due"));
+        ensure!(members == expected, "{set}: {members}");
+    }
+    // Added again it is a new one.
+    stage.proxy.reset();
+    stage.json(&["site", "add", "--san", "grouped", "a.example", "b.example", "c.example"]).await?;
+    stage.until_valid("a.example").await?;
+    ensure!(stage.proxy.issued_for(&["a.example", "b.example"]).len() == 1);
+    Ok(())
+}
+
+/// Everything that belongs to a site: records, certificates, orders, names.
+async fn keys_of_sites(stage: &Stage) -> Result<Vec<String>> {
+    let mut keys = Vec::new();
+    for pattern in ["sp:{p*}:site:*", "sp:{p*}:cert:*", "sp:{p*}:order:*", "sp:name:*"] {
+        keys.extend(stage.keys(pattern).await?);
+    }
+    keys.sort();
+    Ok(keys)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_site_is_left_alone_until_it_is_resumed() -> Result<()> {
+    let stage = Stage::trusting().await?;
+    let _daemon = stage.start_daemon()?;
+    stage.json(&["site", "add", "shop.example"]).await?;
+    stage.until_valid("shop.example").await?;
+    stage.json(&["site", "pause", "shop.example"]).await?;
+    stage.proxy.reset();
+    stage.json(&["site", "set", "shop.example", "--add-name", "www.shop.example"]).await?;
+    stage.until_idle().await?;
+    let paused = stage.site("shop.example").await?;
+    ensure!(paused["state"] == "paused" && paused["certificates"][0]["revoked"] == false, "{paused:#}");
+    ensure!(stage.proxy.requests().total() == 0, "the CA was asked: {}", stage.proxy.requests());
+    let stored = Stored::open(stage.signpost.config_path()).await?;
+    ensure!(stored.served("shop.example").await?.len() == 1, "what is served is served on");
+
+    stage.json(&["site", "resume", "shop.example"]).await?;
+    stage.until_valid("www.shop.example").await?;
+    ensure!(stage.proxy.orders_for(&["shop.example"]).is_empty());
+    ensure!(stage.proxy.issued_for(&["www.shop.example"]).len() == 1);
+    Ok(())
+}
+
+/// A frontend that sees everything, and the role that it asks.
+struct Pull {
+    role: Daemon,
+    token: String,
+}
+
+impl Pull {
+    async fn start(stage: &Stage) -> Result<Self> {
+        let added = stage.json(&["frontend", "add", "f1", "--scope", "*"]).await?;
+        let token = added["token"].as_str().with_context(|| format!("{added:#}"))?.to_owned();
+        Ok(Self { role: stage.signpost.start_certificates().await?, token })
+    }
+
+    fn status(&self, name: &str) -> Result<u16> {
+        let answer =
+            self.curl(&format!("/v1/certificates/{name}"), &["-o", "/dev/null", "-w", "%{http_code}"])?;
+        Ok(answer.parse()?)
+    }
+
+    fn listing(&self) -> Result<String> {
+        self.curl("/v1/certificates", &[])
+    }
+
+    fn curl(&self, path: &str, more: &[&str]) -> Result<String> {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--insecure", "--max-time", "10"]).args(more);
+        command.arg("--header").arg(format!("Authorization: Bearer {}", self.token));
+        let output = command.arg(format!("https://{}{path}", self.role.address)).output();
+        let output = output.context("curl isn't there: apt-get install curl")?;
+        ensure!(output.status.success(), "curl {path}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
