@@ -110,13 +110,17 @@ impl<'a> Attempt<'a> {
             .await
             .map_err(of_store)?;
         // Asked again under the lease: another issuer may just have finished.
-        tally.before = self.issuance.valid_certificates(&tally.stored).await.map_err(of_store)?;
+        let (valid, has_open_order) = tokio::try_join!(
+            self.issuance.valid_certificates(&tally.stored),
+            self.issuance.store.has_open_order(&tally.stored.id)
+        )
+        .map_err(of_store)?;
+        tally.before = valid;
         self.lead_back(tally).await.map_err(of_store)?;
         let now = Timestamp::now();
         self.cut_out(tally, departed, now);
         let mut names = orderable(&StoredSite { cut: tally.cut.clone(), ..tally.stored.clone() }, now);
         let lacks = lacking(&tally.stored, self.wanted, self.urge, &names, &tally.before);
-        let has_open_order = self.issuance.store.has_open_order(&tally.stored.id).await.map_err(of_store)?;
         if lacks.is_empty() && !has_open_order {
             tally.untouched = true;
             return self.nothing_lacks(tally, names.is_some());

@@ -3,10 +3,10 @@
 use super::Node;
 use jiff::Timestamp;
 use shared::{
-    domain::{BrakeScope, Braked, Class, Event, EventKind, Partition, leftovers, quotas},
-    store::{Claim, Claimed, StoreError},
+    domain::{BrakeScope, Braked, Class, Event, EventKind, Partition, SiteId, leftovers, quotas},
+    store::{Claim, Claimed, StoreError, StoredSite},
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 const SHORTEST_SLEEP: Duration = Duration::from_millis(5);
 /// How long a partition in which nothing was to be had is left alone while there is work elsewhere.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How long the store is left alone after an error.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -61,13 +61,15 @@ impl Node {
                     if let Some(since) = store_lost.take() {
                         self.told_that_the_store_is_back(since).await;
                     }
+                    let mut known = self.load_taken(&sweep.taken).await;
                     for claimed in sweep.taken {
+                        let stored = known.remove(&claimed.lease.site);
                         of_class[place(claimed.class)] += 1;
                         let node = Arc::clone(&self);
                         running.spawn(async move {
                             let class = claimed.class;
                             node.counters.begin(class);
-                            node.work(claimed).await;
+                            node.work(claimed, stored).await;
                             node.counters.end(class);
                             class
                         });
@@ -154,6 +156,13 @@ impl Node {
         sweep.more |= round.has_left(within(leftovers(slots, running), slots));
         sweep.next = round.next();
         Ok(sweep)
+    }
+
+    /// All of them with one question. What isn't answered is asked for by each worker.
+    async fn load_taken(&self, taken: &[Claimed]) -> HashMap<SiteId, StoredSite> {
+        let ids: Vec<SiteId> = taken.iter().map(|claimed| claimed.lease.site.clone()).collect();
+        let stored = self.store.load_sites(&ids).await.unwrap_or_default();
+        stored.into_iter().map(|stored| (stored.id.clone(), stored)).collect()
     }
 
     async fn drain(&self, mut running: JoinSet<Class>) {

@@ -31,19 +31,26 @@ const IN_VAIN: Duration = Duration::from_secs(10);
 const CANARY_LIFE: SignedDuration = SignedDuration::from_secs(60);
 
 impl Node {
-    /// Never fails: what can't be written is looked at again when the lease ends.
-    pub(super) async fn work(self: &Arc<Self>, claimed: Claimed) {
-        if let Err(error) = self.work_on(&claimed).await {
+    /// `known` is the group, where it was read under this lease already. Never fails: what can't be written is looked at
+    /// again when the lease ends.
+    pub(super) async fn work(self: &Arc<Self>, claimed: Claimed, known: Option<StoredSite>) {
+        if let Err(error) = self.work_on(&claimed, known).await {
             let site = &claimed.lease.site;
             tracing::warn!(error = shared::error::chain(&error), %site, "left until the lease ends");
         }
     }
 
-    async fn work_on(self: &Arc<Self>, claimed: &Claimed) -> Result<(), StoreError> {
+    async fn work_on(
+        self: &Arc<Self>,
+        claimed: &Claimed,
+        known: Option<StoredSite>,
+    ) -> Result<(), StoreError> {
         let id = &claimed.lease.site;
-        let Some(stored) = self.store.load_site(id).await? else {
-            return self.delete_retired(claimed).await;
+        let stored = match known {
+            Some(known) => Some(known),
+            None => self.store.load_site(id).await?,
         };
+        let Some(stored) = stored else { return self.delete_retired(claimed).await };
         // Whatever may stop an order, it is issued.
         let stored = promote_what_is_due(&self.store, &claimed.lease, stored).await?;
         let site = &stored.site;

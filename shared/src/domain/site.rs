@@ -25,7 +25,7 @@ pub const MAX_SITE_NAMES: usize = 2_000;
 pub struct SiteId(String);
 
 /// One of the [`PARTITIONS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Partition(u8);
 
 impl SiteId {

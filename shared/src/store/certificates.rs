@@ -1,31 +1,9 @@
 //! Certificates: leaf and sealed key in one record, the chain apart, each distinct one once.
-//!
-//! Layout of a record, version 1: `1 | len(meta) u16 | meta JSON | len(leaf) u16 | leaf DER | sealed key`.
 
-use super::{Store, StoreError, keys};
-use crate::digest::hex;
-use crate::domain::{Certificate, CertificateId, KeyType, SiteId, Slot};
+use super::{Store, StoreError, certificate_record::CertificateRecord, keys};
+use crate::domain::{Certificate, CertificateId, Partition, SiteId, Slot};
 use jiff::Timestamp;
-use openssl::sha::sha256;
 use redis::cmd;
-use serde::{Deserialize, Serialize};
-
-const VERSION: u8 = 1;
-
-/// What is stored of a certificate besides leaf and key. Short names: there are millions.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Meta {
-    #[serde(rename = "c")]
-    chain_sha256: String,
-    #[serde(rename = "k")]
-    pub(super) key_type: KeyType,
-    ca: String,
-    #[serde(rename = "a")]
-    account: String,
-    /// Unix time, seconds.
-    #[serde(rename = "t")]
-    issued: i64,
-}
 
 /// The lineage a key is sealed for.
 pub fn lineage_of(site: &SiteId, slot: Slot) -> String {
@@ -41,81 +19,43 @@ impl Store {
         id: &CertificateId,
     ) -> Result<Option<Certificate>, StoreError> {
         let key = keys::certificate(site, id);
-        let record: Option<Vec<u8>> = self.link.query(cmd("GET").arg(&key)).await?;
-        let Some(record) = record else { return Ok(None) };
-        let Parts { meta, leaf_der, sealed_key, .. } = split(&key, &record)?;
-        let chain: Option<String> = self.link.query(cmd("GET").arg(keys::chain(&meta.chain_sha256))).await?;
+        let bytes: Option<Vec<u8>> = self.link.query(cmd("GET").arg(&key)).await?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let record = CertificateRecord::parse(&bytes).map_err(|e| e.of(&key))?;
+        let chain = self.load_chain(record.chain).await?;
+        let chain = chain.ok_or_else(|| StoreError::corrupt(&key, "its chain is missing"))?;
+        let leaf_der = self.unpack_leaf(site.partition(), &key, &record, id).await?;
         Ok(Some(Certificate {
-            leaf_der: leaf_der.to_vec(),
-            chain_pem: chain.ok_or_else(|| StoreError::corrupt(&key, "its chain is missing"))?,
-            sealed_key: sealed_key.to_vec(),
-            key_type: meta.key_type,
-            ca: meta.ca,
-            account: meta.account,
-            issued: Timestamp::from_second(meta.issued).map_err(|e| StoreError::corrupt(&key, e))?,
+            leaf_der,
+            chain_pem: chain.as_ref().to_owned(),
+            sealed_key: record.sealed_key,
+            key_type: record.key_type,
+            ca: record.ca,
+            account: record.account,
+            issued: Timestamp::from_second(record.issued).map_err(|e| StoreError::corrupt(&key, e))?,
         }))
     }
 
-    /// Stores a chain, where it isn't stored yet.
-    pub(super) async fn store_chain(&self, chain_pem: &str) -> Result<(), StoreError> {
-        let mut set = redis::Pipeline::new();
-        // Also where it is there already: only what is written now can be confirmed now.
-        set.cmd("SET").arg(keys::chain(&chain_id(chain_pem))).arg(chain_pem);
-        self.confirmed.write(set).await.map(drop)
-    }
-
-    /// The record of a certificate. Its chain is stored before it is.
-    pub(super) fn pack_certificate(certificate: &Certificate) -> Result<Vec<u8>, StoreError> {
-        let meta = serde_json::to_vec(&Meta {
-            chain_sha256: chain_id(&certificate.chain_pem),
-            key_type: certificate.key_type,
-            ca: certificate.ca.clone(),
-            account: certificate.account.clone(),
-            issued: certificate.issued.as_second(),
-        })
-        .map_err(|e| StoreError::corrupt("certificate", e))?;
-        let mut record = vec![VERSION];
-        for part in [&meta, &certificate.leaf_der] {
-            let length = u16::try_from(part.len()).map_err(|e| StoreError::corrupt("certificate", e))?;
-            record.extend_from_slice(&length.to_be_bytes());
-            record.extend_from_slice(part);
+    /// The leaf of a record, DER. It is the one that the certificate's id names.
+    pub(super) async fn unpack_leaf(
+        &self,
+        partition: Partition,
+        key: &str,
+        record: &CertificateRecord,
+        id: &CertificateId,
+    ) -> Result<Vec<u8>, StoreError> {
+        // One that isn't may only mean that what is known of its chain is from before a failover.
+        for _ in 0..2 {
+            let template = match record.is_packed() {
+                true => self.load_template(partition, record.chain).await?,
+                false => None,
+            };
+            let leaf = record.leaf(template.as_deref().unwrap_or_default());
+            if let Some(leaf) = leaf.filter(|leaf| CertificateId::of(leaf) == *id) {
+                return Ok(leaf);
+            }
+            self.forget_template(partition, record.chain);
         }
-        record.extend_from_slice(&certificate.sealed_key);
-        Ok(record)
+        Err(StoreError::corrupt(key, "the leaf is damaged, or the one that it is packed against is missing"))
     }
-}
-
-/// The parts of a record.
-pub(super) struct Parts<'a> {
-    pub(super) meta: Meta,
-    pub(super) leaf_der: &'a [u8],
-    pub(super) sealed_key: &'a [u8],
-    /// All that stands before the sealed key.
-    pub(super) head: &'a [u8],
-}
-
-pub(super) fn split<'a>(key: &str, record: &'a [u8]) -> Result<Parts<'a>, StoreError> {
-    let damaged = || StoreError::corrupt(key, "the record is damaged");
-    let (&version, rest) = record.split_first().ok_or_else(damaged)?;
-    if version > VERSION {
-        return Err(StoreError::NewerSchema { found: version.into(), known: VERSION.into() });
-    }
-    let (meta, rest) = take(rest).ok_or_else(damaged)?;
-    let (leaf_der, sealed_key) = take(rest).ok_or_else(damaged)?;
-    Ok(Parts {
-        meta: serde_json::from_slice(meta).map_err(|e| StoreError::corrupt(key, e))?,
-        leaf_der,
-        sealed_key,
-        head: &record[..record.len() - sealed_key.len()],
-    })
-}
-
-/// The first 16 bytes of its SHA-256, in hex.
-fn chain_id(chain_pem: &str) -> String {
-    hex(&sha256(chain_pem.as_bytes())[..16])
-}
-
-fn take(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<2>()?;
-    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
 }

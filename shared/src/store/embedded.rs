@@ -293,7 +293,7 @@ const fn rights(role: Role) -> &'static str {
             "resetkeys %R~sp:token:* resetchannels -@all +get +ping +hello +auth +client|setname +info"
         }
         Role::Certificates => {
-            "resetkeys %R~sp:schema %R~sp:epoch %R~sp:vault:* %R~sp:{p*}:site:* %R~sp:{p*}:cert:* %R~sp:{p*}:sites \
+            "resetkeys %R~sp:schema %R~sp:epoch %R~sp:vault:* %R~sp:{p*}:site:* %R~sp:{p*}:cert:* %R~sp:{p*}:leaf:* %R~sp:{p*}:sites \
              %R~sp:chain:* %R~sp:name:* %R~sp:frontend:* %R~sp:frontend-key:* %RW~sp:internal-ca %W~sp:audit \
              %W~sp:nodes resetchannels -@all +get +mget +set +hset +hget +hmget +hgetall +zrangebylex +zrange +xadd \
              +ping +hello +auth +client|setname +info +time +wait"

@@ -3,9 +3,12 @@
 //! Writes what a wish, an order and its publication leave behind, record by record as the scripts write it, without their
 //! checks. Never into a store that a daemon works on.
 
-use super::{Store, StoreError, keys, schedule};
+use super::{Store, StoreError, certificate_record::CertificateRecord, chains::ChainId, keys, schedule};
 use crate::domain::{Certificate, Place, Site, SiteId};
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+};
 
 /// A group of a site as it stands between two renewals.
 #[derive(Clone, Debug)]
@@ -29,6 +32,7 @@ impl Store {
         for chain in chains {
             self.store_chain(chain).await?;
         }
+        let mut templates: BTreeMap<(usize, &str), Arc<[u8]>> = BTreeMap::new();
         let mut pipeline = redis::Pipeline::new();
         for SettledGroup { id, site, certificates, place } in groups {
             let spec = serde_json::to_string(site).map_err(|e| StoreError::corrupt(keys::site(id), e))?;
@@ -41,7 +45,19 @@ impl Store {
             }
             for certificate in certificates {
                 let key = keys::certificate(id, &certificate.id());
-                pipeline.cmd("SET").arg(key).arg(Self::pack_certificate(certificate)?);
+                let (partition, chain_pem) = (id.partition(), certificate.chain_pem.as_str());
+                let template = match templates.entry((partition.number(), chain_pem)) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(place) => {
+                        let chain = ChainId::of(chain_pem);
+                        let known = self.load_template(partition, chain).await?;
+                        let template = known.unwrap_or_else(|| certificate.leaf_der.as_slice().into());
+                        pipeline.cmd("SET").arg(keys::template(partition, &chain.to_hex())).arg(&*template);
+                        place.insert(template)
+                    }
+                };
+                let packed = CertificateRecord::pack(certificate, template).map_err(|e| e.of(&key))?;
+                pipeline.cmd("SET").arg(key).arg(packed);
             }
             pipeline.cmd("ZADD").arg(keys::sites(id.partition())).arg(0).arg(id.as_str());
             let moment = place.moment.as_millisecond();

@@ -8,6 +8,7 @@
 //! | `sp:epoch` | hash | `n`: failovers that were noticed; the replication id of each primary |
 //! | `sp:{pNN}:order:ID:SLOT` | string | the open order of a lineage, JSON |
 //! | `sp:{pNN}:cert:ID:CERT` | string | a certificate: leaf, sealed key, reference to its chain |
+//! | `sp:{pNN}:leaf:SHA256` | string | the first leaf of a chain, DER: later ones are stored as what they are different in |
 //! | `sp:{pNN}:sites` | sorted set | the ids of the partition's groups, in their order |
 //! | `sp:{pNN}:due` | sorted set | groups by the moment when they are next looked at, ms |
 //! | `sp:{pNN}:ready:CLASS` | sorted set | groups that are due, by deadline, s |
@@ -95,6 +96,10 @@ pub(super) fn events(partition: Partition) -> String {
 
 pub(super) fn chain(sha256_hex: &str) -> String {
     format!("sp:chain:{sha256_hex}")
+}
+
+pub(super) fn template(partition: Partition, chain_sha256_hex: &str) -> String {
+    format!("sp:{{{partition}}}:leaf:{chain_sha256_hex}")
 }
 
 pub(super) fn name(name: &DnsName) -> String {

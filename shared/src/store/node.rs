@@ -16,9 +16,9 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-/// Confirmed writes to one server at once. More would not make it faster; each waits for a confirmation at most once at a
-/// time.
-const MOST: usize = 16;
+/// Confirmed writes to one server at once: as many as a node has workers, usually. The server writes to its disk once for all
+/// that wait in the same moment.
+const MOST: usize = 64;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 
 pub(super) struct Node {

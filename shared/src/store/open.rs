@@ -2,6 +2,7 @@
 
 use super::{
     Embedded, StoreError,
+    chains::KnownChains,
     confirmed::ConfirmedPool,
     dial::{Dial, client_of_url, read, read_password, with_settings},
     discovery::Sentinels,
@@ -27,6 +28,7 @@ pub enum Role {
 pub struct Store {
     pub(super) link: Arc<Link>,
     pub(super) confirmed: Arc<ConfirmedPool>,
+    pub(super) chains: Arc<KnownChains>,
     pub(super) embedded: Option<Arc<Embedded>>,
     pub(super) role: Role,
     pub(super) failovers: Arc<watch::Sender<u64>>,
@@ -74,6 +76,7 @@ impl Store {
         Ok(Self {
             link: Arc::new(Link::new(Arc::clone(&servers), embedded.clone())),
             confirmed: Arc::new(ConfirmedPool::new(servers, section.confirm_replicas)),
+            chains: Arc::default(),
             embedded,
             role,
             failovers: Arc::new(watch::Sender::new(0)),

@@ -1,8 +1,13 @@
 //! Open orders: one for each lineage at most. A step replaces exactly the record that was read before.
 
-use super::{Cut, Lease, Store, StoreError, keys, scripts};
+use super::{
+    Cut, Lease, Store, StoreError, certificate_record::CertificateRecord, chains::ChainId, keys, scripts,
+};
 use crate::domain::{Certificate, Order, OrderState, SiteId, Slot};
 use redis::cmd;
+
+/// How often a leaf is packed before its order is left for the next run.
+const MOST_PACKINGS: usize = 3;
 
 /// An order as it was read or written last, with the text it is stored as.
 #[derive(Clone, Debug)]
@@ -70,19 +75,28 @@ impl Store {
         let order = from.order.with(to);
         let raw = to_text(lease, &order)?;
         self.store_chain(&certificate.chain_pem).await?;
-        let record = Self::pack_certificate(certificate)?;
-        self.confirmed
-            .script::<i64>(
-                &scripts::STORE_CERTIFICATE,
-                &[
-                    keys::site(&lease.site),
-                    keys::order(&lease.site, order.slot()),
-                    keys::certificate(&lease.site, &certificate.id()),
-                ],
-                &[lease.token.as_bytes(), from.raw.as_bytes(), raw.as_bytes(), &record],
-            )
-            .await?;
-        Ok(StoredOrder { order, raw })
+        let (site, chain) = (&lease.site, ChainId::of(&certificate.chain_pem));
+        let touched = [
+            keys::site(site),
+            keys::order(site, order.slot()),
+            keys::certificate(site, &certificate.id()),
+            keys::template(site.partition(), &chain.to_hex()),
+        ];
+        // The first of a chain is packed against itself, so that the others can be.
+        for _ in 0..MOST_PACKINGS {
+            let known = self.load_template(site.partition(), chain).await?;
+            let template = known.as_deref().unwrap_or(&certificate.leaf_der);
+            let record = CertificateRecord::pack(certificate, template).map_err(|e| e.of("certificate"))?;
+            let arguments = [lease.token.as_bytes(), from.raw.as_bytes(), raw.as_bytes(), &record, template];
+            let stored: i64 =
+                self.confirmed.script(&scripts::STORE_CERTIFICATE, &touched, &arguments).await?;
+            if stored == 1 {
+                return Ok(StoredOrder { order, raw });
+            }
+            // Somebody else's was first, or a failover has brought another one.
+            self.forget_template(site.partition(), chain);
+        }
+        Err(StoreError::Conflict)
     }
 
     /// Ends an order that brings no certificate. Names that spoilt it are remembered with the same stroke.

@@ -2,11 +2,12 @@
 //! for byte, what was read.
 
 use super::{
-    Account, InternalCaRecord, Store, StoreError, certificates, certificates::lineage_of, keys, scripts,
+    Account, InternalCaRecord, Store, StoreError, certificate_record::CertificateRecord,
+    certificates::lineage_of, keys, scripts,
 };
 use crate::{
     digest::sha256_hex,
-    domain::{Leaf, Order, OrderState, SiteId},
+    domain::{CertificateId, Leaf, Order, OrderState, SiteId},
     vault::{Binding, OpenError, SealError, SealedKind, Vault, kek_id},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -23,7 +24,8 @@ pub struct SealedRecord {
 
 #[derive(Clone, Debug)]
 pub(super) enum Form {
-    Certificate(SiteId),
+    /// Of a site, with its leaf where that could be read, DER.
+    Certificate(SiteId, Option<Vec<u8>>),
     /// An open order of a site.
     Order(SiteId),
     Account,
@@ -91,7 +93,7 @@ impl SealedRecord {
     /// The record with each of its secrets changed.
     fn changed(&self, change: Change<'_>) -> Result<Vec<u8>, RewrapError> {
         match &self.form {
-            Form::Certificate(site) => self.changed_certificate(site, change),
+            Form::Certificate(site, leaf) => self.changed_certificate(site, leaf.as_deref(), change),
             Form::Order(site) => self.changed_order(site, change),
             Form::Account => {
                 let mut account: Account = self.parse()?;
@@ -119,18 +121,24 @@ impl SealedRecord {
         }
     }
 
-    fn changed_certificate(&self, site: &SiteId, change: Change<'_>) -> Result<Vec<u8>, RewrapError> {
-        let parts = certificates::split(&self.key, &self.raw)?;
+    fn changed_certificate(
+        &self,
+        site: &SiteId,
+        leaf: Option<&[u8]>,
+        change: Change<'_>,
+    ) -> Result<Vec<u8>, RewrapError> {
+        let record = CertificateRecord::parse(&self.raw).map_err(|e| e.of(&self.key))?;
         let named = || {
-            let leaf = X509::from_der(parts.leaf_der)
-                .map_err(Into::into)
-                .and_then(|leaf| Leaf::of(&leaf))
-                .map_err(|e| self.damaged(e))?;
-            let lineage = lineage_of(site, parts.meta.key_type.slot());
+            let leaf = leaf.ok_or_else(|| StoreError::corrupt(&self.key, "its leaf can't be read"))?;
+            let leaf = X509::from_der(leaf).map_err(|e| self.damaged(e))?;
+            let leaf = Leaf::of(&leaf).map_err(|e| self.damaged(e))?;
+            let lineage = lineage_of(site, record.key_type.slot());
             Ok((SealedKind::CertificateKey, lineage, leaf.spki_sha256))
         };
-        let sealed = change(parts.sealed_key, &named)?;
-        Ok([parts.head, &sealed].concat())
+        let sealed = change(&record.sealed_key, &named)?;
+        // The sealed key is the record's end.
+        let head = &self.raw[..self.raw.len() - record.sealed_key.len()];
+        Ok([head, &sealed].concat())
     }
 
     fn changed_order(&self, site: &SiteId, change: Change<'_>) -> Result<Vec<u8>, RewrapError> {
@@ -184,6 +192,22 @@ fn newest(found: u32, known: u32) -> Result<(), StoreError> {
 }
 
 impl Store {
+    /// The leaf of a certificate's record; `None` where it can't be read: the record says so when it is needed.
+    pub(super) async fn leaf_of(
+        &self,
+        site: &SiteId,
+        key: &str,
+        raw: &[u8],
+        id: &CertificateId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let Ok(record) = CertificateRecord::parse(raw) else { return Ok(None) };
+        match self.unpack_leaf(site.partition(), key, &record, id).await {
+            Ok(leaf) => Ok(Some(leaf)),
+            Err(StoreError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What holds sealed keys and belongs to no site: the accounts, and the internal CA.
     ///
     /// # Errors
@@ -211,7 +235,7 @@ impl Store {
             let arguments = [&record.raw[..], new];
             replaced += match &record.form {
                 // At once, below.
-                Form::Certificate(_) => 0,
+                Form::Certificate(..) => 0,
                 Form::Order(site) => {
                     let touched = [keys::site(site), record.key.clone()];
                     self.confirmed.script(&scripts::REWRAP_ORDER, &touched, &arguments).await?
@@ -225,7 +249,7 @@ impl Store {
         let certificates: Vec<_> = changes
             .iter()
             .filter_map(|(record, new)| match &record.form {
-                Form::Certificate(site) => Some((site.partition(), record, new)),
+                Form::Certificate(site, _) => Some((site.partition(), record, new)),
                 _ => None,
             })
             .collect();

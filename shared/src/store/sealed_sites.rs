@@ -121,16 +121,17 @@ impl Store {
             for certificate in certificates {
                 let key = keys::certificate(&site.id, certificate);
                 get.arg(&key);
-                wanted.push((number, key));
+                wanted.push((number, key, certificate.clone()));
             }
         }
         if !wanted.is_empty() {
             let records: Vec<Option<Vec<u8>>> = self.link.query(&get).await?;
-            for ((number, key), raw) in wanted.into_iter().zip(records) {
+            for ((number, key, id), raw) in wanted.into_iter().zip(records) {
                 let site = &mut sites[number].0;
                 // One that is gone was replaced in this moment: what took its place was sealed later.
-                let form = Form::Certificate(site.id.clone());
-                site.records.extend(raw.map(|raw| SealedRecord { key, raw, form }));
+                let Some(raw) = raw else { continue };
+                let leaf = self.leaf_of(&site.id, &key, &raw, &id).await?;
+                site.records.push(SealedRecord { key, raw, form: Form::Certificate(site.id.clone(), leaf) });
             }
         }
         Ok(sites.into_iter().map(|(site, _)| site).collect())

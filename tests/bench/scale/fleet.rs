@@ -81,10 +81,6 @@ impl Fleet {
         ensure!(served.len() == 1 && served[0].leaf.public_key()?.public_eq(&served[0].key));
         Ok(began.elapsed().as_secs_f64())
     }
-
-    pub(crate) async fn every_write_on_disk(&self) -> Result<()> {
-        self.redis.command(&["CONFIG", "SET", "appendfsync", "always"]).await.map(drop)
-    }
 }
 
 fn group(number: usize, mint: &Mint, vault: &Vault, now: Timestamp) -> Result<SettledGroup> {

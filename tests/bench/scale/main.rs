@@ -26,6 +26,12 @@ struct Arguments {
     /// Groups that are made due for the claim rate
     #[arg(long, default_value_t = 30_000)]
     due: usize,
+    /// When Redis has a write on its disk while the programs work: always, as the embedded store does, or everysec
+    #[arg(long, default_value = "always")]
+    appendfsync: String,
+    /// Groups that the daemon works on at once [default: issuer.slots]
+    #[arg(long, default_value_t = 64)]
+    slots: usize,
     /// Print one JSON document instead of the table
     #[arg(long)]
     json: bool,
@@ -40,7 +46,7 @@ async fn main() -> Result<()> {
     let mut rows = Vec::new();
     for sites in &arguments.sites {
         eprintln!("measuring: {sites} sites");
-        rows.push(measure(*sites, arguments.due.min(*sites), &mint).await?);
+        rows.push(measure(*sites, &arguments, &mint).await?);
     }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -53,15 +59,16 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn measure(sites: usize, due: usize, mint: &Mint) -> Result<Row> {
-    let fleet = Fleet::set_up().await?;
+async fn measure(sites: usize, arguments: &Arguments, mint: &Mint) -> Result<Row> {
+    let mut fleet = Fleet::set_up().await?;
+    fleet.signpost.set("issuer.slots", i64::try_from(arguments.slots)?)?;
     let mut row = Row { sites, ..Row::default() };
     let before = memory::used(&fleet.redis).await?;
     row.fill_seconds = fleet.fill(sites, mint).await?;
     row.bytes_each = (memory::used(&fleet.redis).await? - before) as f64 / sites as f64;
     row.parts = memory::parts(&fleet.redis, sites).await?;
-    fleet.every_write_on_disk().await?;
-    work::daemon(&fleet, &mut row, sites, due).await?;
+    fleet.redis.command(&["CONFIG", "SET", "appendfsync", &arguments.appendfsync]).await?;
+    work::daemon(&fleet, &mut row, sites, arguments.due.min(sites)).await?;
     work::commands(&fleet, &mut row, sites).await?;
     work::file(&fleet, &mut row, sites).await?;
     Ok(row)

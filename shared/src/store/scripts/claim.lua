@@ -18,8 +18,10 @@ local taken = {'', ''}
 local room, left = tonumber(ARGV[5]), ''
 for i = 6, #ARGV, 2 do
   local most = math.min(tonumber(ARGV[i + 1]), room)
+  local found = most
   if most > 0 then
     local ready = redis.call('ZPOPMIN', base .. 'ready:' .. ARGV[i], most)
+    found = #ready / 2
     for j = 1, #ready, 2 do
       local id = ready[j]
       local key = group_key(id)
@@ -37,7 +39,7 @@ for i = 6, #ARGV, 2 do
       end
     end
   end
-  if redis.call('EXISTS', base .. 'ready:' .. ARGV[i]) == 1 then left = left .. ARGV[i] end
+  if found == most and redis.call('EXISTS', base .. 'ready:' .. ARGV[i]) == 1 then left = left .. ARGV[i] end
 end
 taken[2] = left
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')

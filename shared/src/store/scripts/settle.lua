@@ -14,7 +14,7 @@ for i = first + 1, first + 2 * tonumber(ARGV[first]), 2 do
   end
 end
 for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end
-redis.call('HDEL', KEYS[1], 'lease', 'lease_owner', 'lease_until')
+local gone = {}
 -- What was wished for in the meantime is not overwritten: it is looked at again at once.
 local same = (redis.call('HGET', KEYS[1], 'rev') or '0') == ARGV[3]
 local at = 7
@@ -23,10 +23,14 @@ for _ = 1, tonumber(ARGV[6]) do
   at = at + 2
   if value ~= '' then
     redis.call('HSET', KEYS[1], field, value)
+    gone[field] = nil
   elseif same or (field ~= 'retry' and field ~= 'force') then
-    redis.call('HDEL', KEYS[1], field)
+    gone[field] = true
   end
 end
+local fields = {'lease', 'lease_owner', 'lease_until'}
+for field in pairs(gone) do fields[#fields + 1] = field end
+redis.call('HDEL', KEYS[1], unpack(fields))
 if same then
   place(id, ARGV[4], ARGV[5])
 else

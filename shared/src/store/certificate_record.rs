@@ -1,0 +1,299 @@
+//! The bytes of a stored certificate. There are millions, so they are few.
+//!
+//! Version 2: `2 | chain 16 | key type u8 | issued, unix seconds u40 | len(ca) u8 | ca | len(account) u8 | account |
+//! len(leaf DER) u16 | len(packed leaf) u16 | packed leaf | sealed key`. The leaf is an LZ4 block whose dictionary is the leaf
+//! that is kept for the chain (see `chains`).
+//!
+//! Version 1, still read: `1 | len(meta) u16 | meta JSON | len(leaf) u16 | leaf DER | sealed key`.
+
+use super::{StoreError, chains::ChainId};
+use crate::domain::{Certificate, KeyType};
+use serde::Deserialize;
+
+const VERSION: u8 = 2;
+
+/// A record that was read, with its leaf still packed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct CertificateRecord {
+    pub(super) chain: ChainId,
+    pub(super) key_type: KeyType,
+    pub(super) ca: String,
+    pub(super) account: String,
+    /// Unix time, seconds.
+    pub(super) issued: i64,
+    pub(super) sealed_key: Vec<u8>,
+    leaf: StoredLeaf,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum StoredLeaf {
+    Whole(Vec<u8>),
+    Packed { length: usize, block: Vec<u8> },
+}
+
+/// What a record of version 1 says besides leaf and key.
+#[derive(Deserialize)]
+struct Meta {
+    #[serde(rename = "c")]
+    chain_sha256: String,
+    #[serde(rename = "k")]
+    key_type: KeyType,
+    ca: String,
+    #[serde(rename = "a")]
+    account: String,
+    #[serde(rename = "t")]
+    issued: i64,
+}
+
+/// Why a record can't be read or written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum RecordError {
+    Damaged,
+    Newer(u8),
+    TooLong(&'static str),
+}
+
+impl RecordError {
+    pub(super) fn of(self, key: &str) -> StoreError {
+        match self {
+            Self::Damaged => StoreError::corrupt(key, "the record is damaged"),
+            Self::Newer(found) => StoreError::NewerSchema { found: found.into(), known: VERSION.into() },
+            Self::TooLong(what) => StoreError::corrupt(key, format!("{what} is too long to be stored")),
+        }
+    }
+}
+
+impl CertificateRecord {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut rest = Reader(bytes);
+        let record = match rest.byte() {
+            Some(1) => Self::parse_first(rest),
+            Some(VERSION) => Self::parse_second(rest),
+            Some(newer) => return Err(RecordError::Newer(newer)),
+            None => None,
+        };
+        record.ok_or(RecordError::Damaged)
+    }
+
+    fn parse_first(mut rest: Reader<'_>) -> Option<Self> {
+        let meta: Meta = {
+            let length = rest.number(2)?;
+            serde_json::from_slice(rest.take(length)?).ok()?
+        };
+        let length = rest.number(2)?;
+        Some(Self {
+            leaf: StoredLeaf::Whole(rest.take(length)?.to_vec()),
+            sealed_key: rest.0.to_vec(),
+            chain: ChainId::parse(&meta.chain_sha256)?,
+            key_type: meta.key_type,
+            ca: meta.ca,
+            account: meta.account,
+            issued: meta.issued,
+        })
+    }
+
+    fn parse_second(mut rest: Reader<'_>) -> Option<Self> {
+        let chain = ChainId(rest.take(16)?.try_into().ok()?);
+        let key_type = key_type_of(rest.byte()?)?;
+        let issued = i64::try_from(rest.number(5)?).ok()?;
+        let mut text = || {
+            let length = rest.number(1)?;
+            String::from_utf8(rest.take(length)?.to_vec()).ok()
+        };
+        let (ca, account) = (text()?, text()?);
+        let length = rest.number(2)?;
+        let packed = rest.number(2)?;
+        let leaf = StoredLeaf::Packed { length, block: rest.take(packed)?.to_vec() };
+        Some(Self { chain, key_type, ca, account, issued, sealed_key: rest.0.to_vec(), leaf })
+    }
+
+    /// Whether it needs the leaf that it was packed against.
+    pub(super) const fn is_packed(&self) -> bool {
+        matches!(self.leaf, StoredLeaf::Packed { .. })
+    }
+
+    /// The leaf, DER; `None` where it can't be unpacked with this template.
+    pub(super) fn leaf(&self, template: &[u8]) -> Option<Vec<u8>> {
+        match &self.leaf {
+            StoredLeaf::Whole(leaf) => Some(leaf.clone()),
+            StoredLeaf::Packed { length, block } => {
+                lz4_flex::block::decompress_with_dict(block, *length, template).ok()
+            }
+        }
+    }
+
+    pub(super) fn pack(certificate: &Certificate, template: &[u8]) -> Result<Vec<u8>, RecordError> {
+        let mut record = vec![VERSION];
+        record.extend_from_slice(&ChainId::of(&certificate.chain_pem).0);
+        record.push(code_of(certificate.key_type));
+        append_number(&mut record, certificate.issued.as_second(), 5, "its date")?;
+        for (text, what) in [(&certificate.ca, "the CA's name"), (&certificate.account, "the account's name")]
+        {
+            append_length(&mut record, text.len(), 1, what)?;
+            record.extend_from_slice(text.as_bytes());
+        }
+        let block = lz4_flex::block::compress_with_dict(&certificate.leaf_der, template);
+        append_length(&mut record, certificate.leaf_der.len(), 2, "the leaf")?;
+        append_length(&mut record, block.len(), 2, "the leaf")?;
+        record.extend_from_slice(&block);
+        record.extend_from_slice(&certificate.sealed_key);
+        Ok(record)
+    }
+}
+
+/// Never changed, only added to: they are stored.
+const fn code_of(key_type: KeyType) -> u8 {
+    match key_type {
+        KeyType::EcdsaP256 => 1,
+        KeyType::EcdsaP384 => 2,
+        KeyType::Rsa2048 => 3,
+        KeyType::Rsa3072 => 4,
+        KeyType::Rsa4096 => 5,
+    }
+}
+
+fn key_type_of(code: u8) -> Option<KeyType> {
+    KeyType::ALL.into_iter().find(|kind| code_of(*kind) == code)
+}
+
+fn append_length(
+    record: &mut Vec<u8>,
+    length: usize,
+    bytes: usize,
+    what: &'static str,
+) -> Result<(), RecordError> {
+    append_number(record, i64::try_from(length).map_err(|_| RecordError::TooLong(what))?, bytes, what)
+}
+
+fn append_number(
+    record: &mut Vec<u8>,
+    number: i64,
+    bytes: usize,
+    what: &'static str,
+) -> Result<(), RecordError> {
+    let all = u64::try_from(number).map_err(|_| RecordError::TooLong(what))?.to_be_bytes();
+    let (above, kept) = all.split_at(all.len() - bytes);
+    if above.iter().any(|byte| *byte != 0) {
+        return Err(RecordError::TooLong(what));
+    }
+    record.extend_from_slice(kept);
+    Ok(())
+}
+
+/// What is left to read.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1)?.first().copied()
+    }
+
+    /// Big endian, of at most 5 bytes.
+    fn number(&mut self, bytes: usize) -> Option<usize> {
+        let number = self.take(bytes)?.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        usize::try_from(number).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::hex;
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    /// Records as earlier releases wrote them. Samples stay for ever: a newer program reads them.
+    const META_1: &str = r#"{"c":"00112233445566778899aabbccddeeff","k":"rsa-2048","ca":"letsencrypt","a":"default","t":1764000000}"#;
+    const SAMPLE_2: &str = "029414886b1ebf025db067a4cbd13a09030100692481000b6c657473656e63727970740764656661756c740007\
+         00087061206c656166217365616c6564";
+
+    fn certificate(leaf_der: Vec<u8>) -> Certificate {
+        Certificate {
+            leaf_der,
+            chain_pem: "chain".to_owned(),
+            sealed_key: b"sealed".to_vec(),
+            key_type: KeyType::EcdsaP256,
+            ca: "letsencrypt".to_owned(),
+            account: "default".to_owned(),
+            issued: Timestamp::from_second(1_764_000_000).unwrap(),
+        }
+    }
+
+    #[test]
+    fn records_of_version_1_are_read() {
+        let mut sample = vec![1];
+        for part in [META_1.as_bytes(), b"a leaf"] {
+            sample.extend_from_slice(&u16::try_from(part.len()).unwrap().to_be_bytes());
+            sample.extend_from_slice(part);
+        }
+        sample.extend_from_slice(b"sealed");
+        let record = CertificateRecord::parse(&sample).unwrap();
+        assert_eq!(record.chain.to_hex(), "00112233445566778899aabbccddeeff");
+        assert_eq!((record.key_type, record.issued), (KeyType::Rsa2048, 1_764_000_000));
+        assert_eq!((record.ca.as_str(), record.account.as_str()), ("letsencrypt", "default"));
+        assert_eq!(
+            (record.leaf(b"whatever").unwrap(), record.sealed_key),
+            (b"a leaf".to_vec(), b"sealed".to_vec())
+        );
+    }
+
+    #[test]
+    fn records_of_version_2_are_read() {
+        let digit = |place: usize| u8::from_str_radix(&SAMPLE_2[place..place + 2], 16).unwrap();
+        let sample: Vec<u8> = (0..SAMPLE_2.len()).step_by(2).map(digit).collect();
+        let written = CertificateRecord::pack(&certificate(b"a leaf!".to_vec()), b"").unwrap();
+        assert_eq!(hex(&written), SAMPLE_2);
+        let record = CertificateRecord::parse(&sample).unwrap();
+        assert_eq!(record.chain, ChainId::of("chain"));
+        assert_eq!((record.key_type, record.issued), (KeyType::EcdsaP256, 1_764_000_000));
+        assert_eq!((record.ca.as_str(), record.account.as_str()), ("letsencrypt", "default"));
+        assert_eq!((record.leaf(b"").unwrap(), record.sealed_key), (b"a leaf!".to_vec(), b"sealed".to_vec()));
+    }
+
+    #[test]
+    fn a_leaf_like_the_first_costs_what_it_is_different_in() {
+        let template: Vec<u8> = (0..900_u32).map(|n| (n * n % 251) as u8).collect();
+        let mut leaf = template.clone();
+        leaf[300..364].fill(7);
+        let packed = CertificateRecord::pack(&certificate(leaf.clone()), &template).unwrap();
+        assert!(packed.len() < 200, "{} bytes", packed.len());
+        assert_eq!(CertificateRecord::parse(&packed).unwrap().leaf(&template), Some(leaf));
+    }
+
+    #[test]
+    fn newer_and_damaged_records_are_told_apart() {
+        assert_eq!(CertificateRecord::parse(&[3, 0]), Err(RecordError::Newer(3)));
+        assert_eq!(CertificateRecord::parse(&[]), Err(RecordError::Damaged));
+        let packed = CertificateRecord::pack(&certificate(vec![1; 50]), b"").unwrap();
+        assert_eq!(CertificateRecord::parse(&packed[..40]), Err(RecordError::Damaged));
+        assert_eq!(CertificateRecord::parse(&packed).unwrap().leaf(b""), Some(vec![1; 50]));
+    }
+
+    proptest! {
+        #[test]
+        fn every_leaf_is_read_as_it_was_written(
+            leaf in proptest::collection::vec(any::<u8>(), 0..2000),
+            template in proptest::collection::vec(any::<u8>(), 0..2000),
+        ) {
+            let packed = CertificateRecord::pack(&certificate(leaf.clone()), &template).unwrap();
+            prop_assert_eq!(CertificateRecord::parse(&packed).unwrap().leaf(&template), Some(leaf));
+        }
+
+        #[test]
+        fn no_record_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300), template in "\\PC{0,50}") {
+            for version in [1, 2] {
+                let mut record = vec![version];
+                record.extend_from_slice(&bytes);
+                if let Ok(record) = CertificateRecord::parse(&record) {
+                    record.leaf(template.as_bytes());
+                }
+            }
+        }
+    }
+}
