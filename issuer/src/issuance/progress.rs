@@ -11,7 +11,8 @@ use std::{
 /// One thing that happened to an order.
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
-    /// `lease`, `ordered`, `challenged`, `self-check`, `answered`, `ready`, `finalizing`, `issued`, `stored`, `published`.
+    /// `lease`, `ordered`, `challenged`, `self-check`, `answered`, `ready`, `finalizing`, `issued`, `stored`, `published`
+    /// (`staged`: to the canaries).
     pub step: &'static str,
     /// Which certificate of the site; absent where it is about the site.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,6 +71,8 @@ impl Timeline {
             steps.push(Step { step, slot, at_ms, took_ms: at_ms - before, note: note.into() });
             steps.last().cloned().expect("it was pushed above")
         };
+        let slot = told.slot.map(|slot| slot.to_string());
+        tracing::debug!(names = %self.names, step, slot, note = told.note, at_ms, "step");
         (self.progress.0)(&self.names, &told);
     }
 

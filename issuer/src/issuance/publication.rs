@@ -29,7 +29,7 @@ impl Attempt<'_> {
         names.sort();
         names.dedup();
         write(|| store.point_names(&names, &self.lease.site)).await?;
-        let word = if serving.staged.is_some() { "published to the canaries" } else { "published" };
+        let word = if serving.staged.is_some() { "staged" } else { "published" };
         self.timeline.tell(word, None, "");
         Ok(())
     }

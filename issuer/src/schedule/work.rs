@@ -100,6 +100,9 @@ impl Node {
         let counter = RequestCounter::new();
         let outcome = issuance.work(claimed, &stored, departed, &counter).await;
         self.counters.outcome(&outcome, counter.count());
+        if let Outcome::Issued(_) = outcome {
+            tracing::info!(names = %site.names, site = %stored.id, requests = counter.count(), "issued");
+        }
         self.learn(&stored, &outcome).await;
         Ok(())
     }
@@ -108,13 +111,12 @@ impl Node {
         let site = &stored.site;
         let names = &site.names;
         match outcome {
-            Outcome::Issued(_) => tracing::info!(%names, site = %stored.id, "issued"),
             Outcome::Failed(verdict) => {
                 tracing::warn!(%names, site = %stored.id, what = verdict.what, remedy = verdict.remedy, "failed");
             }
             Outcome::Waiting(failure) => tracing::info!(%names, what = failure.what, "waiting"),
             Outcome::Stopped(why) => tracing::info!(%names, why, "stopped"),
-            Outcome::AlreadyValid(_) => {}
+            Outcome::Issued(_) | Outcome::AlreadyValid(_) => {}
         }
         if matches!(outcome, Outcome::Failed(verdict) if verdict.class == FailureClass::Account) {
             // Another node may have given the account a new key, or a person has mended it.

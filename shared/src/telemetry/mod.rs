@@ -6,7 +6,7 @@ mod registry;
 pub use registry::{Metrics, render};
 
 use crate::config::{LogFormat, Telemetry};
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Begins to log as the configuration says, for the rest of the process.
 ///
@@ -16,10 +16,13 @@ pub fn begin_logging(
     section: &Telemetry,
     filter: Option<&str>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let filter = EnvFilter::try_new(filter.unwrap_or(&section.log))?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    match section.format {
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    }
+    let filter: Targets = filter.unwrap_or(&section.log).parse()?;
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = match section.format {
+        LogFormat::Text => {
+            lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_filter(filter).boxed()
+        }
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
+    };
+    Ok(tracing_subscriber::registry().with(lines).try_init()?)
 }
