@@ -50,7 +50,7 @@ async fn running_programs_follow_the_primary() -> Result<()> {
     let dead = store.kill_primary().await?;
     store.successor_of(dead).await?;
     // The CA asks the frontends, and these the role `challenge`, which has run all the time.
-    stage.issue(&["after.example"]).await?;
+    stage.issue(&["after.example"]).await.context("after")?;
     until("the role `certificates` reads from the new primary", LIMIT, async || {
         let names = listed(&certificates, &frontend).await.ok()?;
         (names == ["after.example", "before.example"]).then_some(())
@@ -59,7 +59,7 @@ async fn running_programs_follow_the_primary() -> Result<()> {
 
     // What was the primary comes back as one, until a Sentinel tells it otherwise: nobody may fall for it.
     store.start_again(dead).await?;
-    stage.issue(&["again.example"]).await?;
+    stage.issue(&["again.example"]).await.context("again")?;
     ensure!(listed(&certificates, &frontend).await?.len() == 3);
     Ok(())
 }

@@ -26,7 +26,7 @@ async fn apply(stage: &Stage, names: &[String]) -> Result<()> {
 
 async fn until_issued(stage: &Stage, count: usize) -> Result<()> {
     until_true("certificates are issued", LIMIT * 2, || async {
-        { stage.proxy.orders().iter().filter(|order| order.finalized > 0).count() >= count }
+        stage.proxy.orders().iter().filter(|order| order.finalized > 0).count() >= count
     })
     .await
 }

@@ -34,8 +34,7 @@ pub(crate) async fn stage() -> Result<Stage> {
     stage.issue(&["--dual", NAMES[0]]).await?;
     stage.issue(&NAMES[1..]).await?;
     // A predecessor.
-    stage.signpost.issuer(&["revoke", NAMES[1]]).await?.success()?;
-    stage.issue(&[NAMES[1]]).await?;
+    stage.signpost.issuer(&["renew", "--force", NAMES[1]]).await?.success()?;
     stage.signpost.issuer(&["account", "create", "--name", "second"]).await?.success()?;
     stage
         .signpost

@@ -84,11 +84,7 @@ impl Ca {
             title: profile.map_or_else(|| name.clone(), |profile| profile.title.clone()),
             trusted_roots: roots(section)?,
             public: profile.is_some_and(|profile| profile.public),
-            names_per_certificate: section
-                .names_per_certificate
-                .or_else(|| profile.map(|profile| profile.names_per_certificate))
-                .unwrap_or(NAMES_PER_CERTIFICATE)
-                .max(1),
+            names_per_certificate: names_per_certificate(section, profile),
             first_poll: first_poll
                 .or_else(|| profile.map(|profile| Duration::from_millis(profile.first_poll_ms)))
                 .unwrap_or(OWN_FIRST_POLL),
@@ -104,14 +100,19 @@ impl Terms {
     /// # Errors
     /// [`CaError`] with what to configure.
     pub fn of(config: &Config, name: Option<&str>) -> Result<Self, CaError> {
-        let (name, _, _, profile) = find(config, name)?;
+        let (name, section, _, profile) = find(config, name)?;
         Ok(Self {
             name: name.clone(),
             public: profile.is_some_and(|profile| profile.public),
-            names_per_certificate: profile
-                .map_or(NAMES_PER_CERTIFICATE, |profile| profile.names_per_certificate),
+            names_per_certificate: names_per_certificate(section, profile),
         })
     }
+}
+
+fn names_per_certificate(section: &Section, profile: Option<&Profile>) -> usize {
+    let known =
+        section.names_per_certificate.or_else(|| profile.map(|profile| profile.names_per_certificate));
+    known.unwrap_or(NAMES_PER_CERTIFICATE).max(1)
 }
 
 /// The section of that name or the default one, the directory, and the shipped profile where it is the same CA's.

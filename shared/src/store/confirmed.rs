@@ -7,17 +7,17 @@
 
 use super::{
     StoreError,
-    link::{DEADLINE, MOST_TRIES},
+    link::{DEADLINE, MOST_TRIES, UNTIL_A_SUCCESSOR},
     node::Node,
     parts::{asking, by_slot, first_slot, put_together},
     scripts::Script,
-    servers::{Reaction, Servers},
+    servers::{Reaction, Servers, is_absent},
     slots::slot_of,
 };
 use futures_util::future::try_join_all;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
 use std::sync::Arc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 pub(super) struct ConfirmedPool {
     servers: Arc<Servers>,
@@ -67,6 +67,7 @@ impl ConfirmedPool {
     async fn confirm(&self, slot: Option<u16>, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
         let slot = slot.or_else(|| first_slot(pipeline));
         let mut on_the_move: Option<Arc<Node>> = None;
+        let until = Instant::now() + DEADLINE;
         let mut tries = MOST_TRIES;
         loop {
             let layout = timeout(DEADLINE, self.servers.layout())
@@ -75,7 +76,6 @@ impl ConfirmedPool {
             let moving = on_the_move.take();
             let node = moving.as_ref().map_or_else(|| layout.node_of(slot), Ok)?;
             let _place = node.places.acquire().await.expect("the semaphore is never closed");
-            tries -= 1;
             let sent = if moving.is_some() { asking(pipeline) } else { pipeline.clone() };
             let error = match timeout(DEADLINE, self.send(node, sent)).await {
                 Ok(Ok(values)) => {
@@ -92,8 +92,14 @@ impl ConfirmedPool {
             if error.clone().into_server_errors().is_none() {
                 node.forget_idle();
             }
-            match self.servers.react(&layout, node, &error) {
-                Reaction::Again if tries > 0 => {}
+            let reaction = self.servers.react(&layout, node, &error);
+            if is_absent(&error) && matches!(reaction, Reaction::Again) {
+                sleep(UNTIL_A_SUCCESSOR).await;
+            } else {
+                tries -= 1;
+            }
+            match reaction {
+                Reaction::Again if tries > 0 && Instant::now() < until => {}
                 Reaction::AskAt(node) if tries > 0 => on_the_move = Some(node),
                 _ => return Err(error.into()),
             }

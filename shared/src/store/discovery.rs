@@ -25,22 +25,21 @@ pub(super) struct Range {
 }
 
 impl Sentinels {
-    /// The primary, as the Sentinel says that knows of the latest failover.
+    /// The primary, as most of the Sentinels say that know of the latest failover: the one that leads it counts it before it
+    /// names the successor.
     pub(super) async fn primary(&self) -> Result<HostPort, StoreError> {
         let mut question = cmd("SENTINEL");
         question.arg("MASTER").arg(&self.service);
         let answers =
             join_all(self.addresses.iter().map(|address| ask(&self.dial, address, &question))).await;
-        let mut latest: Option<(u64, HostPort)> = None;
-        let mut error = None;
+        let (mut found, mut error) = (Vec::new(), None);
         for answer in answers {
             match answer.and_then(|value| parse_primary(value).map_err(RedisError::from)) {
-                Ok(found) if latest.as_ref().is_none_or(|known| found.0 > known.0) => latest = Some(found),
-                Ok(_) => {}
+                Ok(primary) => found.push(primary),
                 Err(e) => error = Some(e),
             }
         }
-        if let Some((_, primary)) = latest {
+        if let Some(primary) = latest(found) {
             return Ok(primary);
         }
         match error {
@@ -54,6 +53,15 @@ impl Sentinels {
             }
         }
     }
+}
+
+/// Of the addresses of the highest epoch the one that is named most often.
+fn latest(found: Vec<(u64, HostPort)>) -> Option<HostPort> {
+    let epoch = found.iter().map(|(epoch, _)| *epoch).max()?;
+    let named =
+        |wanted: &HostPort| found.iter().filter(|(of, primary)| *of == epoch && primary == wanted).count();
+    let most = found.iter().filter(|(of, _)| *of == epoch).max_by_key(|(_, primary)| named(primary))?;
+    Some(most.1.clone())
 }
 
 /// The slots, as one node of a Cluster knows them.
@@ -156,6 +164,15 @@ mod tests {
             ]
         );
         assert!(parse_slots(text("x"), &asked).is_err());
+    }
+
+    #[test]
+    fn the_latest_failover_counts_and_then_the_majority() {
+        let at = |port| HostPort { host: "h".into(), port };
+        assert_eq!(latest(vec![(1, at(1)), (2, at(2)), (1, at(1))]), Some(at(2)));
+        // The leader counts the failover and still names the dead one.
+        assert_eq!(latest(vec![(2, at(1)), (2, at(2)), (2, at(2))]), Some(at(2)));
+        assert_eq!(latest(Vec::new()), None);
     }
 
     #[test]

@@ -18,12 +18,14 @@ use redis::{
     aio::{ConnectionLike, ConnectionManager},
 };
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a command may take before its connection is replaced.
 pub(super) const DEADLINE: Duration = Duration::from_millis(1500);
 /// Servers that one command is sent to at most, each having said that it is another's.
 pub(super) const MOST_TRIES: usize = 4;
+/// Between two tries at a server that is gone.
+pub(super) const UNTIL_A_SUCCESSOR: Duration = Duration::from_millis(50);
 
 pub(super) struct Link {
     pub(super) servers: Arc<Servers>,
@@ -74,11 +76,28 @@ impl Link {
         &self,
         command: &Cmd,
     ) -> Result<Vec<(u16, Result<T, StoreError>)>, StoreError> {
-        let layout = tokio::time::timeout(DEADLINE, self.servers.layout())
-            .await
-            .map_err(|_| StoreError::Timeout(DEADLINE))??;
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let answers = self.ask_each_once(command, until).await?;
+            let is_gone = |answer: &Result<T, StoreError>| matches!(answer, Err(StoreError::Unavailable(error)) if is_absent(error));
+            // As with a single command: it may have a successor in a moment.
+            let again = self.servers.may_change() && answers.iter().any(|(_, answer)| is_gone(answer));
+            if !again || Instant::now() >= until {
+                return Ok(answers);
+            }
+            sleep(UNTIL_A_SUCCESSOR).await;
+        }
+    }
+
+    async fn ask_each_once<T: FromRedisValue>(
+        &self,
+        command: &Cmd,
+        until: Instant,
+    ) -> Result<Vec<(u16, Result<T, StoreError>)>, StoreError> {
+        let layout =
+            timeout_at(until, self.servers.layout()).await.map_err(|_| StoreError::Timeout(DEADLINE))??;
         let asked = layout.shards().into_iter().map(async |(slot, node)| {
-            let answer = self.ask(&node, Request::Command(command), Instant::now() + DEADLINE).await;
+            let answer = self.ask(&node, Request::Command(command), until).await;
             if let Err(Trouble::Late) = &answer {
                 self.servers.doubt(&layout);
             } else if let Err(Trouble::Server(error)) = &answer {
@@ -97,7 +116,6 @@ impl Link {
                 .await
                 .map_err(|_| StoreError::Timeout(DEADLINE))??;
             let node = layout.node_of(slot)?;
-            tries -= 1;
             let trouble = match self.ask(node, request, until).await {
                 Ok(value) => return Ok(value),
                 Err(trouble) => trouble,
@@ -106,8 +124,15 @@ impl Link {
                 self.servers.doubt(&layout);
                 return Err(trouble.into());
             };
-            match self.servers.react(&layout, node, error) {
-                Reaction::Again if tries > 0 => {}
+            let reaction = self.servers.react(&layout, node, error);
+            // A server that is gone may have a successor in a moment: until the command's time is over.
+            if is_absent(error) && matches!(reaction, Reaction::Again) {
+                sleep(UNTIL_A_SUCCESSOR).await;
+            } else {
+                tries -= 1;
+            }
+            match reaction {
+                Reaction::Again if tries > 0 && Instant::now() < until => {}
                 Reaction::AskAt(node) => return Ok(self.ask_at(&node, request, until).await?),
                 Reaction::Again | Reaction::GiveUp => return Err(trouble.into()),
             }

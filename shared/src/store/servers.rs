@@ -91,6 +91,11 @@ impl Servers {
         matches!(self.target, Target::Cluster { .. })
     }
 
+    /// Whether another server may take a server's place.
+    pub(super) const fn may_change(&self) -> bool {
+        !matches!(self.target, Target::Single)
+    }
+
     /// Whether every server answered its last command.
     pub(super) fn are_healthy(&self) -> bool {
         self.reachable.load(Ordering::Relaxed)
