@@ -1,7 +1,7 @@
 //! A CA that stumbles, falls, or refuses the account, before the daemon: what passes by itself is asked past, what doesn't
 //! ends in the right class with the right wait and the right words; and once it is well, each certificate is issued once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use harness::{
@@ -148,6 +148,32 @@ async fn an_order_that_is_processed_for_a_while_is_watched_and_one_that_is_gone_
         ensure!(stage.proxy.orders_for(&[name]).len() == 2, "{name}");
     }
     ensure!(stage.events(&["failed"]).await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_processed_for_a_minute_is_asked_for_ever_more_rarely() -> Result<()> {
+    let mut stage = Stage::trusting().await?;
+    stage.issue(&["warm.example"]).await?;
+    let delay = Action::Delay(Duration::from_secs(1));
+    let finalized = stage.proxy.add_rule(Rule::on(Endpoint::Finalize).for_name("slow.example").does(delay));
+    let _daemon = started(&mut stage, 4).await?;
+    stage.json(&["site", "add", "slow.example"]).await?;
+    until_true("it is finalized", LIMIT, || async { finalized.count() == 1 }).await?;
+    let processing =
+        r#"{"status":"processing","identifiers":[],"authorizations":[],"finalize":"https://127.0.0.1/f"}"#;
+    let rule = Rule::on(Endpoint::Order).for_name("slow.example");
+    let watched = stage.proxy.add_rule(rule.does(Action::ReplaceBody(processing.to_owned())));
+    let began = Instant::now();
+    until_true("a minute is over", LIMIT * 2, || async { began.elapsed() > Duration::from_secs(60) }).await?;
+    let site = stage.site("slow.example").await?;
+    ensure!(site["failure"].is_null() && site["order"]["ecdsa"] == "finalizing", "{site:#}");
+    // Within seconds at first, then every 15 s.
+    ensure!((8..=18).contains(&watched.count()), "asked for {} times", watched.count());
+    stage.proxy.clear_rules();
+    valid(&stage, "slow.example").await?;
+    once(&stage, "slow.example", 1)?;
+    ensure!(stage.events(&["failed", "ca-trouble"]).await?.is_empty());
     Ok(())
 }
 

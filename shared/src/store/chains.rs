@@ -22,11 +22,13 @@ const KEPT_TEMPLATES: usize = KEPT * 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ChainId(pub(super) [u8; 16]);
 
+type Templates = HashMap<(Partition, ChainId), Arc<[u8]>>;
+
 /// What was read: a chain's id says what it is, and a first leaf is never replaced.
 #[derive(Debug, Default)]
 pub(super) struct KnownChains {
     chains: Mutex<HashMap<ChainId, Arc<str>>>,
-    templates: Mutex<HashMap<(Partition, ChainId), Arc<[u8]>>>,
+    templates: Mutex<Templates>,
 }
 
 impl ChainId {

@@ -1,7 +1,7 @@
 //! The schedule: what is due is taken under leases, and given back with what came of it and its next place.
 
 use super::{Lease, LeaseAttempt, Store, StoreError, keys, scripts};
-use crate::domain::{CertificateId, Class, Partition, Place, SiteId, Slot};
+use crate::domain::{CertificateId, Class, OrderState, Partition, Place, SiteId, Slot};
 use redis::{FromRedisValue, Value, cmd};
 use std::time::Duration;
 
@@ -175,7 +175,15 @@ impl Store {
     /// [`StoreError::Fenced`] when the lease was lost.
     pub async fn delete_group(&self, lease: &Lease) -> Result<bool, StoreError> {
         let mut touched = vec![keys::site(&lease.site)];
-        touched.extend(Slot::ALL.map(|slot| keys::order(&lease.site, slot)));
+        for slot in Slot::ALL {
+            touched.push(keys::order(&lease.site, slot));
+            // Nothing else refers to what was issued and never published.
+            if let Some(open) = self.load_order(&lease.site, slot).await?
+                && let OrderState::Stored(stored) = open.order.state
+            {
+                touched.push(keys::certificate(&lease.site, &stored.certificate));
+            }
+        }
         let arguments = [lease.token.as_bytes(), lease.site.as_str().as_bytes()];
         let deleted: i64 = self.confirmed.script(&scripts::DELETE_GROUP, &touched, &arguments).await?;
         Ok(deleted == 1)

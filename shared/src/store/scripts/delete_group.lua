@@ -1,4 +1,4 @@
--- Deletes a retired group with everything of it, after its grace time. KEYS: group, its orders. ARGV: token, id.
+-- Deletes a retired group with everything of it, after its grace time. KEYS: group, its orders and what they brought. ARGV: token, id.
 -- Answers 0 where it is wanted again.
 if redis.call('HGET', KEYS[1], 'lease') ~= ARGV[1] then return redis.error_reply('FENCED another holder') end
 if redis.call('HEXISTS', KEYS[1], 'spec') == 1 then return 0 end
