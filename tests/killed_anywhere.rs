@@ -38,7 +38,7 @@ fn writes(slot: &str) -> Vec<Write> {
         ("issued", state("issued")),
         ("chain", words(&["sp:chain:", SET])),
         ("stored", state("stored")),
-        ("publish", vec![sha1(PUBLISH)]),
+        ("publish", vec![publish()]),
         ("name pointer", vec![sha1(POINT_NAME)]),
         ("settlement", vec![settle()]),
     ]
@@ -78,7 +78,7 @@ async fn a_dual_pair_before_and_after_each_answer() -> Result<()> {
     let states = ["planned", "ordered", "challenged", "ready", "finalizing", "issued", "stored"];
     let mut number = 0;
     for slot in ["ecdsa", "rsa"] {
-        let around = [("publish", vec![sha1(PUBLISH)]), ("settlement", vec![settle()])];
+        let around = [("publish", vec![publish()]), ("settlement", vec![settle()])];
         let of_slot = writes(slot).into_iter().filter(|(word, _)| states.contains(word));
         for (word, containing) in of_slot.chain(around) {
             for moment in [Moment::Answered, Moment::PassedOn] {
@@ -308,7 +308,11 @@ async fn warm() -> Result<Stage> {
     Ok(stage)
 }
 
-/// The digest of the script that gives a site back, as the store knows it.
+/// The digests of the scripts that publish and that give a site back, as the store knows them.
+fn publish() -> String {
+    sha1(&format!("{SCHEDULE}\n{PUBLISH}"))
+}
+
 fn settle() -> String {
     sha1(&format!("{SCHEDULE}\n{SETTLE}"))
 }

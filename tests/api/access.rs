@@ -11,6 +11,9 @@ use crate::service::Service;
 const NOBODY: u16 = 401;
 const REFUSED: u16 = 403;
 
+/// Sent as a file, not as JSON.
+const FILE: &str = r#"{"names":["f.example.com"]}"#;
+
 /// A request of each route, with the status for nobody, read, write, admin and a revoked token, asked in this order.
 /// `gone.example.com` is there before each request.
 const TABLE: &[(&str, Option<&str>, [u16; 5])] = &[
@@ -23,6 +26,9 @@ const TABLE: &[(&str, Option<&str>, [u16; 5])] = &[
     ("POST /sites/a.example.com/resume", None, [NOBODY, REFUSED, 200, 200, NOBODY]),
     ("POST /sites/a.example.com/retry", None, [NOBODY, REFUSED, 202, 202, NOBODY]),
     ("POST /sites/a.example.com/renew", None, [NOBODY, REFUSED, 202, 202, NOBODY]),
+    ("POST /sites/a.example.com/rollback", None, [NOBODY, REFUSED, 404, 404, NOBODY]),
+    ("POST /plan", Some(FILE), [NOBODY, 200, 200, 200, NOBODY]),
+    ("POST /apply", Some(FILE), [NOBODY, REFUSED, 200, 200, NOBODY]),
     ("POST /retry", None, [NOBODY, REFUSED, 202, 202, NOBODY]),
     ("GET /certificates/a.example.com", None, [NOBODY, 404, 404, 404, NOBODY]),
     ("GET /status", None, [NOBODY, 200, 200, 200, NOBODY]),
@@ -54,10 +60,15 @@ async fn every_route_lets_in_whom_it_should() -> Result<()> {
     for (line, body, statuses) in TABLE {
         let (method, path) = line.split_once(' ').unwrap_or_default();
         covered.insert((method, pattern_of(path)));
+        let is_file = *body == Some(FILE);
         let body: Option<Value> = body.map(serde_json::from_str).transpose()?;
         for (status, token) in statuses.iter().zip(&tokens) {
             service.ask("POST /sites", &admin, Some(&json!({"names": ["gone.example.com"]}))).await?;
-            let reply = service.ask(line, token, body.as_ref()).await?;
+            let reply = if is_file {
+                service.send_file(line, token, "application/x-ndjson", FILE, &[]).await?
+            } else {
+                service.ask(line, token, body.as_ref()).await?
+            };
             ensure!(reply.status == *status, "{line}: {} in the place of {status}", reply.status);
             let code = reply.body["error"]["code"].as_str();
             match status {

@@ -3,6 +3,7 @@
 
 mod access;
 mod document;
+mod files;
 mod handbook;
 mod pages;
 mod repetition;

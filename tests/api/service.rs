@@ -111,6 +111,21 @@ impl Service {
         Ok(reply)
     }
 
+    /// Sends a file of sites, and holds the answer against the document.
+    pub(crate) async fn send_file(
+        &self,
+        line: &str,
+        token: &str,
+        kind: &str,
+        content: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Reply> {
+        let reply = self.send(line, token, Some((kind, content.into())), headers).await?;
+        let (method, path) = line.split_once(' ').context("METHOD /path")?;
+        document::check(method, path, &reply).with_context(|| format!("{line}: {reply:#?}"))?;
+        Ok(reply)
+    }
+
     /// Anything at all.
     pub(crate) async fn send(
         &self,

@@ -79,7 +79,8 @@ async fn fill(redis: &Redis, vault: &Vault, sites: usize) -> Result<()> {
         "default",
         jiff::Timestamp::now(),
     ))?;
-    let meta = br#"{"c":"00","k":"ecdsa-p256","ca":"test","a":"default","t":0}"#;
+    let meta =
+        br#"{"c":"00112233445566778899aabbccddeeff","k":"ecdsa-p256","ca":"test","a":"default","t":0}"#;
     let mut head = vec![1];
     for part in [&meta[..], &leaf_der] {
         head.extend_from_slice(&u16::try_from(part.len())?.to_be_bytes());

@@ -3,17 +3,23 @@
 use super::{
     Api,
     refusal::{Code, Refusal},
+    routes::Route,
 };
 use actix_web::{
     HttpRequest,
     http::{Method, header::CONTENT_TYPE},
     web::{Bytes, Payload, Query},
 };
+use futures_util::StreamExt;
+use openssl::sha::Sha256;
 use serde::de::DeserializeOwned;
 use shared::digest::hex;
+use std::io::Write;
+use tempfile::NamedTempFile;
 
-/// The largest body.
-pub(super) const MOST_BYTES: usize = 256 << 10;
+/// The largest body, and the largest file of sites: a million names.
+const MOST_BYTES: usize = 256 << 10;
+const MOST_BYTES_OF_FILE: usize = 256 << 20;
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const LONGEST_KEY: usize = 255;
 
@@ -21,21 +27,58 @@ const LONGEST_KEY: usize = 255;
 pub(super) struct Asked {
     pub(super) api: Api,
     request: HttpRequest,
-    body: Bytes,
+    body: Body,
+}
+
+enum Body {
+    Json(Bytes),
+    /// On disk, however large it is; with its digest.
+    File(NamedTempFile, [u8; 32]),
 }
 
 impl Asked {
     /// # Errors
-    /// A body that is too large, that breaks off, or that isn't JSON by its type.
-    pub(super) async fn read(api: Api, request: HttpRequest, payload: Payload) -> Result<Self, Refusal> {
+    /// A body that is too large, that breaks off, or that isn't JSON by its type, or a file where the route takes one.
+    pub(super) async fn read(
+        api: Api,
+        route: &Route,
+        request: HttpRequest,
+        payload: Payload,
+    ) -> Result<Self, Refusal> {
+        if route.described.takes_file {
+            if !matches!(type_of(&request).as_str(), "application/x-ndjson" | "application/toml") {
+                let message = "the body must be application/x-ndjson or application/toml";
+                return Err(Refusal::new(Code::NotAFile, message));
+            }
+            let body = to_disk(payload).await?;
+            return Ok(Self { api, request, body });
+        }
         let too_large = || Refusal::new(Code::TooLarge, format!("the body has more than {MOST_BYTES} bytes"));
         let body = payload.to_bytes_limited(MOST_BYTES).await.map_err(|_| too_large())?;
         let body =
             body.map_err(|e| Refusal::new(Code::BadRequest, format!("the body can't be read: {e}")))?;
-        if !body.is_empty() && !is_json(&request) {
+        if !body.is_empty() && type_of(&request) != "application/json" {
             return Err(Refusal::new(Code::NotJson, "the body must be application/json"));
         }
-        Ok(Self { api, request, body })
+        Ok(Self { api, request, body: Body::Json(body) })
+    }
+
+    /// The file that was sent.
+    ///
+    /// # Errors
+    /// The route takes none.
+    pub(super) fn into_file(self) -> Result<(Api, NamedTempFile), Refusal> {
+        match self.body {
+            Body::File(file, _) => Ok((self.api, file)),
+            Body::Json(_) => Err(Refusal::new(Code::NotAFile, "the body is no file")),
+        }
+    }
+
+    fn json_body(&self) -> &[u8] {
+        match &self.body {
+            Body::Json(body) => body,
+            Body::File(..) => &[],
+        }
     }
 
     /// A part of the path, such as `site`.
@@ -56,7 +99,7 @@ impl Asked {
     /// # Errors
     /// 400: it is no JSON, or has fields that are unknown, missing or of another type.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
-        serde_json::from_slice(&self.body)
+        serde_json::from_slice(self.json_body())
             .map_err(|e| Refusal::new(Code::BadRequest, format!("the body can't be read: {e}")))
     }
 
@@ -65,7 +108,7 @@ impl Asked {
     /// # Errors
     /// As [`Asked::json`].
     pub(super) fn json_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, Refusal> {
-        if self.body.is_empty() { Ok(T::default()) } else { self.json() }
+        if self.json_body().is_empty() { Ok(T::default()) } else { self.json() }
     }
 
     /// The key that a repetition is known by; questions have none.
@@ -87,15 +130,40 @@ impl Asked {
 
     /// Identifies what is asked: method, path, query and body.
     pub(super) fn digest(&self) -> String {
-        let mut digest = openssl::sha::Sha256::new();
+        let mut digest = Sha256::new();
         let line = format!("{} {}\n", self.request.method(), self.request.uri());
         digest.update(line.as_bytes());
-        digest.update(&self.body);
+        match &self.body {
+            Body::Json(body) => digest.update(body),
+            Body::File(_, content) => digest.update(content),
+        }
         hex(&digest.finish())
     }
 }
 
-fn is_json(request: &HttpRequest) -> bool {
+/// Without its parameters.
+fn type_of(request: &HttpRequest) -> String {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+    kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+async fn to_disk(mut payload: Payload) -> Result<Body, Refusal> {
+    let unwritable = |e: std::io::Error| {
+        tracing::error!(error = %e, "a file of sites can't be kept for the time of its request");
+        Refusal::new(Code::StoreUnavailable, "there is no place for the file")
+    };
+    let mut file = NamedTempFile::new().map_err(unwritable)?;
+    let (mut digest, mut length) = (Sha256::new(), 0);
+    while let Some(part) = payload.next().await {
+        let part =
+            part.map_err(|e| Refusal::new(Code::BadRequest, format!("the body can't be read: {e}")))?;
+        length += part.len();
+        if length > MOST_BYTES_OF_FILE {
+            let message = format!("the file has more than {MOST_BYTES_OF_FILE} bytes");
+            return Err(Refusal::new(Code::TooLarge, message));
+        }
+        digest.update(&part);
+        file.write_all(&part).map_err(unwritable)?;
+    }
+    Ok(Body::File(file, digest.finish()))
 }

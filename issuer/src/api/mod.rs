@@ -5,7 +5,7 @@
 //! - A handler takes an `Authorized<Role>`, so that what it demands is seen in its signature; the table doesn't compile
 //!   with another role. It takes an `Asked`, which is the request, and gives an `Answer` or a `Refusal`.
 //! - `refusal` holds the table of error codes; `once` keeps answers for requests that are repeated.
-//! - `sites`, `certificates`, `events`, `status`, `brakes`, `tenants`, `tokens`: the resources.
+//! - `sites`, `files`, `certificates`, `events`, `status`, `brakes`, `tenants`, `tokens`: the resources.
 //! - `openapi` makes the document, of which `openapi.json` is a copy that a test compares.
 //!
 //! Nobody is asked for a token whose owner isn't known for sure: a store that doesn't answer is 503, never 401 or 404.
@@ -17,6 +17,7 @@ mod brakes;
 mod certificates;
 mod counters;
 mod events;
+mod files;
 mod listing;
 mod once;
 mod openapi;
@@ -49,9 +50,12 @@ pub struct Api {
     troubles: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     counters: Counters,
     uses: Arc<Uses>,
+    /// The program's own: what is long is worked on there.
+    runtime: tokio::runtime::Handle,
 }
 
 impl Api {
+    /// Called in the runtime that long work is to be done in.
     pub fn new(store: Store, config: Arc<Config>, registry: Registry) -> Self {
         Self {
             store,
@@ -60,7 +64,20 @@ impl Api {
             troubles: Arc::new(Vec::new),
             counters: Counters::default(),
             uses: Arc::default(),
+            runtime: tokio::runtime::Handle::current(),
         }
+    }
+
+    /// Works beside the threads that answer, to the end, whoever still waits for it.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, refusal::Refusal> {
+        let done = self.runtime.spawn(work).await;
+        done.map_err(|error| {
+            tracing::error!(%error, "a request to the API could not be worked on");
+            refusal::Refusal::new(Code::StoreUnavailable, "it could not be done")
+        })
     }
 
     /// What `status` shows of this node's trouble with CAs and accounts: asked for each request.

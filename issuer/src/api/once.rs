@@ -1,7 +1,7 @@
 //! Idempotency keys: the first answer is given again to whoever repeats the request.
 //!
 //! A request is marked before it is worked on, and its answer takes the place of the mark. Who is killed in between leaves
-//! the mark, which ends by itself after [`MARKED`]; what was done until then is done, and every request is safe to repeat.
+//! the mark, which ends by itself; what was done until then is done, and every request is safe to repeat.
 
 use super::{
     Api,
@@ -12,10 +12,8 @@ use super::{
 use shared::{digest::hex, error::chain, store::Repetition};
 use std::{future::Future, time::Duration};
 
-/// How long a request that was cut off counts as being worked on. Longer than one may take.
-const MARKED: Duration = Duration::from_secs(60);
-
-/// Has `work` done, unless the token has used the key before.
+/// Has `work` done, unless the token has used the key before. A request that was cut off counts as being worked on for
+/// `marked`, which is longer than one may take.
 ///
 /// # Errors
 /// 409 while the first request is being worked on, 422 where the key was used for another one, 503 when the store doesn't
@@ -24,6 +22,7 @@ pub(super) async fn answer(
     api: &Api,
     token: &str,
     key: &str,
+    marked: Duration,
     asked: Asked,
     work: impl AsyncFnOnce(Asked) -> Answer,
 ) -> Result<Answer, Refusal> {
@@ -31,7 +30,7 @@ pub(super) async fn answer(
     let mut random = [0; 16];
     openssl::rand::rand_bytes(&mut random)
         .map_err(|_| Refusal::new(Code::StoreUnavailable, "no random number could be drawn"))?;
-    let found = api.store.begin_once(token, key, &digest, &hex(&random), MARKED).await?;
+    let found = api.store.begin_once(token, key, &digest, &hex(&random), marked).await?;
     let mark = match found {
         Repetition::First(mark) => mark,
         Repetition::Answered(kept) => return Ok(Answer::of_kept(kept)),

@@ -72,7 +72,11 @@ fn operation(route: &Route) -> Value {
         .map(|part| json!({ "name": part, "in": "path", "required": true, "schema": { "type": "string" } }))
         .collect();
     parameters.extend(described.query.iter().map(|(name, meaning)| {
-        let kind = if *name == "limit" { "integer" } else { "string" };
+        let kind = match *name {
+            "limit" | "hold_hours" => "integer",
+            "remove_many" => "boolean",
+            _ => "string",
+        };
         json!({ "name": name, "in": "query", "description": meaning, "schema": { "type": kind } })
     }));
     if route.is_change() {
@@ -97,6 +101,12 @@ fn operation(route: &Route) -> Value {
     });
     if let Some((schema, required)) = described.body {
         shown["requestBody"] = json!({ "required": required, "content": content(schema) });
+    }
+    if described.takes_file {
+        shown["requestBody"] = json!({ "required": true, "content": {
+            "application/x-ndjson": { "schema": { "type": "string", "description": "A SiteWish on each line." } },
+            "application/toml": { "schema": { "type": "string", "description": "A `[[site]]` table for each site, `[defaults]` before them." } },
+        }});
     }
     shown
 }

@@ -75,15 +75,24 @@ codes! {
     Changed "changed" CONFLICT
         "Somebody else changed the same thing in this moment; nothing was written."
         "Read it again, and repeat the request.";
+    TooManyRemovals "too-many-removals" CONFLICT
+        "The file lacks many sites that files have added; nothing was changed."
+        "If they are to be removed, add remove_many=true to the query.";
     InProgress "in-progress" CONFLICT
-        "A request with this idempotency key is being worked on, or was cut off within the last minute."
+        "A request with this idempotency key is being worked on, or was cut off a moment ago."
         "Repeat it after the seconds in the header Retry-After.";
     TooLarge "too-large" PAYLOAD_TOO_LARGE
-        "The body is larger than 256 KiB."
+        "The body is larger than 256 KiB, or a file larger than 256 MiB."
         "Divide it into several requests; a site has 2000 names at most.";
     NotJson "not-json" UNSUPPORTED_MEDIA_TYPE
         "The body is not application/json."
         "Send JSON with `Content-Type: application/json`.";
+    NotAFile "not-a-file" UNSUPPORTED_MEDIA_TYPE
+        "The body is no file of sites."
+        "Send NDJSON with `Content-Type: application/x-ndjson`, or TOML with `Content-Type: application/toml`.";
+    InvalidFile "invalid-file" UNPROCESSABLE_ENTITY
+        "Lines of the file are wrong; nothing was changed."
+        "details.mistakes names the lines.";
     InvalidName "invalid-name" UNPROCESSABLE_ENTITY
         "A hostname breaks a rule of the CA."
         "details.rule names the rule.";
@@ -106,7 +115,7 @@ codes! {
         "The store did not answer: what was asked may have been done or not."
         "Repeat the request after the seconds in the header Retry-After.";
     Timeout "timeout" SERVICE_UNAVAILABLE
-        "It took longer than 30 seconds; what was asked may have been done or not."
+        "It took longer than 30 seconds, a file longer than an hour; what was asked may have been done or not."
         "Repeat the request after the seconds in the header Retry-After.";
 }
 

@@ -2,12 +2,13 @@
 
 use super::{
     authorized::{Admin, Demand, Public, Read, Write},
-    brakes, certificates, events, openapi,
+    brakes, certificates, events, files, openapi,
     refusal::Code,
-    server::{answering, other_methods},
+    server::{BASE, answering, other_methods},
     sites, status, tenants, tokens,
 };
 use actix_web::{
+    HttpRequest,
     http::Method,
     web::{self, ServiceConfig},
 };
@@ -33,6 +34,8 @@ pub struct Described {
     pub query: &'static [(&'static str, &'static str)],
     /// The schema of the body, and whether there must be one.
     pub body: Option<(&'static str, bool)>,
+    /// Whether the body is a file of sites.
+    pub takes_file: bool,
     /// Each status with the schema of its body.
     pub answers: &'static [(u16, &'static str)],
     refusals: &'static [Code],
@@ -43,7 +46,7 @@ const fn described(
     summary: &'static str,
     answers: &'static [(u16, &'static str)],
 ) -> Described {
-    Described { id, summary, query: &[], body: None, answers, refusals: &[] }
+    Described { id, summary, query: &[], body: None, takes_file: false, answers, refusals: &[] }
 }
 
 impl Described {
@@ -59,6 +62,11 @@ impl Described {
 
     const fn optional_body(mut self, schema: &'static str) -> Self {
         self.body = Some((schema, false));
+        self
+    }
+
+    const fn file(mut self) -> Self {
+        self.takes_file = true;
         self
     }
 
@@ -87,7 +95,7 @@ impl Route {
                 Code::InProgress,
                 Code::KeyReused,
                 Code::TooLarge,
-                Code::NotJson,
+                if self.described.takes_file { Code::NotAFile } else { Code::NotJson },
             ]);
         }
         if !self.described.query.is_empty() {
@@ -97,6 +105,13 @@ impl Route {
         codes.dedup();
         codes
     }
+}
+
+/// The route of a request that the table has led to a handler.
+pub(super) fn find(request: &HttpRequest) -> Option<&'static Route> {
+    let pattern = request.match_pattern()?;
+    let path = pattern.strip_prefix(BASE)?;
+    ROUTES.iter().find(|route| route.path == path && route.method == request.method().as_str())
 }
 
 macro_rules! routes {
@@ -129,6 +144,9 @@ const EVENTS: &[(&str, &str)] = &[
     ("limit", "events of a page, 1 to 1000; 100 where it is not said"),
     ("kind", "only events of this kind, or of several with commas in between"),
 ];
+const SHOWN: (&str, &str) =
+    ("limit", "changes that are listed at most, 100 where it is not said; all are counted");
+const REMOVE_MANY: (&str, &str) = ("remove_many", "`true`: remove what the file lacks, however much that is");
 const OF_NEW: &[Code] = &[
     Code::SiteExists,
     Code::NameTaken,
@@ -177,6 +195,22 @@ routes! {
     "/sites/{site}/renew" {
         POST Write sites::renew, described("renewSite", "Renew the certificates of a site whatever their age.", &[(202, "Nudged")])
             .refusals(&[Code::NoSuchSite]);
+    }
+    "/sites/{site}/rollback" {
+        POST Write sites::roll_back,
+            described("rollBackSite", "Serve the certificates before the present ones again, and leave them alone for a day.", &[(200, "RolledBack")])
+            .query(&[("hold_hours", "how long nothing is ordered; 24 where it is not said")])
+            .refusals(&[Code::NoSuchSite, Code::NoSuchCertificate, Code::Changed]);
+    }
+    "/plan" {
+        POST Read files::plan,
+            described("planFile", "What a file of every site that is wanted would change. Changes nothing.", &[(200, "Plan")])
+            .file().query(&[SHOWN]).refusals(&[Code::InvalidFile]);
+    }
+    "/apply" {
+        POST Write files::apply,
+            described("applyFile", "Make the sites of files what this file says. Cut off anywhere, the same file does what is left.", &[(200, "Applied")])
+            .file().query(&[SHOWN, REMOVE_MANY]).refusals(&[Code::InvalidFile, Code::TooManyRemovals]);
     }
     "/retry" {
         POST Write sites::retry_all, described("retryAll", "Try everything now that fails or is parked.", &[(202, "Nudged")]);

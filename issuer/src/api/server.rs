@@ -18,11 +18,13 @@ use std::{future::Future, io, net::TcpListener, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 pub(super) const BASE: &str = "/api/v1";
-/// How long a request may be worked on.
+/// How long a request may be worked on; and a file of a hundred thousand sites.
 const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT_OF_FILE: Duration = Duration::from_secs(3600);
 /// How long a client may take to send the head of its request, and how long its body.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 const BODY_LIMIT: Duration = Duration::from_secs(15);
+const BODY_LIMIT_OF_FILE: Duration = Duration::from_secs(600);
 /// How long open requests may take to be answered once the program has been told to end.
 const DRAIN: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -87,14 +89,20 @@ where
     Fut: Future<Output = Result<Answer, Refusal>>,
 {
     let who = within(LIMIT, Authorized::<R>::of(request, api)).await??;
-    let asked = within(BODY_LIMIT, Asked::read(api.clone(), request.clone(), payload)).await??;
+    let missing = || Refusal::new(Code::NoSuchRoute, format!("there is no {}", request.path()));
+    let route = routes::find(request).ok_or_else(missing)?;
+    let (limit, body_limit) = match route.described.takes_file {
+        true => (LIMIT_OF_FILE, BODY_LIMIT_OF_FILE),
+        false => (LIMIT, BODY_LIMIT),
+    };
+    let asked = within(body_limit, Asked::read(api.clone(), route, request.clone(), payload)).await??;
     let name = who.name.clone();
-    let work = async |asked: Asked| match within(LIMIT, handler(who, asked)).await {
+    let work = async |asked: Asked| match within(limit, handler(who, asked)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(refusal)) | Err(refusal) => refusal.answer(),
     };
     let answer = match asked.idempotency_key()? {
-        Some(key) => once::answer(api, &name, &key, asked, work).await?,
+        Some(key) => once::answer(api, &name, &key, 2 * limit, asked, work).await?,
         None => work(asked).await,
     };
     if request.method() != Method::GET {

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::sites::{Change, Kind, SiteError, SiteWish};
 use actix_web::http::StatusCode;
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use shared::{
@@ -68,6 +69,25 @@ pub(super) async fn retry(_: Authorized<Write>, asked: Asked) -> Result<Answer, 
 
 pub(super) async fn renew(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
     nudge(&asked, true).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollBack {
+    #[serde(default = "a_day")]
+    hold_hours: u16,
+}
+
+const fn a_day() -> u16 {
+    24
+}
+
+pub(super) async fn roll_back(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
+    let RollBack { hold_hours } = asked.query()?;
+    let wanted = find(&asked).await?;
+    let hold = SignedDuration::from_hours(hold_hours.into());
+    let back = asked.api.registry.roll_back(&wanted, hold).await?;
+    Ok(Answer::ok(&json!({ "site": wanted.id, "rolled_back": back })))
 }
 
 pub(super) async fn retry_all(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {

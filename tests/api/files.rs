@@ -1,0 +1,88 @@
+//! Every site that is wanted, in one file: what it would change, and making it so.
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use crate::service::{Reply, Service};
+
+const NDJSON: &str = "application/x-ndjson";
+
+fn sites(count: usize) -> String {
+    (0..count).map(|number| format!("{{\"names\":[\"s{number}.example.com\"]}}\n")).collect()
+}
+
+fn counts(reply: &Reply) -> [u64; 4] {
+    ["added", "changed", "removed", "unchanged"].map(|word| reply.body[word].as_u64().unwrap_or(9999))
+}
+
+async fn listed(service: &Service, token: &str) -> Result<usize> {
+    let page = service.ask("GET /sites?limit=1000", token, None).await?.with(200)?;
+    Ok(page.body["sites"].as_array().map_or(0, Vec::len))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_planned_applied_and_applied_again() -> Result<()> {
+    let service = Service::start().await?;
+    let token = service.token("panel", "write").await?;
+    let send = async |line: &str, content: &str| service.send_file(line, &token, NDJSON, content, &[]).await;
+    // More than a JSON body may have.
+    let many = sites(9_000);
+    ensure!(many.len() > 300 << 10);
+    let planned = send("POST /plan?limit=3", &many).await?.with(200)?;
+    ensure!(counts(&planned) == [9_000, 0, 0, 0], "{:#}", planned.body);
+    ensure!(planned.body["changes"].as_array().is_some_and(|all| all.len() == 3), "{:#}", planned.body);
+    ensure!(planned.body["omitted"] == 8_997 && planned.body["orders"] == 9_000, "{:#}", planned.body);
+    ensure!(listed(&service, &token).await? == 0, "a plan changes nothing");
+
+    let file = sites(40);
+    let key = [("Idempotency-Key", "file-1")];
+    let first = service.send_file("POST /apply", &token, NDJSON, &file, &key).await?.with(200)?;
+    ensure!(counts(&first) == [40, 0, 0, 0] && first.body["failed"] == json!([]), "{:#}", first.body);
+    ensure!(listed(&service, &token).await? == 40);
+    let again = service.send_file("POST /apply", &token, NDJSON, &file, &key).await?.with(200)?;
+    ensure!(again.body == first.body && again.header("Idempotent-Replay") == Some("true"), "{again:#?}");
+    service.send_file("POST /apply", &token, NDJSON, &sites(41), &key).await?.refused(422, "key-reused")?;
+    ensure!(counts(&send("POST /apply", &file).await?.with(200)?) == [0, 0, 0, 40]);
+
+    let toml = "[defaults]\ntags = [\"eu\"]\n\n".to_owned()
+        + &(0..40).map(|n| format!("[[site]]\nnames = [\"s{n}.example.com\"]\n")).collect::<String>();
+    let changed =
+        service.send_file("POST /apply", &token, "application/toml; charset=utf-8", &toml, &[]).await?;
+    ensure!(counts(&changed.with(200)?) == [0, 40, 0, 0]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_changes_nothing() -> Result<()> {
+    let service = Service::start().await?;
+    let token = service.token("panel", "write").await?;
+    let send = async |line: &str, content: &str| service.send_file(line, &token, NDJSON, content, &[]).await;
+    send("POST /apply", &sites(40)).await?.with(200)?;
+    let bad = sites(41) + "{\"names\":[\"a_b.example.com\"]}\n{\"names\":[\"s3.example.com\"]}\n";
+    for line in ["POST /plan", "POST /apply"] {
+        let refused = send(line, &bad).await?.refused(422, "invalid-file")?;
+        let mistakes: Vec<&str> = refused.body["error"]["details"]["mistakes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        ensure!(mistakes.len() == 2, "{:#}", refused.body);
+        ensure!(mistakes[0].starts_with("line 42:") && mistakes[1].starts_with("line 43:"), "{mistakes:?}");
+    }
+    let refused = send("POST /apply", &sites(3)).await?.refused(409, "too-many-removals")?;
+    ensure!(refused.body["error"]["details"] == json!({"removed": 37, "known": 40}), "{:#}", refused.body);
+    ensure!(listed(&service, &token).await? == 40, "nothing was changed");
+    let removed = send("POST /apply?remove_many=true", &sites(3)).await?.with(200)?;
+    ensure!(counts(&removed) == [0, 0, 37, 3] && listed(&service, &token).await? == 3, "{:#}", removed.body);
+
+    for kind in ["application/json", "text/plain", ""] {
+        let reply = service.send_file("POST /apply", &token, kind, &sites(3), &[]).await?;
+        reply.refused(415, "not-a-file")?;
+    }
+    service
+        .send_file("POST /apply?sites=3", &token, NDJSON, &sites(3), &[])
+        .await?
+        .refused(400, "bad-request")?;
+    Ok(())
+}
