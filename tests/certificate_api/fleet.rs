@@ -146,6 +146,7 @@ impl Fleet {
             ca: "test".into(),
             account: "default".into(),
             issued: jiff::Timestamp::now(),
+            known: None,
         })
     }
 

@@ -357,6 +357,7 @@ impl<'a> Work<'a> {
             ca: order.order.ca.clone(),
             account: order.order.account.clone(),
             issued: now,
+            known: None,
         })
     }
 

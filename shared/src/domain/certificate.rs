@@ -53,6 +53,8 @@ pub struct Certificate {
     pub ca: String,
     pub account: String,
     pub issued: Timestamp,
+    /// What is read from the leaf, where it was stored beside it.
+    pub known: Option<Leaf>,
 }
 
 /// What is read from a leaf.
@@ -79,7 +81,7 @@ pub enum CertificateError {
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { leaf_der, chain_pem: _, sealed_key: _, key_type, ca, account, issued } = self;
+        let Self { leaf_der, chain_pem: _, sealed_key: _, key_type, ca, account, issued, known: _ } = self;
         f.debug_struct("Certificate")
             .field("id", &CertificateId::of(leaf_der))
             .field("key_type", key_type)
@@ -98,8 +100,10 @@ impl Certificate {
     /// # Errors
     /// [`CertificateError`] when the stored leaf is damaged.
     pub fn leaf(&self) -> Result<Leaf, CertificateError> {
-        let leaf = X509::from_der(&self.leaf_der)?;
-        Leaf::of(&leaf)
+        match &self.known {
+            Some(known) => Ok(known.clone()),
+            None => Leaf::of(X509::from_der(&self.leaf_der)?.as_ref()),
+        }
     }
 
     /// # Errors

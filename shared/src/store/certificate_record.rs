@@ -1,12 +1,12 @@
 //! The bytes of a stored certificate. There are millions, so they are few.
 //!
 //! Version 2: `2 | chain 16 | key type u8 | issued, unix seconds u40 | len(ca) u8 | ca | len(account) u8 | account |
-//! len(leaf DER) u16 | len(packed leaf) u16 | packed leaf | sealed key`. The leaf is an LZ4 block whose dictionary is the leaf
-//! that is kept for the chain (see `chains`).
+//! len(facts) u16 | len(facts, leaf DER) u16 | len(packed) u16 | packed: facts, leaf DER | sealed key`. What is packed is an LZ4
+//! block whose dictionary is the leaf that is kept for the chain (see `chains`); the facts are those of `leaf_facts`, or none.
 //!
 //! Version 1, still read: `1 | len(meta) u16 | meta JSON | len(leaf) u16 | leaf DER | sealed key`.
 
-use super::{StoreError, chains::ChainId};
+use super::{StoreError, chains::ChainId, leaf_facts};
 use crate::domain::{Certificate, KeyType};
 use serde::Deserialize;
 
@@ -28,7 +28,15 @@ pub(super) struct CertificateRecord {
 #[derive(Debug, PartialEq, Eq)]
 enum StoredLeaf {
     Whole(Vec<u8>),
-    Packed { length: usize, block: Vec<u8> },
+    Packed { facts: usize, length: usize, block: Vec<u8> },
+}
+
+/// A leaf as it was unpacked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unpacked {
+    pub(super) leaf_der: Vec<u8>,
+    /// See `leaf_facts`; empty where there are none.
+    pub(super) facts: Vec<u8>,
 }
 
 /// What a record of version 1 says besides leaf and key.
@@ -101,9 +109,9 @@ impl CertificateRecord {
             String::from_utf8(rest.take(length)?.to_vec()).ok()
         };
         let (ca, account) = (text()?, text()?);
-        let length = rest.number(2)?;
+        let (facts, length) = (rest.number(2)?, rest.number(2)?);
         let packed = rest.number(2)?;
-        let leaf = StoredLeaf::Packed { length, block: rest.take(packed)?.to_vec() };
+        let leaf = StoredLeaf::Packed { facts, length, block: rest.take(packed)?.to_vec() };
         Some(Self { chain, key_type, ca, account, issued, sealed_key: rest.0.to_vec(), leaf })
     }
 
@@ -112,12 +120,14 @@ impl CertificateRecord {
         matches!(self.leaf, StoredLeaf::Packed { .. })
     }
 
-    /// The leaf, DER; `None` where it can't be unpacked with this template.
-    pub(super) fn leaf(&self, template: &[u8]) -> Option<Vec<u8>> {
+    /// The leaf; `None` where it can't be unpacked with this template.
+    pub(super) fn leaf(&self, template: &[u8]) -> Option<Unpacked> {
         match &self.leaf {
-            StoredLeaf::Whole(leaf) => Some(leaf.clone()),
-            StoredLeaf::Packed { length, block } => {
-                lz4_flex::block::decompress_with_dict(block, *length, template).ok()
+            StoredLeaf::Whole(leaf) => Some(Unpacked { leaf_der: leaf.clone(), facts: Vec::new() }),
+            StoredLeaf::Packed { facts, length, block } => {
+                let mut content = lz4_flex::block::decompress_with_dict(block, *length, template).ok()?;
+                let leaf_der = (*facts <= content.len()).then(|| content.split_off(*facts))?;
+                Some(Unpacked { leaf_der, facts: content })
             }
         }
     }
@@ -132,8 +142,12 @@ impl CertificateRecord {
             append_length(&mut record, text.len(), 1, what)?;
             record.extend_from_slice(text.as_bytes());
         }
-        let block = lz4_flex::block::compress_with_dict(&certificate.leaf_der, template);
-        append_length(&mut record, certificate.leaf_der.len(), 2, "the leaf")?;
+        // One that can't be parsed is stored as it is: whoever reads it says so.
+        let mut content = certificate.leaf().map(|leaf| leaf_facts::encode(&leaf)).unwrap_or_default();
+        append_length(&mut record, content.len(), 2, "what the leaf says")?;
+        content.extend_from_slice(&certificate.leaf_der);
+        let block = lz4_flex::block::compress_with_dict(&content, template);
+        append_length(&mut record, content.len(), 2, "the leaf")?;
         append_length(&mut record, block.len(), 2, "the leaf")?;
         record.extend_from_slice(&block);
         record.extend_from_slice(&certificate.sealed_key);
@@ -156,7 +170,7 @@ fn key_type_of(code: u8) -> Option<KeyType> {
     KeyType::ALL.into_iter().find(|kind| code_of(*kind) == code)
 }
 
-fn append_length(
+pub(super) fn append_length(
     record: &mut Vec<u8>,
     length: usize,
     bytes: usize,
@@ -165,7 +179,7 @@ fn append_length(
     append_number(record, i64::try_from(length).map_err(|_| RecordError::TooLong(what))?, bytes, what)
 }
 
-fn append_number(
+pub(super) fn append_number(
     record: &mut Vec<u8>,
     number: i64,
     bytes: usize,
@@ -181,10 +195,10 @@ fn append_number(
 }
 
 /// What is left to read.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
@@ -195,7 +209,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Big endian, of at most 5 bytes.
-    fn number(&mut self, bytes: usize) -> Option<usize> {
+    pub(super) fn number(&mut self, bytes: usize) -> Option<usize> {
         let number = self.take(bytes)?.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         usize::try_from(number).ok()
     }
@@ -210,8 +224,8 @@ mod tests {
 
     /// Records as earlier releases wrote them. Samples stay for ever: a newer program reads them.
     const META_1: &str = r#"{"c":"00112233445566778899aabbccddeeff","k":"rsa-2048","ca":"letsencrypt","a":"default","t":1764000000}"#;
-    const SAMPLE_2: &str = "029414886b1ebf025db067a4cbd13a09030100692481000b6c657473656e63727970740764656661756c740007\
-         00087061206c656166217365616c6564";
+    const SAMPLE_2: &str = "029414886b1ebf025db067a4cbd13a09030100692481000b6c657473656e63727970740764656661756c740000\
+         000700087061206c656166217365616c6564";
 
     fn certificate(leaf_der: Vec<u8>) -> Certificate {
         Certificate {
@@ -222,6 +236,7 @@ mod tests {
             ca: "letsencrypt".to_owned(),
             account: "default".to_owned(),
             issued: Timestamp::from_second(1_764_000_000).unwrap(),
+            known: None,
         }
     }
 
@@ -238,7 +253,7 @@ mod tests {
         assert_eq!((record.key_type, record.issued), (KeyType::Rsa2048, 1_764_000_000));
         assert_eq!((record.ca.as_str(), record.account.as_str()), ("letsencrypt", "default"));
         assert_eq!(
-            (record.leaf(b"whatever").unwrap(), record.sealed_key),
+            (record.leaf(b"whatever").unwrap().leaf_der, record.sealed_key),
             (b"a leaf".to_vec(), b"sealed".to_vec())
         );
     }
@@ -253,7 +268,9 @@ mod tests {
         assert_eq!(record.chain, ChainId::of("chain"));
         assert_eq!((record.key_type, record.issued), (KeyType::EcdsaP256, 1_764_000_000));
         assert_eq!((record.ca.as_str(), record.account.as_str()), ("letsencrypt", "default"));
-        assert_eq!((record.leaf(b"").unwrap(), record.sealed_key), (b"a leaf!".to_vec(), b"sealed".to_vec()));
+        let leaf = record.leaf(b"").unwrap();
+        assert_eq!((leaf.leaf_der, leaf.facts), (b"a leaf!".to_vec(), Vec::new()));
+        assert_eq!(record.sealed_key, b"sealed");
     }
 
     #[test]
@@ -263,7 +280,10 @@ mod tests {
         leaf[300..364].fill(7);
         let packed = CertificateRecord::pack(&certificate(leaf.clone()), &template).unwrap();
         assert!(packed.len() < 200, "{} bytes", packed.len());
-        assert_eq!(CertificateRecord::parse(&packed).unwrap().leaf(&template), Some(leaf));
+        assert_eq!(
+            CertificateRecord::parse(&packed).unwrap().leaf(&template).map(|leaf| leaf.leaf_der),
+            Some(leaf)
+        );
     }
 
     #[test]
@@ -272,7 +292,7 @@ mod tests {
         assert_eq!(CertificateRecord::parse(&[]), Err(RecordError::Damaged));
         let packed = CertificateRecord::pack(&certificate(vec![1; 50]), b"").unwrap();
         assert_eq!(CertificateRecord::parse(&packed[..40]), Err(RecordError::Damaged));
-        assert_eq!(CertificateRecord::parse(&packed).unwrap().leaf(b""), Some(vec![1; 50]));
+        assert_eq!(CertificateRecord::parse(&packed).unwrap().leaf(b"").unwrap().leaf_der, vec![1; 50]);
     }
 
     proptest! {
@@ -282,7 +302,7 @@ mod tests {
             template in proptest::collection::vec(any::<u8>(), 0..2000),
         ) {
             let packed = CertificateRecord::pack(&certificate(leaf.clone()), &template).unwrap();
-            prop_assert_eq!(CertificateRecord::parse(&packed).unwrap().leaf(&template), Some(leaf));
+            prop_assert_eq!(CertificateRecord::parse(&packed).unwrap().leaf(&template).map(|leaf| leaf.leaf_der), Some(leaf));
         }
 
         #[test]

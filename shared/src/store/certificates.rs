@@ -1,6 +1,11 @@
 //! Certificates: leaf and sealed key in one record, the chain apart, each distinct one once.
 
-use super::{Store, StoreError, certificate_record::CertificateRecord, keys};
+use super::{
+    Store, StoreError,
+    certificate_record::{CertificateRecord, Unpacked},
+    keys, leaf_facts,
+};
+use crate::digest::sha256_hex;
 use crate::domain::{Certificate, CertificateId, Partition, SiteId, Slot};
 use jiff::Timestamp;
 use redis::cmd;
@@ -24,8 +29,9 @@ impl Store {
         let record = CertificateRecord::parse(&bytes).map_err(|e| e.of(&key))?;
         let chain = self.load_chain(record.chain).await?;
         let chain = chain.ok_or_else(|| StoreError::corrupt(&key, "its chain is missing"))?;
-        let leaf_der = self.unpack_leaf(site.partition(), &key, &record, id).await?;
+        let Unpacked { leaf_der, facts } = self.unpack_leaf(site.partition(), &key, &record, id).await?;
         Ok(Some(Certificate {
+            known: leaf_facts::decode(&facts, sha256_hex(&leaf_der)),
             leaf_der,
             chain_pem: chain.as_ref().to_owned(),
             sealed_key: record.sealed_key,
@@ -43,7 +49,7 @@ impl Store {
         key: &str,
         record: &CertificateRecord,
         id: &CertificateId,
-    ) -> Result<Vec<u8>, StoreError> {
+    ) -> Result<Unpacked, StoreError> {
         // One that isn't may only mean that what is known of its chain is from before a failover.
         for _ in 0..2 {
             let template = match record.is_packed() {
@@ -51,7 +57,7 @@ impl Store {
                 false => None,
             };
             let leaf = record.leaf(template.as_deref().unwrap_or_default());
-            if let Some(leaf) = leaf.filter(|leaf| CertificateId::of(leaf) == *id) {
+            if let Some(leaf) = leaf.filter(|leaf| CertificateId::of(&leaf.leaf_der) == *id) {
                 return Ok(leaf);
             }
             self.forget_template(partition, record.chain);

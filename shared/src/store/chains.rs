@@ -5,7 +5,7 @@
 //! it and in the same place: whoever loses one of the two in a failover has lost the other as well.
 
 use super::{Store, StoreError, keys};
-use crate::digest::hex;
+use crate::digest::{hex, unhex};
 use crate::domain::Partition;
 use openssl::sha::sha256;
 use redis::cmd;
@@ -40,14 +40,7 @@ impl ChainId {
 
     /// As records of version 1 have it.
     pub(super) fn parse(hex: &str) -> Option<Self> {
-        let mut id = [0; 16];
-        if hex.len() != 2 * id.len() {
-            return None;
-        }
-        for (place, byte) in id.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(hex.get(2 * place..2 * place + 2)?, 16).ok()?;
-        }
-        Some(Self(id))
+        Some(Self(unhex(hex)?.try_into().ok()?))
     }
 
     pub(super) fn to_hex(self) -> String {

@@ -30,6 +30,7 @@ mod frontends;
 mod idempotency;
 mod internal_ca;
 mod keys;
+mod leaf_facts;
 mod leases;
 mod link;
 mod names;

@@ -202,7 +202,7 @@ impl Store {
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let Ok(record) = CertificateRecord::parse(raw) else { return Ok(None) };
         match self.unpack_leaf(site.partition(), key, &record, id).await {
-            Ok(leaf) => Ok(Some(leaf)),
+            Ok(leaf) => Ok(Some(leaf.leaf_der)),
             Err(StoreError::Corrupt { .. }) => Ok(None),
             Err(error) => Err(error),
         }

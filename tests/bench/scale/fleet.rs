@@ -99,6 +99,7 @@ fn group(number: usize, mint: &Mint, vault: &Vault, now: Timestamp) -> Result<Se
         ca: "pebble".to_owned(),
         account: "default".to_owned(),
         issued: now,
+        known: None,
     };
     let not_after = now.checked_add((LIFE_DAYS * 24).hours())?;
     let place = Place {

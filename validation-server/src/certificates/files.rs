@@ -112,6 +112,7 @@ mod tests {
             ca: "test".into(),
             account: "default".into(),
             issued: Timestamp::UNIX_EPOCH,
+            known: None,
         };
         (certificate, leaf)
     }
