@@ -207,6 +207,12 @@ async fn a_name_that_fails_at_the_renewal_is_served_with_the_certificate_before(
     let path = link.strip_prefix("/v1/certificates/").context("a path")?;
     ensure!(path.contains("_kept/") && pull.serial_in(path)? == old, "{link}");
     ensure!(list(&pull.document("bad2.example")?["names"]) == BAD, "{items:#?}");
+    // The agent takes both.
+    pull.configure_agent(&mut stage)?;
+    let synced = stage.signpost.agent(&["--json", "sync"]).await?.success()?.json()?;
+    let published: Vec<Vec<&str>> =
+        synced["published"].as_array().into_iter().flatten().map(|item| list(&item["names"])).collect();
+    ensure!(published == [&GOOD[..], &BAD[..]] && synced["failed"] == json!([]), "{synced:#}");
 
     // Renewed once more, it is still the one that the bad names have.
     stage.json(&["renew", "--all", "--force"]).await?;
@@ -219,6 +225,9 @@ async fn a_name_that_fails_at_the_renewal_is_served_with_the_certificate_before(
     let all = |site: &Value| site["state"] == "valid" && list(&site["certificates"][0]["names"]) == ALL;
     stage.until_site_within(LIMIT, "a.example", "they have joined", all).await?;
     ensure!(pull.items()?.len() == 1 && pull.serial_in("bad1.example/ecdsa/cert.pem")? != old);
+    let synced = stage.signpost.agent(&["--json", "sync"]).await?.success()?.json()?;
+    ensure!(list(&synced["published"][0]["names"]) == ALL && synced["failed"] == json!([]), "{synced:#}");
+    ensure!(synced["removed"].as_array().is_some_and(|all| all.len() == 1), "{synced:#}");
     stage.until_idle().await?;
     // The present one, and the one before.
     ensure!(stage.keys("sp:{p*}:cert:*").await?.len() == 2, "{:?}", stage.keys("sp:{p*}:cert:*").await?);

@@ -1,6 +1,6 @@
 //! A frontend that asks the certificate API with curl.
 
-use std::process::Command;
+use std::{process::Command, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -9,20 +9,46 @@ use crate::{signpost::Daemon, stage::Stage};
 
 /// A frontend, and the role that it asks.
 pub struct Pull {
-    role: std::sync::Arc<Daemon>,
+    role: Arc<Daemon>,
     token: String,
+    ca_pem: String,
 }
 
 impl Pull {
     /// Starts the role, and adds a frontend with these arguments of `issuer frontend add NAME`.
     pub async fn start(stage: &Stage, scope: &[&str]) -> Result<Self> {
-        let role = std::sync::Arc::new(stage.signpost.start_certificates().await?);
-        Ok(Self { token: token(stage, "first", scope).await?, role })
+        let role = Arc::new(stage.signpost.start_certificates().await?);
+        Self::add(stage, role, "first", scope).await
     }
 
     /// Another frontend that asks the same role.
     pub async fn beside(&self, stage: &Stage, scope: &[&str]) -> Result<Self> {
-        Ok(Self { token: token(stage, "second", scope).await?, role: self.role.clone() })
+        Self::add(stage, Arc::clone(&self.role), "second", scope).await
+    }
+
+    async fn add(stage: &Stage, role: Arc<Daemon>, name: &str, scope: &[&str]) -> Result<Self> {
+        let added = stage.json(&[&["frontend", "add", name], scope].concat()).await?;
+        let text = |field: &str| -> Result<String> {
+            Ok(added[field].as_str().with_context(|| format!("{added:#}"))?.to_owned())
+        };
+        Ok(Self { role, token: text("token")?, ca_pem: text("ca_certificate_pem")? })
+    }
+
+    /// Lets `frontend-agent` pull as this frontend, with no nginx.
+    pub fn configure_agent(&self, stage: &mut Stage) -> Result<()> {
+        let signpost = &mut stage.signpost;
+        let ca = signpost.write("agent-ca.pem", &self.ca_pem)?;
+        let token = signpost.write("agent-token", &self.token)?;
+        std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        let directory = signpost.directory().join("agent");
+        signpost.set("agent.server", format!("https://127.0.0.1:{}", self.role.address.port()))?;
+        for (key, path) in [("ca_file", ca), ("token_file", token), ("directory", directory)] {
+            signpost.set(&format!("agent.{key}"), path.display().to_string())?;
+        }
+        for key in ["nginx_test", "nginx_reload"] {
+            signpost.set(&format!("agent.{key}"), Vec::<toml::Value>::new())?;
+        }
+        Ok(())
     }
 
     /// The HTTP status of `/v1/certificates/PATH`.
@@ -74,9 +100,4 @@ impl Pull {
         ensure!(output.status.success(), "curl {path}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
-}
-
-async fn token(stage: &Stage, name: &str, scope: &[&str]) -> Result<String> {
-    let added = stage.json(&[&["frontend", "add", name], scope].concat()).await?;
-    Ok(added["token"].as_str().with_context(|| format!("{added:#}"))?.to_owned())
 }
