@@ -80,7 +80,7 @@ impl Class {
         match self {
             Self::Urgent | Self::Operator => 100,
             Self::New | Self::Renewal => 90,
-            Self::Retry => 50,
+            Self::Retry => 30,
             Self::Check => 25,
         }
     }
