@@ -119,7 +119,7 @@ impl Fleet {
         }
         let stored = self.store.load_site(&id).await?.context("the site was just made")?;
         let serving = stored.serving.with(&published.iter().cloned().collect(), &[]);
-        self.store.publish(&lease, &serving, &[]).await?;
+        self.store.publish(&lease, &serving, &[], &[]).await?;
         self.store.point_names(names.as_slice(), &id).await?;
         let later = now + jiff::SignedDuration::from_hours(24);
         let place = Place { class: Class::Renewal, moment: later, deadline: later, urgent_from: None };

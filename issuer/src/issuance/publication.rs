@@ -16,10 +16,11 @@ impl Attempt<'_> {
     /// First the group, then the names that lead to it. The orders end after both. Safe to repeat.
     pub(super) async fn publish(&self, new: &Pointers) -> Result<(), StoreError> {
         let store = &self.issuance.store;
-        let Some(stored) = store.load_site(&self.lease.site).await? else { return Ok(()) };
+        // Removed while it was ordered: what it has stays with it.
+        let stored = store.load_site(&self.lease.site).await?.ok_or(StoreError::Conflict)?;
         let leaves = load_leaves(store, &stored, new).await?;
         let serving = self.issuance.serving_with(&stored, new, &leaves).await?;
-        write(|| store.publish(self.lease, &serving, &[])).await?;
+        write(|| store.publish(self.lease, &serving, &[], &[])).await?;
         // A name that was taken away while it was ordered leads nowhere.
         let mut names: Vec<DnsName> = leaves
             .values()
@@ -127,7 +128,7 @@ pub(crate) async fn promote_what_is_due(
         .tags(&stored.site.tags)
         .with("canary_tag", staged.tag.as_str());
     let events: Vec<String> = serde_json::to_string(&event).into_iter().collect();
-    write(|| store.publish(lease, &serving, &events)).await?;
+    write(|| store.publish(lease, &serving, &[], &events)).await?;
     let revoked = stored
         .revoked
         .iter()

