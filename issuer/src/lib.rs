@@ -1,7 +1,7 @@
 //! The issuer: orders certificates from an ACME CA and stores them for the fleet.
 //!
 //! Entry points (`cli`, [`api`]) use [`sites`], the wanted state, and [`issuance`], which drives orders; [`acme`] speaks to
-//! the CA and [`preflight`] looks at names as the CA will; [`schedule`] is the daemon's work, [`notify`] tells the
+//! the CA, [`preflight`] looks at names as the CA will, and [`limits`] knows what its limiter will say; [`schedule`] is the daemon's work, [`notify`] tells the
 //! operator what happened, and [`rotation`] seals everything with another key-encryption key. What is stored goes through
 //! `shared::store`.
 
@@ -10,6 +10,7 @@ pub mod api;
 pub mod ca;
 pub mod cli;
 pub mod issuance;
+pub mod limits;
 pub mod monitoring;
 pub mod notify;
 pub mod preflight;

@@ -2,21 +2,37 @@
 //!
 //! What is known of a CA is data, never code. What its directory says goes before what stands here.
 
-use openssl::x509::X509;
-use serde::Deserialize;
-use shared::config::{Ca as Section, Config};
-use std::{collections::BTreeMap, io, path::PathBuf, sync::LazyLock, time::Duration};
+mod limits;
+mod profile;
 
-const SHIPPED: [(&str, &str); 4] = [
+pub use limits::CaLimits;
+pub use profile::{CertificateProfile, ENDPOINTS, Quirks, RequestRate};
+
+use openssl::x509::X509;
+use profile::Profile;
+use shared::config::{Ca as Section, Config};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+const SHIPPED: [(&str, &str); 8] = [
+    ("actalis", include_str!("profiles/actalis.toml")),
     ("google", include_str!("profiles/google.toml")),
     ("letsencrypt", include_str!("profiles/letsencrypt.toml")),
     ("letsencrypt-staging", include_str!("profiles/letsencrypt-staging.toml")),
+    ("pebble", include_str!("profiles/pebble.toml")),
+    ("sslcom-ecc", include_str!("profiles/sslcom-ecc.toml")),
+    ("sslcom-rsa", include_str!("profiles/sslcom-rsa.toml")),
     ("zerossl", include_str!("profiles/zerossl.toml")),
 ];
+/// What an operator copies for a CA of one's own.
+pub const TEMPLATE: &str = include_str!("profiles/template.toml");
 /// A CA of one's own, on one's own network, answers at once.
 const OWN_FIRST_POLL: Duration = Duration::from_millis(25);
-/// What most CAs take.
-const NAMES_PER_CERTIFICATE: usize = 100;
 
 /// A CA as it is used: its profile with the configuration on top.
 #[derive(Clone, Debug)]
@@ -27,30 +43,21 @@ pub struct Ca {
     pub trusted_roots: Vec<X509>,
     /// Whether it refuses names that are not public.
     pub public: bool,
-    pub names_per_certificate: usize,
+    pub quirks: Quirks,
+    pub limits: Arc<CaLimits>,
     /// When an order is first asked for after its last challenge was answered.
     pub first_poll: Duration,
     pub section: Section,
 }
 
-/// What a CA takes, as far as it is known without opening a file: asked for each line of a file of sites.
+/// What a CA takes, as far as it is known without its roots: asked for each line of a file of sites.
 #[derive(Clone, Debug)]
 pub struct Terms {
     pub name: String,
     /// See [`Ca::public`].
     pub public: bool,
-    /// See [`Ca::names_per_certificate`].
-    pub names_per_certificate: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Profile {
-    title: String,
-    directory: String,
-    public: bool,
-    names_per_certificate: usize,
-    first_poll_ms: u64,
+    limits: Arc<CaLimits>,
+    section: Section,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +76,14 @@ pub enum CaError {
         #[source]
         source: io::Error,
     },
+    #[error("the limits file {path} can't be read")]
+    LimitsRead {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the limits file {path} can't be used: {what}")]
+    Limits { path: PathBuf, what: String },
 }
 
 impl Ca {
@@ -84,13 +99,19 @@ impl Ca {
             title: profile.map_or_else(|| name.clone(), |profile| profile.title.clone()),
             trusted_roots: roots(section)?,
             public: profile.is_some_and(|profile| profile.public),
-            names_per_certificate: names_per_certificate(section, profile),
+            quirks: profile.map_or_else(Quirks::default, |profile| profile.quirks),
+            limits: CaLimits::of(profile, section.limits_file.as_deref())?,
             first_poll: first_poll
                 .or_else(|| profile.map(|profile| Duration::from_millis(profile.first_poll_ms)))
                 .unwrap_or(OWN_FIRST_POLL),
             directory,
             section: section.clone(),
         })
+    }
+
+    /// Names that one certificate of this profile takes; `None` is the CA's own choice of a profile.
+    pub fn names_per_certificate(&self, profile: Option<&str>) -> usize {
+        names_per_certificate(&self.section, &self.limits, profile)
     }
 }
 
@@ -104,15 +125,21 @@ impl Terms {
         Ok(Self {
             name: name.clone(),
             public: profile.is_some_and(|profile| profile.public),
-            names_per_certificate: names_per_certificate(section, profile),
+            limits: CaLimits::of(profile, section.limits_file.as_deref())?,
+            section: section.clone(),
         })
+    }
+
+    /// See [`Ca::names_per_certificate`].
+    pub fn names_per_certificate(&self, profile: Option<&str>) -> usize {
+        names_per_certificate(&self.section, &self.limits, profile)
     }
 }
 
-fn names_per_certificate(section: &Section, profile: Option<&Profile>) -> usize {
-    let known =
-        section.names_per_certificate.or_else(|| profile.map(|profile| profile.names_per_certificate));
-    known.unwrap_or(NAMES_PER_CERTIFICATE).max(1)
+fn names_per_certificate(section: &Section, limits: &CaLimits, profile: Option<&str>) -> usize {
+    let of_profile = profile.and_then(|name| limits.profiles.get(name)).map(|profile| profile.names);
+    let known = of_profile.unwrap_or(limits.names_per_certificate);
+    section.names_per_certificate.map_or(known, |most| most.min(known)).max(1)
 }
 
 /// The section of that name or the default one, the directory, and the shipped profile where it is the same CA's.

@@ -150,13 +150,10 @@ fn name_sets(arguments: &Arguments, ca: &Ca) -> Result<Vec<NameSet>, Failed> {
     if !arguments.san {
         return Ok(names.into_iter().map(NameSet::one).collect());
     }
-    if names.len() > ca.names_per_certificate {
-        let message = format!(
-            "{} names are too many for one certificate: {} takes {}",
-            names.len(),
-            ca.title,
-            ca.names_per_certificate
-        );
+    let most = ca.names_per_certificate(ca.section.profile.as_deref());
+    if names.len() > most {
+        let message =
+            format!("{} names are too many for one certificate: {} takes {}", names.len(), ca.title, most);
         return Err(Failed::new(Exit::Usage, "names", message));
     }
     NameSet::new(names).map(|set| vec![set]).map_err(|e| Failed::because(Exit::Usage, "names", &e))

@@ -10,19 +10,31 @@ use super::{
     site::{Published, Urge, lacking, merged, orderable, published, suffices},
     steps::Work,
 };
-use crate::acme::RequestCounter;
-use jiff::Timestamp;
+use crate::{
+    acme::RequestCounter,
+    limits::{Asked, Ticket, Turn, Twin},
+};
+use jiff::{SignedDuration, Timestamp};
 use shared::{
     domain::{
-        Braked, CertificateId, DnsName, FailureClass, KeyType, NameSet, Order, OrderState, Planned, Site,
-        Slot, brake_of,
+        Braked, CertificateId, DnsName, FailureClass, KeyType, NameSet, Order, OrderClass, OrderState,
+        Origin, Planned, Site, Slot, brake_of, urgent_from,
     },
-    store::{Cut, Lease, Pointers, Settlement, StoreError, StoredSite},
+    store::{Claimant, Cut, Lease, Pointers, Settlement, StoreError, StoredOrder, StoredSite},
 };
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// Orders for one key type in one run. Each but the last has lost a name to the cut.
 const MOST_ROUNDS: usize = 8;
+/// A turn that comes within this is waited for by the worker itself,
+const SOON: Duration = Duration::from_secs(2);
+/// for so long at most,
+const PATIENCE: Duration = Duration::from_secs(20);
+/// and not less than this between two looks.
+const SHORTEST: Duration = Duration::from_millis(5);
 
 /// What an attempt works with.
 pub(super) struct Attempt<'a> {
@@ -50,6 +62,8 @@ pub(super) struct Tally {
     pub(super) before: BTreeMap<Slot, Published>,
     /// Orders that can be ended, each with the certificate that it brought and that is published.
     pub(super) done: Vec<(Slot, Option<CertificateId>)>,
+    /// The names of the certificate that this attempt has brought.
+    pub(super) issued: Option<NameSet>,
     /// The key type whose order failed.
     pub(super) failed: Option<Slot>,
     /// Nothing was ordered and nothing published: what was valid before is what is served.
@@ -82,6 +96,7 @@ impl<'a> Attempt<'a> {
             stored,
             before: BTreeMap::new(),
             done: Vec::new(),
+            issued: None,
             failed: None,
             untouched: false,
         };
@@ -208,8 +223,8 @@ impl<'a> Attempt<'a> {
             open = None;
         }
         for _ in 0..MOST_ROUNDS {
-            let order = match (open.take(), key_type) {
-                (Some(open), _) => open,
+            let kind = match (&open, key_type) {
+                (Some(open), _) => open.order.key_type,
                 (None, Some(kind)) => {
                     // What is left once names were cut out may have a certificate already.
                     let valid = tally.before.get(&slot);
@@ -217,14 +232,15 @@ impl<'a> Attempt<'a> {
                     if valid.is_some_and(|valid| suffices(valid, kind, self.urge, force, held, &names)) {
                         return Ok((None, names));
                     }
-                    let order = self.plan(&tally.stored.site, &names, kind);
-                    write(|| store.begin_order(self.lease, order.clone())).await.map_err(of_store)?
+                    kind
                 }
                 (None, None) => return Ok((None, names)),
             };
-            let work = Work::new(self.issuance, self.lease, slot, self.timeline, self.counter);
-            let verdict = match work.finish(order).await {
-                Ok(certificate) => return Ok((Some(certificate), names)),
+            let verdict = match self.order(tally, &names, kind, open.take()).await {
+                Ok(certificate) => {
+                    tally.issued = Some(names.clone());
+                    return Ok((Some(certificate), names));
+                }
                 Err(verdict) => verdict,
             };
             let spoils = |name: &DnsName| verdict.culprits.iter().any(|(culprit, _)| culprit == name);
@@ -248,6 +264,86 @@ impl<'a> Attempt<'a> {
             format!("names were refused in {MOST_ROUNDS} orders in a row"),
             "the next run goes on without them",
         ))
+    }
+
+    /// One order, from its turn among the CA's limits to its certificate; or `open`, which another run has left.
+    async fn order(
+        &self,
+        tally: &Tally,
+        names: &NameSet,
+        kind: KeyType,
+        open: Option<StoredOrder>,
+    ) -> Result<CertificateId, Verdict> {
+        let twin = &self.issuance.twin;
+        let names = open.as_ref().map_or_else(|| names.clone(), |open| open.order.names.clone());
+        let asked = self.asked(tally, kind.slot(), &names);
+        let (order, ticket) = match open {
+            Some(open) => (open, None),
+            // Asked before anything is written: what waits leaves nothing behind.
+            None => {
+                let ticket = turn(twin, &asked).await?;
+                let order = self.plan(&tally.stored.site, &names, kind);
+                match write(|| self.issuance.store.begin_order(self.lease, order.clone())).await {
+                    Ok(begun) => (begun, Some(ticket)),
+                    Err(error) => {
+                        ticket.unused(twin).await;
+                        return Err(of_store(error));
+                    }
+                }
+            }
+        };
+        let work =
+            Work::new(self.issuance, self.lease, kind.slot(), self.timeline, self.counter, asked, ticket);
+        let outcome = work.finish(order).await;
+        let ticket = work.into_ticket();
+        match &outcome {
+            Ok(_) => ticket.issued(twin, None).await,
+            Err(verdict) if !verdict.keep_order => {
+                ticket.failed(twin, &verdict.failed_validations, None).await;
+            }
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    /// What an order of these names asks of the CA's limits.
+    fn asked<'n>(&self, tally: &Tally, slot: Slot, names: &'n NameSet) -> Asked<'n> {
+        let now = Timestamp::now();
+        let ca = &self.issuance.ca;
+        let lately = SignedDuration::try_from_secs_f64(ca.limits.same_set_days * 86_400.0)
+            .ok()
+            .and_then(|window| now.checked_sub(window).ok())
+            .unwrap_or(Timestamp::MIN);
+        let is_same = |published: &Published| {
+            published.ca == ca.name && published.issued > lately && published.is_for_exactly(names)
+        };
+        let same_set = ca.limits.same_set_days > 0.0
+            && (tally.before.values().any(is_same) || tally.issued.as_ref() == Some(names));
+        let stored = &tally.stored;
+        let claimant = if self.wanted.is_some() || stored.retry || self.is_urgent(tally) {
+            Claimant::Operator
+        } else if !tally.before.is_empty() {
+            Claimant::Renewal
+        } else if stored.site.origin == Origin::File {
+            Claimant::New
+        } else {
+            Claimant::Operator
+        };
+        Asked {
+            order: format!("{}/{slot}", self.lease.site),
+            names,
+            class: if same_set { OrderClass::SameSet } else { OrderClass::New },
+            same_set,
+            claimant,
+            promised: stored.failure.as_ref().is_some_and(|failure| failure.class == FailureClass::Limit),
+        }
+    }
+
+    /// Whether what is served ends soon.
+    fn is_urgent(&self, tally: &Tally) -> bool {
+        let now = Timestamp::now();
+        let mut leaves = tally.before.values().map(|published| &published.leaf);
+        leaves.any(|leaf| urgent_from(leaf.not_before, leaf.not_after) <= now)
     }
 
     fn cut_out(&self, tally: &mut Tally, culprits: Vec<(DnsName, Verdict)>, now: Timestamp) {
@@ -336,6 +432,22 @@ impl<'a> Attempt<'a> {
             profile: site.profile.clone().or_else(|| self.issuance.ca.section.profile.clone()),
             created: Timestamp::now(),
             state: Planned {}.into(),
+        }
+    }
+}
+
+/// The right to place an order, once its turn has come: where that is soon, it is waited for here.
+pub(super) async fn turn(twin: &Twin, asked: &Asked<'_>) -> Result<Ticket, Verdict> {
+    let until = Instant::now() + PATIENCE;
+    let mut asked = asked.clone();
+    loop {
+        match twin.ask(&asked, None).await.map_err(of_store)? {
+            Turn::Now(ticket) => return Ok(ticket),
+            Turn::Later(later) if later.wait <= SOON && Instant::now() < until => {
+                asked.promised = true;
+                tokio::time::sleep(later.wait.max(SHORTEST)).await;
+            }
+            Turn::Later(later) => return Err(Verdict::from_limits(&later, asked.names)),
         }
     }
 }

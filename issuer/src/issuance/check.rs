@@ -90,6 +90,7 @@ impl Advice {
         Verdict::of_culprits(culprits).map_or(verdict.clone(), |explained| Verdict {
             wait: verdict.wait,
             keep_order: verdict.keep_order,
+            failed_validations: verdict.failed_validations,
             ..explained
         })
     }

@@ -157,8 +157,10 @@ impl Work<'_> {
                 Some((name, verdict))
             })
             .collect();
-        Verdict::of_culprits(culprits)
-            .unwrap_or_else(|| Verdict::bug("an authorization failed without a problem"))
+        let failed_validations = culprits.iter().map(|(name, _)| name.clone()).collect();
+        let verdict = Verdict::of_culprits(culprits)
+            .unwrap_or_else(|| Verdict::bug("an authorization failed without a problem"));
+        Verdict { failed_validations, ..verdict }
     }
 }
 

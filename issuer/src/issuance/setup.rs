@@ -4,6 +4,7 @@ use super::{AccountError, Verdict, check::Checker, open_account, pace::Pace};
 use crate::{
     acme::{self, Client, ClientSettings, Directory, RequestError},
     ca::Ca,
+    limits::Twin,
     preflight::{Reach, Resolver, ResolverError, Rules, Validator},
 };
 use shared::{
@@ -33,6 +34,7 @@ pub struct Issuance {
     pub(super) lease_length: Duration,
     pub(super) backoff: Backoff,
     pub(super) canary: Option<Canary>,
+    pub(super) twin: Twin,
     pub(super) validation_pace: Pace,
     pub(super) issuing_pace: Pace,
 }
@@ -83,7 +85,9 @@ impl Issuance {
         }
         let (_, account) =
             open_account(&store, &vault, &ca, &client, account_name, KeyType::EcdsaP256).await?;
+        let suffixes = Arc::new(PublicSuffixes::shipped());
         Ok(Self {
+            twin: Twin::new(store.clone(), ca.clone(), account_name, suffixes, config.issuer.limit_reserve),
             checker: Checker::new(reach(config)?, config.issuer.self_check),
             validation_pace: Pace::new(ca.first_poll),
             issuing_pace: Pace::new(ca.first_poll),

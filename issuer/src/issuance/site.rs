@@ -70,6 +70,9 @@ pub struct Published {
     pub id: CertificateId,
     pub slot: Slot,
     pub key_type: KeyType,
+    /// Who issued it.
+    #[serde(skip)]
+    pub ca: String,
     #[serde(skip)]
     pub issued: Timestamp,
     #[serde(flatten)]
@@ -195,7 +198,8 @@ impl Issuance {
                 .map_err(|e| StoreError::Corrupt { key: id.to_string(), source: e.into() })?;
             if leaf.is_valid_at(now) && !stored.is_revoked(*slot, id) {
                 let (id, key_type, issued) = (id.clone(), certificate.key_type, certificate.issued);
-                valid.insert(*slot, Published { id, slot: *slot, key_type, issued, leaf });
+                let ca = certificate.ca;
+                valid.insert(*slot, Published { id, slot: *slot, key_type, ca, issued, leaf });
             }
         }
         Ok(valid)
@@ -217,6 +221,16 @@ impl Issuance {
 impl Published {
     pub(super) fn covers(&self, names: &NameSet) -> bool {
         names.iter().all(|name| self.leaf.covers(name))
+    }
+
+    /// Whether it is for these names and no others.
+    pub(super) fn is_for_exactly(&self, names: &NameSet) -> bool {
+        let mut own: Vec<&str> = self.leaf.names.iter().map(String::as_str).collect();
+        own.sort_unstable();
+        own.dedup();
+        let mut wanted: Vec<&str> = names.iter().map(DnsName::as_str).collect();
+        wanted.sort_unstable();
+        own == wanted
     }
 
     /// When it is renewed, where the CA says nothing: always the same moment for the same certificate.

@@ -2,14 +2,18 @@
 
 use super::{
     Issuance,
+    attempt::turn,
     look::{Look, at_once, name_of, refused},
     patience::{ask, write},
     progress::Timeline,
     verdict::Verdict,
 };
-use crate::acme::{
-    self, Answer, AuthorizationStatus, Chain, ChallengeKind, Expectation, Identifier, NewOrder, OrderStatus,
-    ProblemKind, RequestCounter, RequestError, csr, generate_certificate_key,
+use crate::{
+    acme::{
+        self, Answer, AuthorizationStatus, Chain, ChallengeKind, Expectation, Identifier, NewOrder,
+        OrderStatus, ProblemKind, RequestCounter, RequestError, csr, generate_certificate_key,
+    },
+    limits::{Asked, Ticket},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{Timestamp, ToSpan};
@@ -22,7 +26,13 @@ use shared::{
     store::{Lease, Store, StoredOrder, lineage_of},
     vault::{Binding, SealedKind},
 };
-use std::time::Duration;
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 /// Orders that are placed in one run, where the CA forgets them.
 const MOST_STARTS: u32 = 2;
@@ -36,6 +46,9 @@ pub(super) struct Work<'a> {
     lease: &'a Lease,
     pub(super) slot: Slot,
     timeline: &'a Timeline,
+    asked: Asked<'a>,
+    /// What it was given of the CA's limits, for the order that it is about to place or has placed.
+    ticket: Mutex<Option<Ticket>>,
 }
 
 impl<'a> Work<'a> {
@@ -45,8 +58,21 @@ impl<'a> Work<'a> {
         slot: Slot,
         timeline: &'a Timeline,
         counter: &RequestCounter,
+        asked: Asked<'a>,
+        ticket: Option<Ticket>,
     ) -> Self {
-        Self { account: issuance.account.counted(counter.clone()), issuance, lease, slot, timeline }
+        let account = issuance.account.counted(counter.clone());
+        Self { account, issuance, lease, slot, timeline, asked, ticket: Mutex::new(ticket) }
+    }
+
+    /// What the order was given, here or by the run that placed it.
+    pub(super) fn into_ticket(self) -> Ticket {
+        let ticket = self.ticket.into_inner().unwrap_or_else(PoisonError::into_inner);
+        ticket.unwrap_or_else(|| self.issuance.twin.ticket_of(&self.asked))
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Ticket>> {
+        self.ticket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From wherever the order stands to a stored certificate.
@@ -96,9 +122,28 @@ impl<'a> Work<'a> {
             profile: order.order.profile.clone(),
             replaces: None,
         };
-        let placed = ask(|| self.account.new_order(&wanted))
-            .await
-            .map_err(|error| Verdict::from_order(&error, &order.order.names))?;
+        let twin = &self.issuance.twin;
+        let given = self.held().take();
+        let ticket = match given {
+            Some(ticket) => ticket,
+            // Another run had planned it, or the CA has forgotten the one before.
+            None => turn(twin, &self.asked).await?,
+        };
+        let sent = AtomicU32::new(0);
+        let placed = ask(|| {
+            sent.fetch_add(1, Ordering::Relaxed);
+            self.account.new_order(&wanted)
+        })
+        .await;
+        let sent = sent.into_inner();
+        match &placed {
+            Ok(_) => ticket.placed(twin, sent, None).await,
+            Err(error) => ticket.refused(twin, error, sent, None).await,
+        }
+        if placed.is_ok() {
+            *self.held() = Some(ticket);
+        }
+        let placed = placed.map_err(|error| Verdict::from_order(&error, &order.order.names))?;
         let ordered = planned.ordered(Ordered {
             order_url: placed.url,
             finalize_url: placed.order.finalize,
@@ -364,6 +409,8 @@ impl<'a> Work<'a> {
     /// The order is dead at the CA: the same wish, planned anew.
     async fn start_over(&self, order: &StoredOrder) -> Result<StoredOrder, Verdict> {
         self.timeline.tell("expired", Some(self.slot), "the CA no longer has the order: a new one is placed");
+        // Which the CA counts anew.
+        self.held().take();
         self.persist(order, Planned {}).await
     }
 

@@ -1,6 +1,7 @@
 //! What went wrong with an order: whose fault it is, what happened in plain words, and what to change.
 
 use crate::acme::{ChainError, Problem, ProblemKind, RequestError};
+use crate::limits::{Later, wait_in_text};
 use jiff::Timestamp;
 use shared::{
     domain::{DnsName, Failure, FailureClass, NameSet},
@@ -9,6 +10,9 @@ use shared::{
     vault::SealError,
 };
 use std::time::Duration;
+
+/// So long a whole order waits for the limit of some of its names, rather than to go without them.
+const PATIENCE_FOR_A_DOMAIN: Duration = Duration::from_secs(600);
 
 /// Why there is no certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub struct Verdict {
     /// Which of the order's names spoilt it, each with its own verdict: the others can be ordered without them. Empty
     /// where it is about the order as a whole.
     pub culprits: Vec<(DnsName, Self)>,
+    /// Names that the CA looked at in vain: it counts them.
+    pub failed_validations: Vec<DnsName>,
 }
 
 impl Verdict {
@@ -41,7 +47,26 @@ impl Verdict {
             wait: None,
             keep_order: false,
             culprits: Vec::new(),
+            failed_validations: Vec::new(),
         }
+    }
+
+    /// The order has to wait: the CA would refuse it, and is not asked.
+    pub fn from_limits(later: &Later, names: &NameSet) -> Self {
+        let mut verdict = Self::new(
+            Fault::Operator,
+            FailureClass::Limit,
+            later.what.clone(),
+            "wait: it is ordered by itself when its turn comes; `issuer limits` shows every limit",
+        );
+        verdict.wait = Some(later.wait);
+        // The others need not wait for long because of some.
+        let is_short = later.names.len() > 1 && later.wait < PATIENCE_FOR_A_DOMAIN;
+        if !later.names.is_empty() && later.names.len() < names.as_slice().len() && !is_short {
+            let alone = verdict.clone();
+            verdict.culprits = later.names.iter().map(|name| (name.clone(), alone.clone())).collect();
+        }
+        verdict
     }
 
     /// The verdict on an order that these names spoilt; `None` where there is none.
@@ -242,6 +267,9 @@ impl Verdict {
             },
         };
         verdict.wait = refusal.retry_after;
+        if verdict.class == FailureClass::Limit && verdict.wait.is_none() {
+            verdict.wait = wait_in_text(problem.detail.as_deref().unwrap_or_default(), Timestamp::now());
+        }
         verdict
     }
 

@@ -182,7 +182,8 @@ impl Registry {
         let known = before.as_ref().map(|before| before.site.clone());
         let known = known.as_ref();
         let site = wish.to_site(known, &self.config, &self.suffixes, tenant, origin, now)?;
-        let most = Terms::of(&self.config, Some(&site.ca)).map_err(WishError::from)?.names_per_certificate;
+        let terms = Terms::of(&self.config, Some(&site.ca)).map_err(WishError::from)?;
+        let most = terms.names_per_certificate(site.profile.as_deref());
         let id = before.as_ref().map_or_else(|| SiteId::of(&site.names), |before| before.id.clone());
         let known_groups = before.as_ref().map(|before| before.groups.clone()).unwrap_or_default();
         let groups = plan_groups(&known_groups, &site.names, site.san, most);

@@ -144,6 +144,9 @@ impl Config {
         if self.issuer.canary_tag.as_deref() == Some("") {
             found.push(at("canary_tag", "issuer.canary_tag: expected a tag; leave it out for none".into()));
         }
+        if !(0.0..=0.9).contains(&self.issuer.limit_reserve) {
+            found.push(at("limit_reserve", "issuer.limit_reserve: 0.0 to 0.9".into()));
+        }
         if !self.issuer.canary_minutes.is_finite() || self.issuer.canary_minutes <= 0.0 {
             found.push(at("canary_minutes", "issuer.canary_minutes: more than 0".into()));
         }

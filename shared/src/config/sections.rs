@@ -112,6 +112,9 @@ pub struct Issuer {
     pub canary_tag: Option<String>,
     /// How much earlier those frontends get them, minutes.
     pub canary_minutes: f64,
+    /// The share of each of the CA's limits that the new orders of a file leave to renewals and to what somebody asks for by
+    /// hand, 0.0 to 0.9.
+    pub limit_reserve: f64,
     /// Keys of new sites: one, or an ECDSA and an RSA type for both.
     pub key_types: Vec<KeyType>,
 }
@@ -138,6 +141,7 @@ impl Default for Issuer {
             drain_seconds: 60.0,
             canary_tag: None,
             canary_minutes: 60.0,
+            limit_reserve: 0.05,
             key_types: vec![KeyType::EcdsaP256],
         }
     }

@@ -10,6 +10,7 @@ mod grouping;
 mod identifier;
 mod key_authorization;
 mod key_type;
+mod limit;
 mod order;
 mod public_suffix;
 mod renewal;
@@ -26,6 +27,7 @@ pub use grouping::{Groups, plan_groups};
 pub use identifier::{DnsName, MAX_LABELS, MAX_NAME_BYTES, NameError, NameSet};
 pub use key_authorization::{InvalidToken, KeyAuthorization, Thumbprint, Token};
 pub use key_type::{KeyType, Slot, UnknownKeyType};
+pub use limit::{Counted, Limit, LimitScope, OrderClass, Rate, Tried};
 pub use order::{
     AuthorizationRef, Challenged, Finalizing, Issued, Order, OrderState, Ordered, Planned, PublishedToken,
     Ready, Stored,

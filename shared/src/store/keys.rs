@@ -20,6 +20,11 @@
 //! | `sp:account:CA:NAME` | string | an account, JSON, with its sealed keys |
 //! | `sp:accounts` | set | `CA:NAME` of every account |
 //! | `sp:{ca:NAME}:directory` | string | the CA's directory as last fetched; expires by itself |
+//! | `sp:{ca:NAME}:limits` | sorted set | buckets of the CA's limits that are half empty, by when they are full, µs |
+//! | `sp:{ca:NAME}:limits-since` | string | since when the twin has counted, µs |
+//! | `sp:{ca:NAME}:limit:BUCKET` | hash | a bucket: `t` (TAT), `n`, `s:CLASS`, `q:CLASS`, `c`; expires by itself |
+//! | `sp:{ca:NAME}:asking:BUCKET`, `sp:{ca:NAME}:open:BUCKET` | sorted set | orders that are not answered yet, or that may still spend; expire by themselves |
+//! | `sp:{ca:NAME}:requests:BUCKET` | string | TAT of an endpoint and an address; expires by itself |
 //! | `sp:frontend:NAME` | string | a frontend, JSON |
 //! | `sp:frontend-key:SHA256` | string | the frontend that a client certificate's key or a token belongs to |
 //! | `sp:frontends` | sorted set | the names of every frontend |
@@ -120,6 +125,14 @@ pub(super) fn tenant(name: &str) -> String {
 
 pub(super) fn directory(ca: &str) -> String {
     format!("sp:{{ca:{ca}}}:directory")
+}
+
+pub(super) fn limits(ca: &str) -> String {
+    format!("sp:{{ca:{ca}}}:limits")
+}
+
+pub(super) fn limit_bucket(ca: &str, bucket: &str) -> String {
+    format!("sp:{{ca:{ca}}}:limit:{bucket}")
 }
 
 pub(super) fn frontend(name: &str) -> String {

@@ -12,6 +12,8 @@ pub(super) struct Script {
 
 /// What every script of the schedule begins with.
 const SCHEDULE: &str = include_str!("scripts/schedule.lua");
+/// What every script of the limits' twin begins with.
+const LIMITS: &str = include_str!("scripts/limits.lua");
 
 impl Script {
     fn new(text: &str) -> Self {
@@ -23,6 +25,11 @@ impl Script {
     /// One that moves a group in the schedule.
     fn of_schedule(text: &str) -> Self {
         Self::new(&format!("{SCHEDULE}\n{text}"))
+    }
+
+    /// One of the limits' twin.
+    fn of_limits(text: &str) -> Self {
+        Self::new(&format!("{LIMITS}\n{text}"))
     }
 
     pub(super) fn call(&self, keys: &[String], arguments: &[&[u8]]) -> Cmd {
@@ -83,4 +90,11 @@ scripts! {
     RELEASE_LEASE: "release_lease.lua",
     RENEW_LEASE: "renew_lease.lua",
     SETTLE: "settle.lua",
+}
+
+scripts! {
+    Script::of_limits,
+    ASK_LIMITS: "ask_limits.lua",
+    PACE_REQUEST: "pace_request.lua",
+    SETTLE_LIMITS: "settle_limits.lua",
 }

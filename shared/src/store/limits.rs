@@ -1,0 +1,344 @@
+//! The twin of a CA's limiter: what is left in each of its buckets, for all issuers of the fleet together.
+//!
+//! An order asks once for all its buckets ([`Store::ask_limits`]); what became of it settles what it was given
+//! ([`Store::settle_limits`]). What is never settled, because its issuer was killed, expires by itself, as spent. Writes are not
+//! confirmed by replicas: what a failover loses makes the twin too hopeful, the CA's refusal corrects it.
+
+use super::{Store, StoreError, keys, scripts};
+use crate::domain::Rate;
+use jiff::Timestamp;
+use redis::cmd;
+use std::time::Duration;
+
+/// A CA that asks for a longer pause than a year is not taken at its word.
+const MOST_WAIT_US: i64 = 365 * 86_400 * 1_000_000;
+
+/// Whose order it is: each has a share of a bucket that the others leave to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claimant {
+    /// Somebody asked, and may be waiting.
+    Operator,
+    Renewal,
+    /// One of many new ones.
+    New,
+}
+
+/// What an order does to a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BucketUse {
+    /// Spent when the order is placed.
+    Spend,
+    /// Looked at when the order is placed, and spent later: until then it is held.
+    Hold,
+    /// Only looked at.
+    Look,
+}
+
+/// A bucket, and what an order wants of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BucketWish {
+    pub bucket: String,
+    pub rate: Rate,
+    pub usage: BucketUse,
+    pub cost: u32,
+    /// What it leaves in the bucket, for others.
+    pub left: u32,
+}
+
+/// What one order asks.
+#[derive(Clone, Debug)]
+pub struct LimitWish<'a> {
+    /// The same for every ask of one order.
+    pub order: &'a str,
+    pub claimant: Claimant,
+    /// It comes at the turn that it was given before.
+    pub promised: bool,
+    pub buckets: &'a [BucketWish],
+    /// How long the CA may take to answer.
+    pub asking: Duration,
+    /// How long the order may live.
+    pub open: Duration,
+    /// From 0.0 to 1.0: those who wait for the same bucket don't all come at once.
+    pub draw: f64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum LimitAnswer {
+    /// All is spent or held.
+    Go(Spending),
+    /// Nothing was touched.
+    Wait {
+        /// When to come again.
+        turn: Timestamp,
+        bucket: String,
+        /// How long until then, by the store's clock.
+        wait: Duration,
+    },
+}
+
+/// What an order was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spending {
+    asking_ends_us: i64,
+    /// By bucket: which of its spendings it was.
+    numbers: Vec<(String, i64)>,
+}
+
+/// What became of an order, for one bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The CA has answered. What was spent was spent by now.
+    Answered,
+    /// The CA made no order: it has given back what it took.
+    Refunded,
+    /// So many more requests were sent that may have counted.
+    Again(u32),
+    /// Nothing will be spent any more.
+    Released,
+    /// The certificate was issued. `always`: it counts although nothing was held.
+    Issued { always: bool },
+    /// So many failed.
+    Failed(u32),
+    /// A success makes it full again.
+    Reset,
+    /// The CA has refused, and allows the next one after this long.
+    Limited(Duration),
+}
+
+/// A bucket as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketState {
+    pub bucket: String,
+    /// Microseconds since 1970.
+    pub tat_us: i64,
+    /// The last turn that was promised to somebody, if it is still to come.
+    pub promised_until_us: Option<i64>,
+    /// Until when somebody else may be spending from it.
+    pub shared_until_us: Option<i64>,
+}
+
+impl Claimant {
+    const fn letter(self) -> &'static str {
+        match self {
+            Self::Operator => "o",
+            Self::Renewal => "r",
+            Self::New => "n",
+        }
+    }
+}
+
+impl Store {
+    /// Asks for all buckets of an order, at one moment. `at_us` moves the clock, for simulations.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what was given without an answer counts as spent.
+    pub async fn ask_limits(
+        &self,
+        ca: &str,
+        wish: &LimitWish<'_>,
+        at_us: Option<i64>,
+    ) -> Result<LimitAnswer, StoreError> {
+        let mut arguments = vec![
+            clock(at_us),
+            wish.order.to_owned(),
+            wish.claimant.letter().to_owned(),
+            u8::from(wish.promised).to_string(),
+            wish.asking.as_micros().to_string(),
+            wish.open.as_micros().to_string(),
+        ];
+        for bucket in wish.buckets {
+            let mode = match bucket.usage {
+                BucketUse::Spend => "s",
+                BucketUse::Hold => "h",
+                BucketUse::Look => "l",
+            };
+            arguments.extend([
+                bucket.bucket.clone(),
+                bucket.rate.interval_us().to_string(),
+                bucket.rate.burst.to_string(),
+                mode.to_owned(),
+                bucket.cost.to_string(),
+                bucket.left.to_string(),
+                wish.draw.to_string(),
+            ]);
+        }
+        let answer: Vec<String> = self.limits_script(&scripts::ASK_LIMITS, ca, &arguments).await?;
+        parse_answer(&answer, wish.buckets)
+            .ok_or_else(|| StoreError::corrupt(keys::limits(ca), answer.join(" ")))
+    }
+
+    /// Says what became of an order, bucket by bucket: `spending` is what it was given.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what is not settled counts as held until it expires.
+    pub async fn settle_limits(
+        &self,
+        ca: &str,
+        order: &str,
+        spending: Option<&Spending>,
+        settled: &[(BucketWish, Settled)],
+        at_us: Option<i64>,
+    ) -> Result<(), StoreError> {
+        if settled.is_empty() {
+            return Ok(());
+        }
+        let asking_ends = spending.map_or(0, |spending| spending.asking_ends_us);
+        let mut arguments = vec![clock(at_us), order.to_owned(), asking_ends.to_string()];
+        for (bucket, what) in settled {
+            let spent = spending.and_then(|spending| {
+                spending.numbers.iter().find(|(name, _)| *name == bucket.bucket).map(|(_, number)| *number)
+            });
+            let number = spent.unwrap_or(0);
+            let (letter, value) = match what {
+                Settled::Answered if bucket.usage == BucketUse::Spend => ("a", number),
+                Settled::Answered => ("a", 0),
+                Settled::Refunded => ("u", 0),
+                Settled::Again(count) => ("x", i64::from(*count)),
+                Settled::Released => ("h", 0),
+                Settled::Issued { always: false } => ("i", 0),
+                Settled::Issued { always: true } => ("j", 0),
+                Settled::Failed(count) => ("f", i64::from(*count)),
+                Settled::Reset => ("r", 0),
+                Settled::Limited(wait) => ("l", i64::try_from(wait.as_micros()).unwrap_or(MOST_WAIT_US)),
+            };
+            arguments.extend([
+                bucket.bucket.clone(),
+                bucket.rate.interval_us().to_string(),
+                bucket.rate.burst.to_string(),
+                letter.to_owned(),
+                value.to_string(),
+            ]);
+        }
+        let _: i64 = self.limits_script(&scripts::SETTLE_LIMITS, ca, &arguments).await?;
+        Ok(())
+    }
+
+    /// Takes a request's place in the queue for an endpoint, and answers how long to wait before it is sent.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn pace_request(&self, ca: &str, bucket: &str, rate: Rate) -> Result<Duration, StoreError> {
+        self.pace(ca, bucket, rate, None).await
+    }
+
+    /// The CA wants a pause at an endpoint.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn pause_requests(
+        &self,
+        ca: &str,
+        bucket: &str,
+        rate: Rate,
+        pause: Duration,
+    ) -> Result<(), StoreError> {
+        self.pace(ca, bucket, rate, Some(pause)).await.map(drop)
+    }
+
+    async fn pace(
+        &self,
+        ca: &str,
+        bucket: &str,
+        rate: Rate,
+        pause: Option<Duration>,
+    ) -> Result<Duration, StoreError> {
+        let arguments = [
+            String::new(),
+            bucket.to_owned(),
+            rate.interval_us().to_string(),
+            rate.burst.to_string(),
+            pause.map(|pause| pause.as_micros().to_string()).unwrap_or_default(),
+        ];
+        let wait: String = self.limits_script(&scripts::PACE_REQUEST, ca, &arguments).await?;
+        Ok(Duration::from_micros(wait.parse().unwrap_or(0)))
+    }
+
+    /// The buckets that are half empty or that somebody waits for, emptiest last.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list_tight_buckets(&self, ca: &str) -> Result<Vec<BucketState>, StoreError> {
+        let now = Timestamp::now().as_microsecond();
+        let mut pipeline = redis::Pipeline::new();
+        pipeline.cmd("ZREMRANGEBYSCORE").arg(keys::limits(ca)).arg("-inf").arg(now).ignore();
+        pipeline.cmd("ZRANGE").arg(keys::limits(ca)).arg(0).arg(-1);
+        let (names,): (Vec<String>,) = self.link.pipe(&pipeline).await?;
+        self.load_buckets(ca, &names).await
+    }
+
+    /// These buckets as they are; one that nobody has spent from is full.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_buckets(&self, ca: &str, names: &[String]) -> Result<Vec<BucketState>, StoreError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = Timestamp::now().as_microsecond();
+        let mut pipeline = redis::Pipeline::new();
+        for name in names {
+            pipeline.cmd("HMGET").arg(keys::limit_bucket(ca, name)).arg(&["t", "q:n", "q:r", "c"]);
+        }
+        let found: Vec<[Option<String>; 4]> = self.link.pipe(&pipeline).await?;
+        let later = |text: &Option<String>| {
+            text.as_ref().and_then(|text| text.parse::<i64>().ok()).filter(|time| *time > now)
+        };
+        Ok(names
+            .iter()
+            .zip(found)
+            .map(|(name, [tat, new, renewal, shared])| BucketState {
+                bucket: name.clone(),
+                tat_us: later(&tat).unwrap_or(0),
+                promised_until_us: later(&new).max(later(&renewal)),
+                shared_until_us: later(&shared),
+            })
+            .collect())
+    }
+
+    /// Forgets all that is known of a CA's buckets: as if the fleet began now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn count_limits_anew(&self, ca: &str) -> Result<(), StoreError> {
+        let _: i64 = self.link.query(cmd("DEL").arg(format!("{}-since", keys::limits(ca)))).await?;
+        Ok(())
+    }
+
+    async fn limits_script<T: redis::FromRedisValue>(
+        &self,
+        script: &scripts::Script,
+        ca: &str,
+        arguments: &[String],
+    ) -> Result<T, StoreError> {
+        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+        self.link.script(script, &[keys::limits(ca)], &arguments).await
+    }
+}
+
+fn clock(at_us: Option<i64>) -> String {
+    at_us.map(|at| at.to_string()).unwrap_or_default()
+}
+
+fn parse_answer(answer: &[String], buckets: &[BucketWish]) -> Option<LimitAnswer> {
+    let (now, words) = answer.split_last()?;
+    let now: i64 = now.parse().ok()?;
+    match words {
+        [go, ends, numbers @ ..] if go == "1" => {
+            let named = buckets.iter().zip(numbers);
+            let numbers = named
+                .map(|(wish, number)| Some((wish.bucket.clone(), number.parse().ok()?)))
+                .collect::<Option<Vec<_>>>()?;
+            Some(LimitAnswer::Go(Spending { asking_ends_us: ends.parse().ok()?, numbers }))
+        }
+        [wait, turn, bucket, _] if wait == "0" => {
+            let turn_us: i64 = turn.parse().ok()?;
+            let wait_us = u64::try_from(turn_us.saturating_sub(now)).unwrap_or(0);
+            Some(LimitAnswer::Wait {
+                turn: Timestamp::from_microsecond(turn_us).ok()?,
+                bucket: bucket.clone(),
+                wait: Duration::from_micros(wait_us),
+            })
+        }
+        _ => None,
+    }
+}
