@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`ports`], [`pki`], [`process`], [`deadline`] | free loopback addresses, a small CA, children, polling |
 //! | [`pebble`], [`mock_dns`] | Debian's ACME test server and the DNS it asks |
+//! | [`ca_limits`] | what Let's Encrypt's limiter would refuse |
 //! | [`ca_proxy`] | stands before Pebble: keeps it from deadlocking, counts, attributes, injects faults |
 //! | [`raw_http`] | requests that no client library would send |
 //! | [`redis`], [`redis_proxy`], [`resp`] | a real Redis, and a proxy that stalls, cuts and reacts to what it sees |
@@ -20,6 +21,7 @@
 //! A server that isn't installed is an error that names the apt package, never a skipped test.
 
 pub mod bare_acme;
+pub mod ca_limits;
 pub mod ca_proxy;
 pub mod campaign;
 pub mod cluster;

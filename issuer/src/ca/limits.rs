@@ -93,7 +93,7 @@ impl CaLimits {
         granted(&self.accounts, account, name)
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         for (name, limit) in &self.limits {
             if !limit.rate().is_possible() {
                 return Err(format!("limits.{name}: burst, count and period_seconds must be more than 0"));

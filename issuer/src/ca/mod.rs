@@ -197,7 +197,49 @@ mod tests {
     fn shipped_profiles_parse_and_know_their_directory() {
         for (name, _) in SHIPPED {
             let ca = Ca::of(&config(&format!("[ca.{name}]\n")), None).unwrap();
-            assert!(ca.directory.starts_with("https://") && ca.public, "{name}");
+            assert!(ca.directory.starts_with("https://"), "{name}");
+            assert_eq!(ca.public, name != "pebble", "{name}");
+            assert_eq!(ca.limits.check(), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_profile_says_how_many_names_it_takes() {
+        let ca = Ca::of(&config("[ca.letsencrypt]\n"), None).unwrap();
+        let names = |profile| ca.names_per_certificate(profile);
+        assert_eq!((names(None), names(Some("shortlived")), names(Some("unheard-of"))), (100, 25, 100));
+    }
+
+    #[test]
+    fn a_limits_file_replaces_what_it_names_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("limits.toml");
+        let of = |text: &str| {
+            // Each file is read once.
+            let file = folder.path().join(format!("{}.toml", shared::digest::sha256_hex(text.as_bytes())));
+            std::fs::write(&file, text).unwrap();
+            Ca::of(&config(&format!("[ca.letsencrypt]\nlimits_file = {file:?}\n")), None)
+        };
+        let missing = Ca::of(&config(&format!("[ca.letsencrypt]\nlimits_file = {file:?}\n")), None);
+        assert!(missing.unwrap_err().to_string().contains("can't be read"));
+        let template = of(TEMPLATE).unwrap();
+        assert_eq!((template.limits.limits.len(), template.limits.profiles.len()), (1, 1));
+        let granted = "[accounts.default.new-orders-per-account]\nburst = 1000\ncount = 1000\nperiod_seconds = 604800.0\n";
+        let ca = of(granted).unwrap();
+        assert_eq!(ca.limits.limits.len(), 7);
+        let limit = &ca.limits.limits["new-orders-per-account"];
+        assert_eq!(ca.limits.rate_of_account("new-orders-per-account", limit, "default").burst, 1000);
+        assert_eq!(ca.limits.rate_of_account("new-orders-per-account", limit, "other").burst, 300);
+        for (text, expected) in [
+            (granted.replace("new-orders", "old-orders"), "old-orders-per-account is no limit"),
+            (granted.replace("burst = 1000", "burst = 0"), "must be more than 0"),
+            ("[requests.newnonce]\nper_second = 1.0\nburst = 1\n".to_owned(), "newnonce is no endpoint"),
+            ("same_set_days = -1.0\n".to_owned(), "same_set_days"),
+            ("[limits.x]\ncounts = \"sheep\"\n".to_owned(), "unknown variant"),
+            ("limit = 3\n".to_owned(), "unknown field"),
+        ] {
+            let error = of(&text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
         }
     }
 

@@ -1,11 +1,12 @@
 //! An HTTPS proxy in front of Pebble: what a test sees of the CA, and where it makes the CA misbehave.
 //!
-//! It is there for four reasons:
+//! It is there for five reasons:
 //! - **the gate**: Pebble deadlocks when `newOrder` runs beside other requests (it takes the lock of its database and the
 //!   locks of authorizations in the other order than they do). Here `newOrder` runs alone, everything else shares.
 //! - **the ledger** ([`OrderRecord`]): every request is counted and laid to the order that it was made for.
 //! - **faults** ([`Rule`]): refused nonces, answers of a load balancer, resets before and after the CA acted, broken bodies,
 //!   and closures that run at such a moment.
+//! - **limits** ([`crate::ca_limits`]): orders are refused as Let's Encrypt would refuse them.
 //! - **manners** ([`Manners`]): what Let's Encrypt does and Pebble doesn't (`Retry-After`, the same open order again).
 //!
 //! Pebble builds its URLs from the Host header, which passes through: clients never see Pebble's own address.
@@ -14,6 +15,7 @@ mod endpoint;
 mod fault;
 mod jws;
 mod ledger;
+mod limits;
 mod relay;
 
 use std::{
@@ -34,7 +36,11 @@ pub use self::{
     ledger::{LogLine, OrderRecord},
 };
 use self::{ledger::Ledger, relay::Upstream};
-use crate::{pebble::Pebble, ports};
+use crate::{
+    ca_limits::{Limiter, Limits},
+    pebble::Pebble,
+    ports,
+};
 
 const WORKERS: usize = 2;
 const BINDS: u32 = 5;
@@ -71,6 +77,7 @@ pub(crate) struct Shared {
     manners: Manners,
     ledger: Mutex<Ledger>,
     rules: Mutex<Vec<Rule>>,
+    limits: Mutex<Option<Limiter>>,
 }
 
 impl CaProxy {
@@ -86,6 +93,7 @@ impl CaProxy {
             manners,
             ledger: Mutex::new(Ledger::new()),
             rules: Mutex::new(Vec::new()),
+            limits: Mutex::new(None),
         });
         let root = reqwest::Certificate::from_pem(&pebble.authority().pem()?)?;
         for _ in 0..BINDS {
@@ -139,6 +147,16 @@ impl CaProxy {
         let hits = rule.hits();
         self.shared.rules.lock().expect("no panic while held").push(rule);
         hits
+    }
+
+    /// Orders are refused as Let's Encrypt would from now on.
+    pub fn limit(&self, limits: Limits) {
+        *self.shared.limits.lock().expect("no panic while held") = Some(Limiter::new(limits));
+    }
+
+    /// The limiter, if there is one.
+    pub fn limiter<T>(&self, read: impl FnOnce(&mut Limiter) -> T) -> Option<T> {
+        self.shared.limits.lock().expect("no panic while held").as_mut().map(read)
     }
 
     /// The CA is well again.

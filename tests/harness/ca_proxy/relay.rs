@@ -67,6 +67,9 @@ pub(super) async fn relay(
         }
     }
 
+    if let Some(refusal) = shared.refusal(&seen, &signed) {
+        return upstream.invented(&request, &refusal).await;
+    }
     let answer = match upstream.ask_through_gate(&request, body, &seen, &entry, &signed).await {
         Ok(answer) => answer,
         Err(error) => {
@@ -152,6 +155,7 @@ impl Upstream {
             }
             ledger.answered(entry, signed, answer.status, answer.header("location"), &parsed);
         }
+        shared.count(seen, signed, answer.status, &parsed);
         shared.polish(seen.endpoint, &mut answer, &parsed);
         Ok(answer)
     }
