@@ -15,6 +15,7 @@ mod public_suffix;
 mod renewal;
 mod schedule;
 mod site;
+mod spread;
 
 pub use api_token::{ApiRole, ApiToken, InvalidTokenName, TokenName};
 pub use backoff::Backoff;
@@ -31,12 +32,15 @@ pub use order::{
     Ready, Stored,
 };
 pub use public_suffix::{PublicSuffixes, SuffixListError};
-pub use renewal::{ExpiryStage, expiry_stage, renewal_moment, urgent_from};
+pub use renewal::{
+    ExpiryStage, RenewalWindow, expiry_stage, renewal_cycle, renewal_moment, renewal_window, urgent_from,
+};
 pub use schedule::{Class, Place, leftovers, quotas};
 pub use site::{
     ChallengeType, Failure, FailureClass, Hsts, MAX_SITE_NAMES, Origin, PARTITIONS, Parked, ParkedReason,
     Partition, SanPolicy, Site, SiteId,
 };
+pub use spread::{Candidates, Chosen, Occasion, candidates, hour_of};
 
 /// A draw as it may be used: between 0 and 1, whatever the caller gave.
 fn fraction(draw: f64) -> f64 {
