@@ -5,12 +5,14 @@ mod backoff;
 mod brake;
 mod certificate;
 mod event;
+mod forecast;
 mod frontend;
 mod grouping;
 mod identifier;
 mod key_authorization;
 mod key_type;
 mod order;
+mod plot;
 mod public_suffix;
 mod renewal;
 mod schedule;
@@ -22,6 +24,7 @@ pub use backoff::Backoff;
 pub use brake::{Brake, BrakeScope, Braked, brake_of};
 pub use certificate::{Certificate, CertificateError, CertificateId, Leaf};
 pub use event::{Event, EventKind, Severity, UnknownEventKind};
+pub use forecast::{FORECAST_HOURS, Fleet, Forecast, Headroom, OrderLimit, Peak};
 pub use frontend::{Frontend, FrontendName, InvalidFrontend, Right, Scope, ScopePattern};
 pub use grouping::{Groups, plan_groups};
 pub use identifier::{DnsName, MAX_LABELS, MAX_NAME_BYTES, NameError, NameSet};
@@ -31,6 +34,7 @@ pub use order::{
     AuthorizationRef, Challenged, Finalizing, Issued, Order, OrderState, Ordered, Planned, PublishedToken,
     Ready, Stored,
 };
+pub use plot::Plot;
 pub use public_suffix::{PublicSuffixes, SuffixListError};
 pub use renewal::{
     ExpiryStage, RenewalWindow, expiry_stage, renewal_cycle, renewal_moment, renewal_window, urgent_from,
