@@ -33,6 +33,11 @@ impl CertificateId {
         let digits = u32::from_str_radix(self.0.get(..8).unwrap_or("80000000"), 16).unwrap_or(1 << 31);
         f64::from(digits) / f64::from(u32::MAX)
     }
+
+    /// As many bits of it as one number takes: what several draws are made of, see [`candidates`](super::candidates).
+    pub fn seed(&self) -> u64 {
+        self.0.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
+    }
 }
 
 impl fmt::Display for CertificateId {

@@ -5,6 +5,7 @@ mod backoff;
 mod brake;
 mod certificate;
 mod event;
+mod forecast;
 mod frontend;
 mod grouping;
 mod identifier;
@@ -12,16 +13,19 @@ mod key_authorization;
 mod key_type;
 mod limit;
 mod order;
+mod plot;
 mod public_suffix;
 mod renewal;
 mod schedule;
 mod site;
+mod spread;
 
 pub use api_token::{ApiRole, ApiToken, InvalidTokenName, TokenName};
 pub use backoff::Backoff;
 pub use brake::{Brake, BrakeScope, Braked, brake_of};
 pub use certificate::{Certificate, CertificateError, CertificateId, Leaf};
 pub use event::{Event, EventKind, Severity, UnknownEventKind};
+pub use forecast::{FORECAST_HOURS, Fleet, Forecast, Headroom, OrderLimit, Peak};
 pub use frontend::{Frontend, FrontendName, InvalidFrontend, Right, Scope, ScopePattern};
 pub use grouping::{Groups, plan_groups};
 pub use identifier::{DnsName, MAX_LABELS, MAX_NAME_BYTES, NameError, NameSet};
@@ -32,13 +36,17 @@ pub use order::{
     AuthorizationRef, Challenged, Finalizing, Issued, Order, OrderState, Ordered, Planned, PublishedToken,
     Ready, Stored,
 };
+pub use plot::Plot;
 pub use public_suffix::{PublicSuffixes, SuffixListError};
-pub use renewal::{ExpiryStage, expiry_stage, renewal_moment, urgent_from};
+pub use renewal::{
+    ExpiryStage, RenewalWindow, expiry_stage, renewal_cycle, renewal_moment, renewal_window, urgent_from,
+};
 pub use schedule::{Class, Place, leftovers, quotas};
 pub use site::{
     ChallengeType, Failure, FailureClass, Hsts, MAX_SITE_NAMES, Origin, PARTITIONS, Parked, ParkedReason,
     Partition, SanPolicy, Site, SiteId,
 };
+pub use spread::{Candidates, Chosen, Occasion, candidates, hour_of};
 
 /// A draw as it may be used: between 0 and 1, whatever the caller gave.
 fn fraction(draw: f64) -> f64 {

@@ -22,18 +22,36 @@ pub enum ExpiryStage {
     Expired,
 }
 
+/// Within which a certificate should be renewed: `start` belongs to it, `end` no longer does. Let's Encrypt lifts its limits
+/// for a renewal that comes within it (RFC 9773 section 4.2 names it `suggestedWindow`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewalWindow {
+    pub start: Timestamp,
+    pub end: Timestamp,
+}
+
 /// When a certificate is renewed when the CA says nothing: with one third of its lifetime left, with one half where it
 /// lives less than ten days. `spread` is drawn once by the caller, from 0.0..1.0, and moves that by up to one hundredth
 /// of the lifetime either way, in whole seconds.
 pub fn renewal_moment(not_before: Timestamp, not_after: Timestamp, spread: f64) -> Timestamp {
-    let lifetime = lifetime(not_before, not_after);
-    let left = if lifetime < SHORT { lifetime / 2 } else { lifetime / 3 };
+    let window = renewal_window(not_before, not_after);
     // In the middle of the range where there was no draw.
     let spread = if spread.is_nan() { 0.5 } else { fraction(spread) };
-    let earliest = not_after - left - lifetime.mul_f64(SPREAD / 2.0);
-    let offset_s = lifetime.mul_f64(SPREAD * spread).as_secs();
-    let moment = earliest + SignedDuration::from_secs(offset_s);
+    let offset_s = window.end.duration_since(window.start).mul_f64(spread).as_secs();
+    let moment = window.start + SignedDuration::from_secs(offset_s);
     moment.min(urgent_from(not_before, not_after)).max(not_before)
+}
+
+/// The window of a certificate for which the CA names none: as wide as those that Boulder names, and around the same moment.
+pub fn renewal_window(not_before: Timestamp, not_after: Timestamp) -> RenewalWindow {
+    let lifetime = lifetime(not_before, not_after);
+    let start = not_before + renewal_cycle(lifetime) - lifetime.mul_f64(SPREAD / 2.0);
+    RenewalWindow { start, end: start + lifetime.mul_f64(SPREAD) }
+}
+
+/// How long it is from a certificate to the one that follows it, where the renewal comes when it should.
+pub fn renewal_cycle(lifetime: SignedDuration) -> SignedDuration {
+    lifetime - if lifetime < SHORT { lifetime / 2 } else { lifetime / 3 }
 }
 
 /// From when on a renewal counts as one of what is about to expire: one sixth of the lifetime is left.
@@ -93,6 +111,24 @@ mod tests {
             assert!((moment_h(0.0) - earliest_h).abs() < 0.001, "{hours}: {}", moment_h(0.0));
             assert!((moment_h(1.0) - latest_h).abs() < 0.001, "{hours}: {}", moment_h(1.0));
             assert!((moment_h(f64::NAN) - moment_h(0.5)).abs() < 0.001);
+        }
+    }
+
+    #[test]
+    fn our_windows_are_those_of_boulder() {
+        // core/objects.go, `RenewalInfoSimple`.
+        for (hours, centre_h, width_h) in
+            [(160, 80.0, 3.2), (45 * 24, 720.0, 21.6), (64 * 24, 1024.0, 30.72), (90 * 24, 1440.0, 43.2)]
+        {
+            let window = renewal_window(at(0), at(hours * 3600));
+            let (start_h, end_h) = (
+                window.start.duration_since(at(0)).as_secs_f64() / 3600.0,
+                window.end.duration_since(at(0)).as_secs_f64() / 3600.0,
+            );
+            assert!((end_h - start_h - width_h).abs() < 1e-6, "{hours}: {start_h} to {end_h}");
+            assert!((f64::midpoint(start_h, end_h) - centre_h).abs() < 1e-6, "{hours}: {start_h} to {end_h}");
+            let cycle = renewal_cycle(SignedDuration::from_hours(hours));
+            assert!((cycle.as_secs_f64() / 3600.0 - centre_h).abs() < 1e-6);
         }
     }
 
