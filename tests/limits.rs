@@ -45,12 +45,13 @@ fn refusals(stage: &Stage) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_new_sites_meet_no_refusal() -> Result<()> {
     const SITES: usize = 600;
+    const BUSY: usize = 53;
     let stage = limited(&Limits::letsencrypt_divided_by(DIVISOR)).await?;
     // One domain has more names than it has certificates.
     let names: Vec<String> = (0..SITES)
-        .map(|number| match number % 10 {
-            0 => format!("n{number}.busy.example"),
-            _ => format!("www.shop{number}.example"),
+        .map(|number| match number {
+            BUSY.. => format!("www.shop{number}.example"),
+            _ => format!("n{number}.busy.example"),
         })
         .collect();
     let lines: String = names.iter().map(|name| format!("{}\n", json!({"names": [name]}))).collect();
@@ -60,7 +61,7 @@ async fn hundreds_of_new_sites_meet_no_refusal() -> Result<()> {
     let waiting = async {
         // While it waits it says for what.
         stage
-            .until_site_within(LIMIT, &names[SITES - 10], "it waits or it has been issued", |site| {
+            .until_site_within(LIMIT, &names[BUSY - 1], "it waits or it has been issued", |site| {
                 site["state"] == "valid" || site["failure"]["class"] == "limit"
             })
             .await
@@ -107,7 +108,7 @@ async fn a_twin_that_knows_nothing_learns_from_one_refusal() -> Result<()> {
     });
     let names: Vec<String> = (0..40)
         .map(|number| {
-            if number % 8 == 0 {
+            if number % 20 == 0 {
                 format!("n{number}.shop.example")
             } else {
                 format!("www.else{number}.example")
