@@ -57,7 +57,7 @@ pub use eab::{ExternalAccountBinding, InvalidHmacKey};
 pub use identifier::Identifier;
 pub use jwk::Jwk;
 pub use link::Link;
-pub use order::{NewOrder, Order, OrderStatus, PlacedOrder, Replacement};
+pub use order::{NewOrder, Order, OrderStatus, PlacedOrder};
 pub use problem::{Problem, ProblemKind, Subproblem};
 pub use renewal_info::{CertificateId, CertificateIdError, RenewalInfo};
 pub use request_error::{Refusal, RequestError};

@@ -6,7 +6,7 @@ use super::{
     identifier::Identifier,
     problem::{Problem, ProblemKind},
     renewal_info::CertificateId,
-    request_error::{Refusal, RequestError},
+    request_error::RequestError,
     timestamp,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -69,50 +69,24 @@ pub enum OrderStatus {
 pub struct PlacedOrder {
     /// Store it at once: later answers need not repeat it.
     pub url: String,
+    /// [`Order::replaces`] says whether the CA has recorded what it replaces: an open order of before has not.
     pub order: Order,
     pub retry_after: Option<Duration>,
-    pub replacement: Replacement,
-}
-
-/// What became of [`NewOrder::replaces`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Replacement {
-    NotAsked,
-    /// The directory has no `renewalInfo`, so `replaces` was not sent.
-    NotOffered,
-    /// The order says that it replaces the certificate.
-    Recorded,
-    /// The CA took the order but does not say so: an open order of before, or a CA that ignores the field.
-    NotRecorded,
-    /// The CA refused the field, and the order was placed without it.
-    Refused(Box<Refusal>),
 }
 
 impl Account {
-    /// Places an order. Where `replaces` is refused it is placed once more without (RFC 9773 section 5 asks for it with
-    /// `alreadyReplaced`; CAs have refused the field with other types too), and the answer says so.
+    /// Places an order. [`NewOrder::replaces`] is left out where the directory has no `renewalInfo`.
     ///
     /// # Errors
-    /// [`RequestError`] when the order itself is refused. Subproblems name the identifiers to leave out.
+    /// [`RequestError`] when the order is refused. Subproblems name the identifiers to leave out. Where it
+    /// [may be about `replaces`](RequestError::may_blame_replaces), the same order is to be placed without.
     pub async fn new_order(&self, wanted: &NewOrder) -> Result<PlacedOrder, RequestError> {
         let directory = self.client().directory().await?;
-        let url = directory.new_order.as_str();
         let without = NewOrder { replaces: None, ..wanted.clone() };
-        let Some(replaces) = &wanted.replaces else {
-            return self.place(url, &without, Replacement::NotAsked).await;
-        };
-        if directory.renewal_info.is_none() {
-            return self.place(url, &without, Replacement::NotOffered).await;
-        }
-        match self.place(url, wanted, Replacement::NotRecorded).await {
-            Ok(placed) if placed.order.replaces.as_ref() == Some(replaces) => {
-                Ok(PlacedOrder { replacement: Replacement::Recorded, ..placed })
-            }
-            Err(RequestError::Problem(refusal)) if blames_replaces(&refusal) => {
-                self.place(url, &without, Replacement::Refused(refusal)).await
-            }
-            outcome => outcome,
-        }
+        let sent = if directory.renewal_info.is_some() { wanted } else { &without };
+        let reply = self.post(&directory.new_order, sent).await?;
+        let url = reply.location()?.to_owned();
+        Ok(PlacedOrder { url, order: reply.object()?, retry_after: reply.retry_after })
     }
 
     /// The order as it is now.
@@ -134,42 +108,31 @@ impl Account {
         let reply = self.post(finalize_url, &csr).await?;
         Ok(Answer { value: reply.object()?, retry_after: reply.retry_after })
     }
-
-    async fn place(
-        &self,
-        url: &str,
-        order: &NewOrder,
-        replacement: Replacement,
-    ) -> Result<PlacedOrder, RequestError> {
-        let reply = self.post(url, order).await?;
-        let order_url = reply.location()?.to_owned();
-        Ok(PlacedOrder {
-            url: order_url,
-            order: reply.object()?,
-            retry_after: reply.retry_after,
-            replacement,
-        })
-    }
 }
 
-/// Whether an error of an order that said `replaces` may be about that: it can't be told for sure, and one more request
-/// costs less than a certificate that is never renewed.
-fn blames_replaces(refusal: &Refusal) -> bool {
-    match refusal.problem.kind() {
-        ProblemKind::AlreadyReplaced
-        | ProblemKind::Conflict
-        | ProblemKind::Malformed
-        | ProblemKind::Unauthorized => true,
-        ProblemKind::ServerInternal => {
-            refusal.problem.detail.as_ref().is_some_and(|text| text.contains("replaces"))
+impl RequestError {
+    /// Whether an error of an order that said `replaces` may be about that (RFC 9773 section 5 names `alreadyReplaced`; CAs
+    /// have refused the field with other types too). It can't be told for sure, and one more request costs less than a
+    /// certificate that is never renewed.
+    pub fn may_blame_replaces(&self) -> bool {
+        let Some(problem) = self.problem() else { return false };
+        match problem.kind() {
+            ProblemKind::AlreadyReplaced
+            | ProblemKind::Conflict
+            | ProblemKind::Malformed
+            | ProblemKind::Unauthorized => true,
+            ProblemKind::ServerInternal => {
+                problem.detail.as_ref().is_some_and(|text| text.contains("replaces"))
+            }
+            _ => false,
         }
-        _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acme::request_error::Refusal;
 
     /// RFC 8555 section 7.1.3.
     const EXAMPLE: &str = r#"{
@@ -226,24 +189,27 @@ mod tests {
 
     #[test]
     fn errors_that_may_be_about_replaces_are_known() {
-        let refusal = |kind: &str, detail: &str| Refusal {
-            status: 400,
-            problem: Problem {
-                type_urn: Some(format!("urn:ietf:params:acme:error:{kind}")),
-                detail: Some(detail.to_owned()),
-                ..Problem::default()
-            },
-            retry_after: None,
-            help: None,
-            terms_of_service: None,
-            location: None,
+        let blames = |kind: &str, detail: &str| {
+            let refusal = Refusal {
+                status: 400,
+                problem: Problem {
+                    type_urn: Some(format!("urn:ietf:params:acme:error:{kind}")),
+                    detail: Some(detail.to_owned()),
+                    ..Problem::default()
+                },
+                retry_after: None,
+                help: None,
+                terms_of_service: None,
+                location: None,
+            };
+            RequestError::Problem(Box::new(refusal)).may_blame_replaces()
         };
         for kind in ["alreadyReplaced", "conflict", "malformed", "unauthorized"] {
-            assert!(blames_replaces(&refusal(kind, "x")), "{kind}");
+            assert!(blames(kind, "x"), "{kind}");
         }
-        assert!(blames_replaces(&refusal("serverInternal", "Could not validate ARI 'replaces' field")));
+        assert!(blames("serverInternal", "Could not validate ARI 'replaces' field"));
         for kind in ["serverInternal", "rateLimited", "rejectedIdentifier"] {
-            assert!(!blames_replaces(&refusal(kind, "x")), "{kind}");
+            assert!(!blames(kind, "x"), "{kind}");
         }
     }
 }

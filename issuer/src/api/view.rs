@@ -121,5 +121,6 @@ fn describe_group(group: &StoredSite) -> Value {
         "failure": group.failure,
         "parked": group.parked,
         "left_out": group.cut,
+        "explanation_url": group.explanation_url,
     })
 }

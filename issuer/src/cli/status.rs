@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::{
     config::Config,
-    domain::{Certificate, CertificateId, DnsName, ExpiryStage, Leaf, SiteId, Slot, expiry_stage},
+    domain::{
+        Certificate, CertificateId, DnsName, ExpiryStage, Leaf, RenewalPlan, SiteId, Slot, expiry_stage,
+        renewal_moment,
+    },
     store::{StoreError, StoredSite},
 };
 use std::sync::Arc;
@@ -139,6 +142,7 @@ pub(super) async fn describe(context: &Context, stored: &StoredSite) -> Result<V
         shown["issued"] = json!(certificate.issued);
         shown["revoked"] = json!(stored.revoked.contains(slot));
         shown["expiry"] = json!(stage(leaf.not_before, leaf.not_after, now));
+        shown["renewal"] = renewal(stored.renewals.get(*slot, id), id, &leaf, now);
         certificates.push(shown);
     }
     let mut kept = Vec::new();
@@ -185,8 +189,25 @@ pub(super) async fn describe(context: &Context, stored: &StoredSite) -> Result<V
         "left_out": stored.cut,
         "parked": stored.parked,
         "paused": stored.site.paused,
+        "explanation_url": stored.explanation_url,
         "next": next_look,
     }))
+}
+
+/// When a certificate is renewed, and who says so: the CA (RFC 9773), or our own rule where it has said nothing.
+fn renewal(plan: Option<&RenewalPlan>, id: &CertificateId, leaf: &Leaf, now: Timestamp) -> Value {
+    let (from, until) = (leaf.not_before, leaf.not_after);
+    match plan {
+        Some(plan) => json!({
+            "moment": plan.due(id, from, until, now),
+            "window": plan.window,
+            "by": if plan.heard.is_some() { "ca" } else { "rule" },
+            "early": plan.early,
+            "heard": plan.heard,
+            "asked_again": plan.ask,
+        }),
+        None => json!({ "moment": renewal_moment(from, until, id.draw()), "by": "rule" }),
+    }
 }
 
 async fn load(
@@ -263,6 +284,7 @@ pub(super) fn to_text(sites: &[Value]) -> String {
             let certificates = site["certificates"].as_array().into_iter().flatten();
             certificates.map(|certificate| text(&certificate[field])).collect::<Vec<_>>().join("\n")
         };
+        let certificates = site["certificates"].as_array().into_iter().flatten();
         let orders = site["order"].as_object().into_iter().flatten();
         let orders =
             orders.map(|(slot, state)| format!("{slot} {}", text(state))).collect::<Vec<_>>().join("\n");
@@ -271,10 +293,14 @@ pub(super) fn to_text(sites: &[Value]) -> String {
             text(&site["state"]),
             of_all("key_type"),
             of_all("not_after"),
+            certificates
+                .map(|certificate| text(&certificate["renewal"]["moment"]))
+                .collect::<Vec<_>>()
+                .join("\n"),
             orders,
         ]
     });
-    let mut out = table(&["NAMES", "STATE", "KEY", "VALID UNTIL", "ORDER"], rows);
+    let mut out = table(&["NAMES", "STATE", "KEY", "VALID UNTIL", "RENEWED FROM", "ORDER"], rows);
     for site in sites.iter().filter(|site| !site["failure"].is_null()) {
         let failure = &site["failure"];
         out.push_str(&format!(
@@ -284,6 +310,13 @@ pub(super) fn to_text(sites: &[Value]) -> String {
             failure["count"],
             text(&failure["at"]),
             text(&failure["remedy"])
+        ));
+    }
+    for site in sites.iter().filter(|site| !site["explanation_url"].is_null()) {
+        out.push_str(&format!(
+            "\n\n{}: the CA explains why it wants it renewed then: {}",
+            list(&site["names_unicode"]),
+            text(&site["explanation_url"])
         ));
     }
     for site in sites.iter().filter(|site| !site["staged"].is_null()) {

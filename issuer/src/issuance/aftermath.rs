@@ -1,11 +1,17 @@
 //! What is written when a group is given back: how it stands, when it is looked at next, and what the operator is told.
 
-use super::{Issuance, Outcome, Verdict, attempt::Tally, publication::look_for_promotion, site::Published};
+use super::{
+    Issuance, Outcome, Verdict,
+    attempt::Tally,
+    publication::look_for_promotion,
+    renewal::{Renewals, place_of_served, urgent},
+    site::Published,
+};
 use jiff::{SignedDuration, Timestamp};
 use shared::{
     domain::{
         Class, DnsName, Event, EventKind, ExpiryStage, Failure, FailureClass, Parked, ParkedReason, Place,
-        Slot, expiry_stage, urgent_from,
+        Slot, expiry_stage,
     },
     store::{Cut, Field, Settlement, Staged},
 };
@@ -29,6 +35,8 @@ pub(super) struct Aftermath<'a> {
     pub(super) tally: &'a Tally,
     /// What the canaries have, after the attempt.
     pub(super) staged: Option<Staged>,
+    /// When what is served is renewed.
+    pub(super) renewals: &'a Renewals,
     pub(super) now: Timestamp,
 }
 
@@ -63,7 +71,7 @@ impl Aftermath<'_> {
             revision: self.tally.stored.revision,
             place: self.place_of_served(served),
             done: self.tally.done.clone(),
-            fields: Vec::new(),
+            fields: self.renewals.fields(&self.tally.stored),
             events: Vec::new(),
         };
         match outcome {
@@ -179,7 +187,7 @@ impl Aftermath<'_> {
     fn retried(&self, settlement: &mut Settlement, failure: &Failure, served: &BTreeMap<Slot, Published>) {
         let next = failure.next.unwrap_or_else(|| self.after(PARKED_PAUSE));
         // What lives for days is not left alone for one.
-        let soonest = served.values().map(|published| self.lifetime(published) / 20).min();
+        let soonest = served.values().map(|published| published.lifetime() / 20).min();
         let next = soonest.map_or(next, |most| next.min(self.after(most)));
         let next = failure.not_before.map_or(next, |not_before| next.max(not_before));
         let class = match failure.class {
@@ -192,35 +200,17 @@ impl Aftermath<'_> {
             Place { class, moment: next, deadline: deadline.unwrap_or(next), urgent_from: urgent(served) };
     }
 
-    /// Where a group stands whose certificates are good: it is renewed in time, or sooner where a name waits for its place
-    /// in the certificate.
+    /// Where a group stands for which nothing has failed.
     fn place_of_served(&self, served: &BTreeMap<Slot, Published>) -> Place {
-        let renewal = served.values().map(Published::renewal_moment).min();
-        let urgent_from = urgent(served);
-        // What was rolled back to is left alone, but never until it ends.
-        let held = self.tally.stored.held.map(|held| urgent_from.map_or(held, |urgent| held.min(urgent)));
-        let renewal = renewal.map(|moment| held.map_or(moment, |held| moment.max(held)));
-        let deadline = served.values().map(|published| published.leaf.not_after).min();
-        let rejoin = self.tally.cut.values().filter_map(|cut| cut.next).min();
-        match (renewal, rejoin) {
-            (renewal, Some(rejoin)) if renewal.is_none_or(|renewal| rejoin < renewal) => {
-                Place { class: Class::Retry, moment: rejoin, deadline: rejoin, urgent_from }
-            }
-            (Some(renewal), _) => Place {
-                class: Class::Renewal,
-                moment: renewal,
-                deadline: deadline.unwrap_or(renewal),
-                urgent_from,
-            },
-            (None, _) => {
-                let class = if self.tally.cut.is_empty() { Class::New } else { Class::Check };
-                Place { class, moment: self.after(PARKED_PAUSE), deadline: self.now, urgent_from: None }
-            }
-        }
+        let place = place_of_served(served, self.tally.stored.held, &self.tally.cut, self.now);
+        place.unwrap_or_else(|| {
+            let class = if self.tally.cut.is_empty() { Class::New } else { Class::Check };
+            Place { class, moment: self.after(PARKED_PAUSE), deadline: self.now, urgent_from: None }
+        })
     }
 
     fn parked_place(&self, served: &BTreeMap<Slot, Published>) -> Place {
-        let soonest = served.values().map(|published| self.lifetime(published) / 20).min();
+        let soonest = served.values().map(|published| published.lifetime() / 20).min();
         let moment = self.after(soonest.map_or(PARKED_PAUSE, |soonest| soonest.min(PARKED_PAUSE)));
         Place { class: Class::Check, moment, deadline: moment, urgent_from: None }
     }
@@ -299,10 +289,6 @@ impl Aftermath<'_> {
             .tags(&stored.site.tags)
     }
 
-    fn lifetime(&self, published: &Published) -> SignedDuration {
-        published.leaf.not_after.duration_since(published.leaf.not_before)
-    }
-
     fn after(&self, pause: SignedDuration) -> Timestamp {
         self.now.saturating_add(pause).unwrap_or(Timestamp::MAX)
     }
@@ -311,10 +297,6 @@ impl Aftermath<'_> {
 /// The name that is tried again first, of those that are left out.
 pub(super) fn next_of_cut(cut: &Cut) -> Option<&Failure> {
     cut.values().min_by_key(|failure| failure.next.unwrap_or(Timestamp::MAX))
-}
-
-fn urgent(served: &BTreeMap<Slot, Published>) -> Option<Timestamp> {
-    served.values().map(|published| urgent_from(published.leaf.not_before, published.leaf.not_after)).min()
 }
 
 fn tell(settlement: &mut Settlement, event: &Event) {

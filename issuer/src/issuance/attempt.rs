@@ -7,41 +7,30 @@ use super::{
     patience::write,
     progress::Timeline,
     publication::promote_what_is_due,
+    renewal::{Oracle, Renewals},
     site::{Published, Urge, lacking, merged, orderable, published, suffices},
     steps::Work,
+    turn::turn,
 };
-use crate::{
-    acme::RequestCounter,
-    limits::{Asked, Ticket, Turn, Twin},
-};
-use jiff::{SignedDuration, Timestamp};
+use crate::acme::RequestCounter;
+use jiff::Timestamp;
 use shared::{
     domain::{
-        Braked, CertificateId, DnsName, FailureClass, KeyType, NameSet, Order, OrderClass, OrderState,
-        Origin, Planned, Site, Slot, brake_of, urgent_from,
+        Braked, CertificateId, DnsName, FailureClass, KeyType, NameSet, Occasion, Order, OrderState, Planned,
+        Site, Slot, brake_of,
     },
-    store::{Claimant, Cut, Lease, Pointers, Settlement, StoreError, StoredOrder, StoredSite},
+    store::{Cut, Lease, Pointers, Settlement, StoreError, StoredOrder, StoredSite},
 };
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
 /// Orders for one key type in one run. Each but the last has lost a name to the cut.
 const MOST_ROUNDS: usize = 8;
-/// A turn that comes within this is waited for by the worker itself,
-const SOON: Duration = Duration::from_secs(2);
-/// for so long at most,
-const PATIENCE: Duration = Duration::from_secs(20);
-/// and not less than this between two looks.
-const SHORTEST: Duration = Duration::from_millis(5);
-
 /// What an attempt works with.
 pub(super) struct Attempt<'a> {
     pub(super) issuance: &'a Issuance,
     pub(super) lease: &'a Lease,
     /// What is asked for by hand; absent where the schedule asks.
-    wanted: Option<&'a Wanted>,
+    pub(super) wanted: Option<&'a Wanted>,
     urge: Urge,
     pub(super) timeline: &'a Timeline,
     counter: &'a RequestCounter,
@@ -66,6 +55,8 @@ pub(super) struct Tally {
     pub(super) issued: Option<NameSet>,
     /// The key type whose order failed.
     pub(super) failed: Option<Slot>,
+    /// Slots whose certificate the CA did not take for one that is replaced.
+    pub(super) nameless: Vec<Slot>,
     /// Nothing was ordered and nothing published: what was valid before is what is served.
     pub(super) untouched: bool,
 }
@@ -98,11 +89,12 @@ impl<'a> Attempt<'a> {
             done: Vec::new(),
             issued: None,
             failed: None,
+            nameless: Vec::new(),
             untouched: false,
         };
         let outcome = self.issue(&mut tally, departed).await.unwrap_or_else(Outcome::Failed);
         // Asked anew: what was published counts, not what was meant to be.
-        let (served, staged) = if tally.untouched {
+        let (mut served, staged) = if tally.untouched {
             (Some(tally.before.clone()), tally.stored.serving.staged.clone())
         } else {
             match self.site().await {
@@ -110,7 +102,14 @@ impl<'a> Attempt<'a> {
                 Err(_) => (None, None),
             }
         };
-        let aftermath = Aftermath { issuance: self.issuance, tally: &tally, staged, now: Timestamp::now() };
+        let renewals = self.plan_renewals(&tally, &outcome, served.as_mut()).await;
+        let aftermath = Aftermath {
+            issuance: self.issuance,
+            tally: &tally,
+            staged,
+            renewals: &renewals,
+            now: Timestamp::now(),
+        };
         let settlement = match (served, &outcome) {
             (Some(served), _) => Some(aftermath.settlement(&outcome, &served)),
             // What it serves can't be read: told and tried again as any failure, or its worker would turn in circles.
@@ -118,6 +117,38 @@ impl<'a> Attempt<'a> {
             (None, _) => None,
         };
         Done { outcome, settlement }
+    }
+
+    /// When what is served now is renewed. What can't be planned is, at the next look.
+    async fn plan_renewals(
+        &self,
+        tally: &Tally,
+        outcome: &Outcome,
+        served: Option<&mut BTreeMap<Slot, Published>>,
+    ) -> Renewals {
+        let mut renewals = Renewals::of(&tally.stored);
+        // A CA that has just failed is not asked more.
+        let is_well = matches!(outcome, Outcome::Issued(_) | Outcome::AlreadyValid(_));
+        let oracle = if is_well { Oracle::Ca(self.issuance.account.client()) } else { Oracle::Later };
+        for published in served.into_iter().flat_map(BTreeMap::values_mut) {
+            if tally.nameless.contains(&published.slot) {
+                renewals.forget_name(published);
+            }
+            if published.plan.is_some() {
+                continue;
+            }
+            let oracle = if published.ca == self.issuance.ca.name { oracle } else { Oracle::Later };
+            let before = tally.before.get(&published.slot);
+            let occasion = match before {
+                Some(before) if before.lifetime() == published.lifetime() => Occasion::Renewal,
+                _ => Occasion::First,
+            };
+            let (store, site) = (&self.issuance.store, &self.lease.site);
+            if let Err(error) = renewals.plan(store, site, published, occasion, oracle).await {
+                tracing::debug!(error = shared::error::chain(&error), %site, "its renewal is planned later");
+            }
+        }
+        renewals
     }
 
     async fn issue(&self, tally: &mut Tally, departed: Vec<(DnsName, Verdict)>) -> Result<Outcome, Verdict> {
@@ -269,7 +300,7 @@ impl<'a> Attempt<'a> {
     /// One order, from its turn among the CA's limits to its certificate; or `open`, which another run has left.
     async fn order(
         &self,
-        tally: &Tally,
+        tally: &mut Tally,
         names: &NameSet,
         kind: KeyType,
         open: Option<StoredOrder>,
@@ -295,6 +326,9 @@ impl<'a> Attempt<'a> {
         let work =
             Work::new(self.issuance, self.lease, kind.slot(), self.timeline, self.counter, asked, ticket);
         let outcome = work.finish(order).await;
+        if work.is_nameless() {
+            tally.nameless.push(kind.slot());
+        }
         let ticket = work.into_ticket();
         match &outcome {
             Ok(_) => ticket.issued(twin, None).await,
@@ -304,46 +338,6 @@ impl<'a> Attempt<'a> {
             Err(_) => {}
         }
         outcome
-    }
-
-    /// What an order of these names asks of the CA's limits.
-    fn asked<'n>(&self, tally: &Tally, slot: Slot, names: &'n NameSet) -> Asked<'n> {
-        let now = Timestamp::now();
-        let ca = &self.issuance.ca;
-        let lately = SignedDuration::try_from_secs_f64(ca.limits.same_set_days * 86_400.0)
-            .ok()
-            .and_then(|window| now.checked_sub(window).ok())
-            .unwrap_or(Timestamp::MIN);
-        let is_same = |published: &Published| {
-            published.ca == ca.name && published.issued > lately && published.is_for_exactly(names)
-        };
-        let same_set = ca.limits.same_set_days > 0.0
-            && (tally.before.values().any(is_same) || tally.issued.as_ref() == Some(names));
-        let stored = &tally.stored;
-        let claimant = if self.wanted.is_some() || stored.retry || self.is_urgent(tally) {
-            Claimant::Operator
-        } else if !tally.before.is_empty() {
-            Claimant::Renewal
-        } else if stored.site.origin == Origin::File {
-            Claimant::New
-        } else {
-            Claimant::Operator
-        };
-        Asked {
-            order: format!("{}/{slot}", self.lease.site),
-            names,
-            class: if same_set { OrderClass::SameSet } else { OrderClass::New },
-            same_set,
-            claimant,
-            promised: stored.failure.as_ref().is_some_and(|failure| failure.class == FailureClass::Limit),
-        }
-    }
-
-    /// Whether what is served ends soon.
-    fn is_urgent(&self, tally: &Tally) -> bool {
-        let now = Timestamp::now();
-        let mut leaves = tally.before.values().map(|published| &published.leaf);
-        leaves.any(|leaf| urgent_from(leaf.not_before, leaf.not_after) <= now)
     }
 
     fn cut_out(&self, tally: &mut Tally, culprits: Vec<(DnsName, Verdict)>, now: Timestamp) {
@@ -432,22 +426,6 @@ impl<'a> Attempt<'a> {
             profile: site.profile.clone().or_else(|| self.issuance.ca.section.profile.clone()),
             created: Timestamp::now(),
             state: Planned {}.into(),
-        }
-    }
-}
-
-/// The right to place an order, once its turn has come: where that is soon, it is waited for here.
-pub(super) async fn turn(twin: &Twin, asked: &Asked<'_>) -> Result<Ticket, Verdict> {
-    let until = Instant::now() + PATIENCE;
-    let mut asked = asked.clone();
-    loop {
-        match twin.ask(&asked, None).await.map_err(of_store)? {
-            Turn::Now(ticket) => return Ok(ticket),
-            Turn::Later(later) if later.wait <= SOON && Instant::now() < until => {
-                asked.promised = true;
-                tokio::time::sleep(later.wait.max(SHORTEST)).await;
-            }
-            Turn::Later(later) => return Err(Verdict::from_limits(&later, asked.names)),
         }
     }
 }

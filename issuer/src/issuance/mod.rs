@@ -5,6 +5,8 @@
 //!   for each key type, published together; names that spoil an order are cut out.
 //! - `publication`: from stored certificates to served ones, to the canaries first or to all.
 //! - `aftermath`: what is written when a group is given back: how it stands, and when it is looked at next.
+//! - `renewal`: when what is served is renewed, as the CA wants it.
+//! - `turn`: an order's turn among the CA's limits. `placing`: the step that places it.
 //! - `steps`: the order machine. Each step does one thing with the CA and persists what came of it.
 //! - `look`: what the CA has made of an order, and why it failed.
 //! - `account`: the account's key and URL, made where there are none.
@@ -20,11 +22,14 @@ mod lease;
 mod look;
 mod pace;
 pub(crate) mod patience;
+mod placing;
 mod progress;
 mod publication;
+mod renewal;
 mod setup;
 mod site;
 mod steps;
+mod turn;
 mod verdict;
 
 pub use account::{AccountError, create_account, import_account, open_account, resolve_candidate, roll_over};
@@ -32,7 +37,9 @@ pub(crate) use aftermath::draw;
 pub(crate) use lease::HeldLease;
 pub use progress::{Progress, Step, Timeline};
 pub(crate) use publication::{look_for_promotion, promote_what_is_due};
+pub(crate) use renewal::{Oracle, Renewals, place_of_served};
 pub(crate) use setup::{DEFAULT_ACCOUNT, client_for, reach};
 pub use setup::{Issuance, SetupError};
+pub(crate) use site::valid_certificates;
 pub use site::{Issue, Outcome, Published, Urge, Wanted};
 pub use verdict::Verdict;

@@ -7,14 +7,15 @@ use super::{
     progress::{Progress, Step, Timeline},
     verdict::Verdict,
 };
-use crate::acme::RequestCounter;
-use jiff::Timestamp;
+use crate::acme::{self, RequestCounter};
+use jiff::{SignedDuration, Timestamp};
+use openssl::x509::X509;
 use shared::{
     domain::{
-        CertificateId, DnsName, Failure, Hsts, KeyType, Leaf, NameSet, Site, SiteId, Slot, renewal_moment,
-        urgent_from,
+        CertificateId, DnsName, Failure, Hsts, KeyType, Leaf, NameSet, RenewalPlan, Site, SiteId, Slot,
+        renewal_moment, urgent_from,
     },
-    store::{Claimed, StoreError, StoredSite},
+    store::{Claimed, Store, StoreError, StoredSite},
 };
 use std::collections::BTreeMap;
 
@@ -70,11 +71,18 @@ pub struct Published {
     pub id: CertificateId,
     pub slot: Slot,
     pub key_type: KeyType,
-    /// Who issued it.
+    /// Who issued it, and to which account.
     #[serde(skip)]
     pub ca: String,
     #[serde(skip)]
+    pub account: String,
+    #[serde(skip)]
     pub issued: Timestamp,
+    /// When it is renewed; `None` where that was not planned yet.
+    #[serde(skip)]
+    pub plan: Option<RenewalPlan>,
+    #[serde(skip)]
+    leaf_der: Vec<u8>,
     #[serde(flatten)]
     pub leaf: Leaf,
 }
@@ -180,29 +188,11 @@ impl Issuance {
         done.outcome
     }
 
-    /// What the site serves and can go on serving, whatever names it is for; where the canaries have something newer, that.
     pub(super) async fn valid_certificates(
         &self,
         stored: &StoredSite,
     ) -> Result<BTreeMap<Slot, Published>, StoreError> {
-        let now = Timestamp::now();
-        let mut valid = BTreeMap::new();
-        for (slot, id) in &stored.serving.newest() {
-            let certificate =
-                self.store.load_certificate(&stored.id, id).await?.ok_or_else(|| StoreError::Corrupt {
-                    key: stored.id.to_string(),
-                    source: format!("the certificate {id} that it serves is missing").into(),
-                })?;
-            let leaf = certificate
-                .leaf()
-                .map_err(|e| StoreError::Corrupt { key: id.to_string(), source: e.into() })?;
-            if leaf.is_valid_at(now) && !stored.is_revoked(*slot, id) {
-                let (id, key_type, issued) = (id.clone(), certificate.key_type, certificate.issued);
-                let ca = certificate.ca;
-                valid.insert(*slot, Published { id, slot: *slot, key_type, ca, issued, leaf });
-            }
-        }
-        Ok(valid)
+        valid_certificates(&self.store, stored).await
     }
 
     fn new_site(&self, wanted: &Wanted) -> Site {
@@ -216,6 +206,39 @@ impl Issuance {
             ..Site::new(wanted.names.clone(), key_types, &self.ca.name, &self.account_name, Timestamp::now())
         }
     }
+}
+
+/// What the site serves and can go on serving, whatever names it is for; where the canaries have something newer, that.
+pub(crate) async fn valid_certificates(
+    store: &Store,
+    stored: &StoredSite,
+) -> Result<BTreeMap<Slot, Published>, StoreError> {
+    let now = Timestamp::now();
+    let mut valid = BTreeMap::new();
+    for (slot, id) in &stored.serving.newest() {
+        let certificate =
+            store.load_certificate(&stored.id, id).await?.ok_or_else(|| StoreError::Corrupt {
+                key: stored.id.to_string(),
+                source: format!("the certificate {id} that it serves is missing").into(),
+            })?;
+        let leaf =
+            certificate.leaf().map_err(|e| StoreError::Corrupt { key: id.to_string(), source: e.into() })?;
+        if leaf.is_valid_at(now) && !stored.is_revoked(*slot, id) {
+            let published = Published {
+                id: id.clone(),
+                slot: *slot,
+                key_type: certificate.key_type,
+                ca: certificate.ca,
+                account: certificate.account,
+                issued: certificate.issued,
+                plan: stored.renewals.get(*slot, id).cloned(),
+                leaf_der: certificate.leaf_der,
+                leaf,
+            };
+            valid.insert(*slot, published);
+        }
+    }
+    Ok(valid)
 }
 
 impl Published {
@@ -233,9 +256,22 @@ impl Published {
         own == wanted
     }
 
-    /// When it is renewed, where the CA says nothing: always the same moment for the same certificate.
-    pub(super) fn renewal_moment(&self) -> Timestamp {
-        renewal_moment(self.leaf.not_before, self.leaf.not_after, self.id.draw())
+    /// When it is renewed. Where nothing was planned yet, always the same moment for the same certificate.
+    pub(crate) fn renewal_moment(&self, now: Timestamp) -> Timestamp {
+        let (from, until) = (self.leaf.not_before, self.leaf.not_after);
+        match &self.plan {
+            Some(plan) => plan.due(&self.id, from, until, now),
+            None => renewal_moment(from, until, self.id.draw()),
+        }
+    }
+
+    /// As the CA names it; `None` where it can't be named (RFC 9773 section 4.1).
+    pub(super) fn name_at_ca(&self) -> Option<acme::CertificateId> {
+        acme::CertificateId::of(X509::from_der(&self.leaf_der).ok()?.as_ref()).ok()
+    }
+
+    pub(super) fn lifetime(&self) -> SignedDuration {
+        self.leaf.not_after.duration_since(self.leaf.not_before)
     }
 }
 
@@ -283,7 +319,7 @@ pub(super) fn suffices(
             let leaf = &published.leaf;
             let is_held =
                 held.is_some_and(|held| held > now) && urgent_from(leaf.not_before, leaf.not_after) > now;
-            published.renewal_moment() <= now && !is_held
+            published.renewal_moment(now) <= now && !is_held
         }
         Urge::Since(moment) => published.issued < moment,
     };

@@ -2,7 +2,6 @@
 
 use super::{
     Issuance,
-    attempt::turn,
     look::{Look, at_once, name_of, refused},
     patience::{ask, write},
     progress::Timeline,
@@ -10,8 +9,8 @@ use super::{
 };
 use crate::{
     acme::{
-        self, Answer, AuthorizationStatus, Chain, ChallengeKind, Expectation, Identifier, NewOrder,
-        OrderStatus, ProblemKind, RequestCounter, RequestError, csr, generate_certificate_key,
+        self, Answer, AuthorizationStatus, Chain, ChallengeKind, Expectation, Identifier, OrderStatus,
+        ProblemKind, RequestCounter, RequestError, csr, generate_certificate_key,
     },
     limits::{Asked, Ticket},
 };
@@ -29,7 +28,7 @@ use shared::{
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -41,14 +40,15 @@ const ORDER_LIFE_HOURS: i64 = 24 * 7;
 
 /// Work on one order.
 pub(super) struct Work<'a> {
-    issuance: &'a Issuance,
+    pub(super) issuance: &'a Issuance,
     pub(super) account: acme::Account,
     lease: &'a Lease,
     pub(super) slot: Slot,
-    timeline: &'a Timeline,
-    asked: Asked<'a>,
+    pub(super) timeline: &'a Timeline,
+    pub(super) asked: Asked<'a>,
     /// What it was given of the CA's limits, for the order that it is about to place or has placed.
     ticket: Mutex<Option<Ticket>>,
+    pub(super) nameless: AtomicBool,
 }
 
 impl<'a> Work<'a> {
@@ -62,7 +62,16 @@ impl<'a> Work<'a> {
         ticket: Option<Ticket>,
     ) -> Self {
         let account = issuance.account.counted(counter.clone());
-        Self { account, issuance, lease, slot, timeline, asked, ticket: Mutex::new(ticket) }
+        Self {
+            account,
+            issuance,
+            lease,
+            slot,
+            timeline,
+            asked,
+            ticket: Mutex::new(ticket),
+            nameless: AtomicBool::new(false),
+        }
     }
 
     /// What the order was given, here or by the run that placed it.
@@ -71,7 +80,12 @@ impl<'a> Work<'a> {
         ticket.unwrap_or_else(|| self.issuance.twin.ticket_of(&self.asked))
     }
 
-    fn held(&self) -> MutexGuard<'_, Option<Ticket>> {
+    /// Whether the CA did not take the certificate that it serves for one that is replaced.
+    pub(super) fn is_nameless(&self) -> bool {
+        self.nameless.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn held(&self) -> MutexGuard<'_, Option<Ticket>> {
         self.ticket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -113,50 +127,6 @@ impl<'a> Work<'a> {
                 OrderState::Stored(stored) => return Ok(stored.certificate),
             };
         }
-    }
-
-    /// `Planned -> Ordered`
-    async fn place(&self, order: &StoredOrder, planned: Planned) -> Result<StoredOrder, Verdict> {
-        let wanted = NewOrder {
-            identifiers: order.order.names.iter().map(Identifier::from).collect(),
-            profile: order.order.profile.clone(),
-            replaces: None,
-        };
-        let twin = &self.issuance.twin;
-        let given = self.held().take();
-        let ticket = match given {
-            Some(ticket) => ticket,
-            // Another run had planned it, or the CA has forgotten the one before.
-            None => turn(twin, &self.asked).await?,
-        };
-        let sent = AtomicU32::new(0);
-        let placed = ask(|| {
-            sent.fetch_add(1, Ordering::Relaxed);
-            self.account.new_order(&wanted)
-        })
-        .await;
-        let sent = sent.into_inner();
-        match &placed {
-            Ok(_) => ticket.placed(twin, sent, None).await,
-            Err(error) => ticket.refused(twin, error, sent, None).await,
-        }
-        if placed.is_ok() {
-            *self.held() = Some(ticket);
-        }
-        let placed = placed.map_err(|error| Verdict::from_order(&error, &order.order.names))?;
-        let ordered = planned.ordered(Ordered {
-            order_url: placed.url,
-            finalize_url: placed.order.finalize,
-            authorization_urls: placed.order.authorizations,
-            expires: placed.order.expires,
-        });
-        let next = self.persist(order, ordered.clone()).await?;
-        self.timeline.tell("ordered", Some(self.slot), "");
-        // Every name was proved before: nothing to ask.
-        if placed.order.status == OrderStatus::Ready {
-            return self.persist(&next, ordered.ready()).await;
-        }
-        Ok(next)
     }
 
     /// `Ordered -> Challenged`, or `Ready` where nothing is left to prove
@@ -414,7 +384,7 @@ impl<'a> Work<'a> {
         self.persist(order, Planned {}).await
     }
 
-    async fn persist(
+    pub(super) async fn persist(
         &self,
         order: &StoredOrder,
         state: impl Into<OrderState>,

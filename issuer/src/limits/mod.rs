@@ -14,7 +14,7 @@ mod ticket;
 pub(crate) use refusal::wait_in_text;
 pub use ticket::Ticket;
 
-use crate::{ca::Ca, issuance::draw};
+use crate::{acme::CertificateId, ca::Ca, issuance::draw};
 use buckets::{Bucket, Subject, buckets_of};
 use jiff::Timestamp;
 use shared::{
@@ -44,12 +44,22 @@ pub struct Asked<'a> {
     /// The same for every try of the same order.
     pub order: String,
     pub names: &'a NameSet,
+    /// The certificate that it replaces.
+    pub replaces: Option<CertificateId>,
     pub class: OrderClass,
     /// Exactly these names have had a certificate lately.
     pub same_set: bool,
     pub claimant: Claimant,
     /// It comes at the turn that it was given.
     pub promised: bool,
+}
+
+impl Asked<'_> {
+    /// The same order, without a word on what it replaces.
+    #[must_use]
+    pub fn without_replacing(&self) -> Self {
+        Self { replaces: None, class: OrderClass::of_names(self.same_set), ..self.clone() }
+    }
 }
 
 /// What the twin says.

@@ -3,6 +3,7 @@
 //! - [`Node`]: one daemon of the fleet, and everything that its workers share. Any number of nodes share the work.
 //! - `claims`: takes what is due, each kind of work within its share. Costs what is due, not what exists.
 //! - `work`: one group that was claimed: ordered, looked at, or deleted.
+//! - `renewal_info`: asking the CA whether a certificate is still to be renewed when it was to be.
 //! - `trouble`: a CA or an account that works for nobody is not asked for everybody.
 //! - `counters`: what a node did, for its metrics.
 //!
@@ -11,6 +12,7 @@
 mod claims;
 mod counters;
 mod node;
+mod renewal_info;
 mod trouble;
 mod work;
 

@@ -1,6 +1,6 @@
 //! One daemon of the fleet, and everything that its workers share.
 
-use super::{Counters, trouble::Troubles};
+use super::{Counters, renewal_info::Known, trouble::Troubles};
 use crate::{
     ca::Ca,
     issuance::{Issuance, SetupError, reach},
@@ -37,6 +37,8 @@ pub struct Node {
     pub(super) counters: Counters,
     vault: Arc<Vault>,
     issuances: tokio::sync::Mutex<HashMap<(String, String), Opened>>,
+    /// Those that are asked when to renew.
+    pub(super) clients: tokio::sync::Mutex<HashMap<String, Known>>,
     brakes: Mutex<Option<(Instant, Arc<Vec<Brake>>)>>,
     /// When the last sweep over what is due ended, in whichever way.
     pub(super) swept: Mutex<Instant>,
@@ -82,6 +84,7 @@ impl Node {
             counters,
             config,
             issuances: tokio::sync::Mutex::default(),
+            clients: tokio::sync::Mutex::default(),
             brakes: Mutex::default(),
             swept: Mutex::new(Instant::now()),
         })

@@ -1,6 +1,6 @@
 //! One group that was claimed: ordered, looked at, or deleted.
 
-use super::{Node, node::UnusableError, trouble::Change};
+use super::{Node, node::UnusableError, renewal_info::is_only_asked_about, trouble::Change};
 use crate::{
     acme::RequestCounter,
     issuance::{HeldLease, Outcome, Verdict, draw, look_for_promotion, promote_what_is_due},
@@ -66,6 +66,9 @@ impl Node {
                     tracing::warn!(error = shared::error::chain(&error), site = %id, "its lost names")
                 }
             }
+        }
+        if is_only_asked_about(claimed, &stored) {
+            return self.ask_about_renewal(claimed, &stored).await;
         }
         if site.paused.is_some() && !stored.retry {
             return self.put_off(claimed, &stored, PAUSED).await;
@@ -154,7 +157,7 @@ impl Node {
         self.settle(claimed, stored, place, Vec::new(), Vec::new()).await
     }
 
-    async fn settle(
+    pub(super) async fn settle(
         &self,
         claimed: &Claimed,
         stored: &StoredSite,
@@ -330,7 +333,7 @@ fn canary() -> Option<(Token, KeyAuthorization)> {
     Some((Token::parse(&token).ok()?, answer))
 }
 
-fn told_of(stored: &StoredSite, kind: EventKind, now: Timestamp, what: &str) -> Event {
+pub(super) fn told_of(stored: &StoredSite, kind: EventKind, now: Timestamp, what: &str) -> Event {
     let id: &SiteId = &stored.id;
     let site = &stored.site;
     Event::new(kind, now, what).for_site(id).names(site.names.iter()).ca(&site.ca).tags(&site.tags)

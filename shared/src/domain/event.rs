@@ -82,6 +82,7 @@ kinds! {
     SiteResumed, "site-resumed", Info, "An operator resumed a site.";
     Issued, "issued", Info, "A site has its first certificate.";
     Renewed, "renewed", Info, "A site has a new certificate in the place of the one before.";
+    RenewalMoved, "renewal-moved", Warning, "The CA wants a certificate renewed sooner than planned: often one that it will revoke.";
     Failed, "failed", Warning, "No certificate could be had; what is there is served on, and it is tried again.";
     Recovered, "recovered", Info, "What had failed works again.";
     NameCut, "name-cut", Warning, "A name that fails was left out of a certificate so that the others get theirs.";

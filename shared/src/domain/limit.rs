@@ -49,6 +49,13 @@ pub enum OrderClass {
     New,
 }
 
+impl OrderClass {
+    /// That of an order that replaces nothing within the CA's window. `same_set`: exactly its names had a certificate lately.
+    pub const fn of_names(same_set: bool) -> Self {
+        if same_set { Self::SameSet } else { Self::New }
+    }
+}
+
 /// A bucket's size and how fast it fills.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

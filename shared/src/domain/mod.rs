@@ -16,6 +16,7 @@ mod order;
 mod plot;
 mod public_suffix;
 mod renewal;
+mod renewal_plan;
 mod schedule;
 mod site;
 mod spread;
@@ -41,6 +42,7 @@ pub use public_suffix::{PublicSuffixes, SuffixListError};
 pub use renewal::{
     ExpiryStage, RenewalWindow, expiry_stage, renewal_cycle, renewal_moment, renewal_window, urgent_from,
 };
+pub use renewal_plan::{RenewalPlan, RenewalPlans};
 pub use schedule::{Class, Place, leftovers, quotas};
 pub use site::{
     ChallengeType, Failure, FailureClass, Hsts, MAX_SITE_NAMES, Origin, PARTITIONS, Parked, ParkedReason,

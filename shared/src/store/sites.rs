@@ -2,7 +2,8 @@
 
 use super::{Lease, Serving, Store, StoreError, keys, schedule, scripts};
 use crate::domain::{
-    CertificateId, DnsName, Failure, Groups, NameSet, Parked, Partition, Place, Site, SiteId, Slot,
+    CertificateId, DnsName, Failure, Groups, NameSet, Parked, Partition, Place, RenewalPlans, Site, SiteId,
+    Slot,
 };
 use jiff::Timestamp;
 use redis::cmd;
@@ -35,6 +36,9 @@ pub struct StoredSite {
     pub held: Option<Timestamp>,
     /// The stage of expiry that was told last.
     pub alert: Option<String>,
+    pub renewals: RenewalPlans,
+    /// Where the CA explains why it wants a certificate renewed.
+    pub explanation_url: Option<String>,
 }
 
 impl StoredSite {
@@ -282,6 +286,8 @@ fn parse(id: &SiteId, mut fields: HashMap<String, String>) -> Result<Option<Stor
         force: moment("force"),
         held: moment("held"),
         alert: fields.get("alert").cloned(),
+        renewals: fields.get("renewal").map_or_else(RenewalPlans::default, |text| RenewalPlans::parse(text)),
+        explanation_url: fields.get("explanation").cloned(),
     }))
 }
 
