@@ -169,7 +169,8 @@ async fn faults_strike_where_the_rule_says() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_manners_of_lets_encrypt_can_be_had() -> Result<()> {
-    let manners = Manners { retry_after: Some(RetryAfter::Seconds(3)), same_open_order: true };
+    let manners =
+        Manners { retry_after: Some(RetryAfter::Seconds(3)), same_open_order: true, ..Manners::default() };
     let pebble = Pebble::start(PebbleOptions::default()).await?;
     let proxy = CaProxy::start_with(&pebble, manners).await?;
     let client = BareClient::register(&proxy.directory_url(), &proxy.trusted_roots_file()).await?;

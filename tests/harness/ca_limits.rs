@@ -214,6 +214,11 @@ impl Limiter {
         Ok(())
     }
 
+    /// An order that replaces a certificate within its window: no limit holds for it.
+    pub fn new_replacement(&mut self) {
+        *self.allowed.entry("ari").or_default() += 1;
+    }
+
     /// A certificate was issued.
     pub fn issued(&mut self, names: &[String], now: u64) {
         let set = names.join(",");

@@ -7,7 +7,7 @@ use super::{
     patience::write,
     progress::Timeline,
     publication::promote_what_is_due,
-    renewal::{Oracle, Renewals},
+    renewal::{Follows, Oracle, Renewals},
     site::{Published, Urge, lacking, merged, orderable, published, suffices},
     steps::Work,
     turn::turn,
@@ -16,8 +16,8 @@ use crate::acme::RequestCounter;
 use jiff::Timestamp;
 use shared::{
     domain::{
-        Braked, CertificateId, DnsName, FailureClass, KeyType, NameSet, Occasion, Order, OrderState, Planned,
-        Site, Slot, brake_of,
+        Braked, CertificateId, DnsName, FailureClass, KeyType, NameSet, Order, OrderState, Planned, Site,
+        Slot, brake_of,
     },
     store::{Cut, Lease, Pointers, Settlement, StoreError, StoredOrder, StoredSite},
 };
@@ -138,13 +138,9 @@ impl<'a> Attempt<'a> {
                 continue;
             }
             let oracle = if published.ca == self.issuance.ca.name { oracle } else { Oracle::Later };
-            let before = tally.before.get(&published.slot);
-            let occasion = match before {
-                Some(before) if before.lifetime() == published.lifetime() => Occasion::Renewal,
-                _ => Occasion::First,
-            };
+            let follows = Follows::upon(tally.before.get(&published.slot), published);
             let (store, site) = (&self.issuance.store, &self.lease.site);
-            if let Err(error) = renewals.plan(store, site, published, occasion, oracle).await {
+            if let Err(error) = renewals.plan(store, site, published, follows, oracle).await {
                 tracing::debug!(error = shared::error::chain(&error), %site, "its renewal is planned later");
             }
         }

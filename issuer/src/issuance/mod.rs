@@ -37,7 +37,7 @@ pub(crate) use aftermath::draw;
 pub(crate) use lease::HeldLease;
 pub use progress::{Progress, Step, Timeline};
 pub(crate) use publication::{look_for_promotion, promote_what_is_due};
-pub(crate) use renewal::{Oracle, Renewals, place_of_served};
+pub(crate) use renewal::{Follows, Oracle, Renewals, place_of_served};
 pub(crate) use setup::{DEFAULT_ACCOUNT, client_for, reach};
 pub use setup::{Issuance, SetupError};
 pub(crate) use site::valid_certificates;

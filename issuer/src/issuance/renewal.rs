@@ -21,8 +21,8 @@ const SHORTEST: SignedDuration = SignedDuration::from_secs(60);
 const LONGEST: SignedDuration = SignedDuration::from_hours(24);
 /// Pauses after a question that was not answered this time, and may be the next.
 const PAUSES_MIN: [i64; 4] = [1, 4, 16, 64];
-/// A certificate is not renewed sooner than after this part of its life, three hours of 90 days: a CA that wants every new one
-/// renewed at once does not get one order after the other.
+/// One that follows upon a certificate whose window had passed is renewed after this part of its life at the soonest, three hours
+/// of 90 days: a CA that wants every new one renewed at once does not get one order after the other.
 const SOONEST: i32 = 720;
 
 /// The served certificates of a group, and when each is renewed.
@@ -59,6 +59,30 @@ pub(crate) enum Oracle<'a> {
     Nobody,
 }
 
+/// What the planned certificate came after.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Follows {
+    pub(crate) occasion: Occasion,
+    /// See [`RenewalPlan::hasty`].
+    pub(crate) hasty: bool,
+}
+
+impl Follows {
+    /// Nothing: it is planned again.
+    pub(crate) const ITSELF: Self = Self { occasion: Occasion::Moved, hasty: false };
+
+    /// The certificate that was served before, if there was one.
+    pub(crate) fn upon(before: Option<&Published>, published: &Published) -> Self {
+        let occasion = match before {
+            Some(before) if before.lifetime() == published.lifetime() => Occasion::Renewal,
+            _ => Occasion::First,
+        };
+        let plan = before.and_then(|before| before.plan.as_ref());
+        let hasty = plan.is_some_and(|plan| plan.heard.is_some() && plan.window.end <= published.issued);
+        Self { occasion, hasty }
+    }
+}
+
 impl Renewals {
     pub(crate) fn of(stored: &StoredSite) -> Self {
         Self { plans: stored.renewals.clone(), explanation_url: stored.explanation_url.clone(), moved: false }
@@ -73,7 +97,7 @@ impl Renewals {
         store: &Store,
         site: &SiteId,
         published: &mut Published,
-        occasion: Occasion,
+        follows: Follows,
         oracle: Oracle<'_>,
     ) -> Result<(), StoreError> {
         let now = Timestamp::now();
@@ -86,7 +110,9 @@ impl Renewals {
                 (before.as_ref().map_or_else(own, |before| before.window), self.explanation_url.clone())
             }
         };
-        let drawn = drawn(store, site, published, window, occasion, now).await?;
+        let hasty = before.as_ref().map_or(follows.hasty, |before| before.hasty);
+        let from = if hasty { now.max(soonest(published)) } else { now };
+        let drawn = drawn(store, site, published, window, follows.occasion, from).await?;
         let mut plan = match &before {
             // The same window, the same moment. What was set to before the window stands, too.
             Some(before) if before.window == drawn.window => before.clone(),
@@ -98,6 +124,7 @@ impl Renewals {
             _ => drawn,
         };
         plan.nameless = before.as_ref().is_some_and(|before| before.nameless);
+        plan.hasty = hasty;
         plan.heard = before.as_ref().and_then(|before| before.heard);
         let tries = before.as_ref().map_or(0, |before| before.tries);
         (plan.ask, plan.tries) = next_question(&said, now, tries);
@@ -234,6 +261,10 @@ fn next_question(said: &Said, now: Timestamp, tries: u8) -> (Option<Timestamp>, 
     (Timestamp::from_second(moment.as_second()).ok(), tries)
 }
 
+fn soonest(published: &Published) -> Timestamp {
+    published.issued.saturating_add(published.lifetime() / SOONEST).unwrap_or(Timestamp::MAX)
+}
+
 /// A moment within the window, by how full the hours are. The same certificate and the same window give the same draws.
 async fn drawn(
     store: &Store,
@@ -241,12 +272,11 @@ async fn drawn(
     published: &Published,
     window: RenewalWindow,
     occasion: Occasion,
-    now: Timestamp,
+    from: Timestamp,
 ) -> Result<RenewalPlan, StoreError> {
     let lifetime = published.lifetime();
-    let soonest = published.issued.saturating_add(lifetime / SOONEST).unwrap_or(Timestamp::MAX);
     let seed = published.id.seed() ^ window.start.as_second().unsigned_abs().rotate_left(32);
-    let candidates = candidates(window, lifetime, occasion, now.max(soonest), seed);
+    let candidates = candidates(window, lifetime, occasion, from, seed);
     let hours: Vec<i64> = candidates.hours().collect();
     let (renewals, certificates) = store.renewals_in(site.partition(), &hours).await?;
     let chosen = candidates.choose(&renewals, certificates);

@@ -4,11 +4,11 @@ use super::{Node, work::told_of};
 use crate::{
     acme::Client,
     ca::Ca,
-    issuance::{HeldLease, Oracle, Renewals, client_for, place_of_served, valid_certificates},
+    issuance::{Follows, HeldLease, Oracle, Renewals, client_for, place_of_served, valid_certificates},
 };
 use jiff::Timestamp;
 use shared::{
-    domain::{Class, EventKind, Occasion, Place},
+    domain::{Class, EventKind, Place},
     store::{Claimed, StoreError, StoredSite},
 };
 use std::time::{Duration, Instant};
@@ -65,7 +65,7 @@ impl Node {
                 Err(_) => Oracle::Nobody,
             };
             let site = &stored.id;
-            renewals.plan(&self.store, site, published, Occasion::Moved, oracle).await?;
+            renewals.plan(&self.store, site, published, Follows::ITSELF, oracle).await?;
         }
         let now = Timestamp::now();
         let place = place_of_served(&served, stored.held, &stored.cut, now).unwrap_or(Place {

@@ -32,6 +32,9 @@ pub struct RenewalPlan {
     pub tries: u8,
     /// The CA did not take an order that named this certificate as the one to be replaced.
     pub nameless: bool,
+    /// The window of the certificate before had passed already. Where the CA says the same of this one, it is not followed at once:
+    /// that would never end.
+    pub hasty: bool,
 }
 
 impl RenewalPlan {
@@ -46,6 +49,7 @@ impl RenewalPlan {
             ask: None,
             tries: 0,
             nameless: false,
+            hasty: false,
         }
     }
 
@@ -98,10 +102,11 @@ impl RenewalPlan {
             since_start(self.moment),
             moment(self.ask),
         );
-        if self.early || self.nameless || self.tries > 0 {
+        if self.early || self.nameless || self.hasty || self.tries > 0 {
             record.push(' ');
             record.push_str(if self.early { "e" } else { "" });
             record.push_str(if self.nameless { "n" } else { "" });
+            record.push_str(if self.hasty { "h" } else { "" });
             record.push_str(&if self.tries > 0 { self.tries.to_string() } else { String::new() });
         }
         record
@@ -132,8 +137,9 @@ impl RenewalPlan {
             early: flags.contains('e'),
             heard,
             ask,
-            tries: flags.trim_start_matches(['e', 'n']).parse().unwrap_or(0),
+            tries: flags.trim_start_matches(['e', 'n', 'h']).parse().unwrap_or(0),
             nameless: flags.contains('n'),
+            hasty: flags.contains('h'),
         })
     }
 }
@@ -286,11 +292,11 @@ mod tests {
         fn every_plan_is_read_as_it_was_written(
             start in 0_i64..4_000_000_000, length in 0_i64..40_000_000, moment in 0_i64..4_000_000_000,
             heard in proptest::option::of(0_i64..4_000_000_000), ask in proptest::option::of(0_i64..4_000_000_000),
-            tries in 0_u8..9, early: bool, nameless: bool,
+            tries in 0_u8..9, early: bool, nameless: bool, hasty: bool,
         ) {
             let window = RenewalWindow { start: at(start), end: at(start + length) };
             let plan = RenewalPlan {
-                heard: heard.map(at), ask: ask.map(at), tries, early, nameless,
+                heard: heard.map(at), ask: ask.map(at), tries, early, nameless, hasty,
                 ..RenewalPlan::new(&id(), window, at(moment))
             };
             prop_assert_eq!(RenewalPlan::parse(&plan.to_record()), Some(plan));

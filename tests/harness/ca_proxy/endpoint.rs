@@ -15,12 +15,13 @@ pub enum Endpoint {
     Certificate,
     Revoke,
     KeyChange,
+    RenewalInfo,
     Other,
 }
 
 impl Endpoint {
     /// Every endpoint, in the order of their declaration.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Directory,
         Self::NewNonce,
         Self::NewAccount,
@@ -33,6 +34,7 @@ impl Endpoint {
         Self::Certificate,
         Self::Revoke,
         Self::KeyChange,
+        Self::RenewalInfo,
         Self::Other,
     ];
 
@@ -45,13 +47,14 @@ impl Endpoint {
             "/revoke-cert" => Self::Revoke,
             "/rollover-account-key" => Self::KeyChange,
             _ => {
-                const BY_FOLDER: [(&str, Endpoint); 6] = [
+                const BY_FOLDER: [(&str, Endpoint); 7] = [
                     ("/my-account/", Endpoint::Account),
                     ("/authZ/", Endpoint::Authorization),
                     ("/chalZ/", Endpoint::Challenge),
                     ("/my-order/", Endpoint::Order),
                     ("/finalize-order/", Endpoint::Finalize),
                     ("/certZ/", Endpoint::Certificate),
+                    (super::renewal::PATH, Endpoint::RenewalInfo),
                 ];
                 BY_FOLDER
                     .iter()

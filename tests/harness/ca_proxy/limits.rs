@@ -3,21 +3,28 @@
 //! A finalize that was accepted is an issued certificate. A validation that failed is counted when somebody looks at the
 //! authorization, once: a client that fails looks at once.
 
-use std::time::SystemTime;
-
 use serde_json::Value;
 
-use super::{Answer, Endpoint, Seen, Shared, jws::Signed};
+use super::{
+    Answer, Endpoint, Seen, Shared,
+    jws::Signed,
+    renewal::{Replacing, now},
+};
 
 impl Shared {
     /// The refusal of a new order, if there is one.
-    pub(super) fn refusal(&self, seen: &Seen, signed: &Signed) -> Option<Answer> {
+    pub(super) fn refusal(&self, seen: &Seen, signed: &Signed, replacing: &Replacing) -> Option<Answer> {
         if seen.endpoint != Endpoint::NewOrder {
             return None;
         }
         let mut limits = self.limits.lock().expect("no panic while held");
+        let limiter = limits.as_mut()?;
+        if matches!(replacing, Replacing::Certificate { inside: true, .. }) {
+            limiter.new_replacement();
+            return None;
+        }
         let account = signed.kid.as_deref().unwrap_or_default();
-        let refusal = limits.as_mut()?.new_order(account, &seen.names, now()).err()?;
+        let refusal = limiter.new_order(account, &seen.names, now()).err()?;
         // Whole seconds, and up to three percent more than it takes, as Let's Encrypt does.
         let seconds = (refusal.retry_after.as_secs_f64() * 1.015).ceil();
         Some(
@@ -42,9 +49,4 @@ impl Shared {
             _ => {}
         }
     }
-}
-
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,12 +1,13 @@
 //! An HTTPS proxy in front of Pebble: what a test sees of the CA, and where it makes the CA misbehave.
 //!
-//! It is there for five reasons:
+//! It is there for six reasons:
 //! - **the gate**: Pebble deadlocks when `newOrder` runs beside other requests (it takes the lock of its database and the
 //!   locks of authorizations in the other order than they do). Here `newOrder` runs alone, everything else shares.
 //! - **the ledger** ([`OrderRecord`]): every request is counted and laid to the order that it was made for.
 //! - **faults** ([`Rule`]): refused nonces, answers of a load balancer, resets before and after the CA acted, broken bodies,
 //!   and closures that run at such a moment.
 //! - **limits** ([`crate::ca_limits`]): orders are refused as Let's Encrypt would refuse them.
+//! - **renewal information** (RFC 9773), which the packaged Pebble lacks.
 //! - **manners** ([`Manners`]): what Let's Encrypt does and Pebble doesn't (`Retry-After`, the same open order again).
 //!
 //! Pebble builds its URLs from the Host header, which passes through: clients never see Pebble's own address.
@@ -17,6 +18,7 @@ mod jws;
 mod ledger;
 mod limits;
 mod relay;
+mod renewal;
 
 use std::{
     net::SocketAddr,
@@ -35,7 +37,7 @@ pub use self::{
     fault::{Action, Answer, Callback, Hits, Rule, Seen, When},
     ledger::{LogLine, OrderRecord},
 };
-use self::{ledger::Ledger, relay::Upstream};
+use self::{ledger::Ledger, relay::Upstream, renewal::RenewalInfo};
 use crate::{
     ca_limits::{Limiter, Limits},
     pebble::Pebble,
@@ -60,6 +62,10 @@ pub struct Manners {
     pub retry_after: Option<RetryAfter>,
     /// newOrder answers with the order that is open already for the same account and names, as Boulder does.
     pub same_open_order: bool,
+    /// Renewal information (RFC 9773).
+    pub renewal_info: bool,
+    /// A lifetime counts as short below ten days divided by this.
+    pub divisor: Option<u32>,
 }
 
 /// The running proxy. Dropping it closes its listener.
@@ -78,6 +84,9 @@ pub(crate) struct Shared {
     ledger: Mutex<Ledger>,
     rules: Mutex<Vec<Rule>>,
     limits: Mutex<Option<Limiter>>,
+    renewals: Mutex<Option<RenewalInfo>>,
+    /// By how much shorter everything is than at Let's Encrypt.
+    renewal_divisor: u32,
 }
 
 impl CaProxy {
@@ -94,6 +103,8 @@ impl CaProxy {
             ledger: Mutex::new(Ledger::new()),
             rules: Mutex::new(Vec::new()),
             limits: Mutex::new(None),
+            renewals: Mutex::new(manners.renewal_info.then(RenewalInfo::default)),
+            renewal_divisor: manners.divisor.unwrap_or(1),
         });
         let root = reqwest::Certificate::from_pem(&pebble.authority().pem()?)?;
         for _ in 0..BINDS {

@@ -14,7 +14,7 @@ use actix_web::{
 };
 use serde_json::Value;
 
-use super::{Action, Answer, Endpoint, RetryAfter, Seen, Shared, jws::Signed, ledger::Entry};
+use super::{Action, Answer, Endpoint, RetryAfter, Seen, Shared, jws::Signed, ledger::Entry, renewal};
 
 /// What a worker has: its own client, and what all share.
 pub(super) struct Upstream {
@@ -67,7 +67,14 @@ pub(super) async fn relay(
         }
     }
 
-    if let Some(refusal) = shared.refusal(&seen, &signed) {
+    if let Some(answer) = shared.renewal_info(&seen) {
+        return upstream.invented(&request, &answer).await;
+    }
+    let replacing = match shared.replaces(&seen, &signed, renewal::now()) {
+        Ok(replacing) => replacing,
+        Err(refusal) => return upstream.invented(&request, &refusal).await,
+    };
+    if let Some(refusal) = shared.refusal(&seen, &signed, &replacing) {
         return upstream.invented(&request, &refusal).await;
     }
     let answer = match upstream.ask_through_gate(&request, body, &seen, &entry, &signed).await {
@@ -76,7 +83,14 @@ pub(super) async fn relay(
             return HttpResponse::BadGateway().body(format!("the CA didn't answer: {error:?}"));
         }
     };
-    let mut body = answer.body;
+    let mut body = answer.body.clone();
+    if (200..300).contains(&answer.status) {
+        let host = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let location = answer.header("location");
+        if let Some(document) = shared.renew(&seen, &signed, host, location, &replacing, &body) {
+            body = document.to_string().into();
+        }
+    }
     for action in &actions {
         match action {
             Action::CallAfter(callback) => callback(&seen),
