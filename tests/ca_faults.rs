@@ -135,7 +135,7 @@ async fn an_order_is_not_asked_for_sooner_than_the_ca_wishes_as_a_date() -> Resu
 
 async fn polled_no_faster_than(retry_after: RetryAfter, wished: Duration) -> Result<()> {
     let pebble = PebbleOptions { sleep: true, ..PebbleOptions::default() };
-    let manners = Manners { retry_after: Some(retry_after), same_open_order: false };
+    let manners = Manners { retry_after: Some(retry_after), ..Manners::default() };
     let stage = Stage::trusting_with(StageOptions { pebble, manners, ..StageOptions::default() }).await?;
     stage.issue(&["slow.example"]).await?;
     let log = stage.proxy.log();
