@@ -35,6 +35,8 @@ pub struct StoredSite {
     pub held: Option<Timestamp>,
     /// The stage of expiry that was told last.
     pub alert: Option<String>,
+    /// When what it serves is planned to be renewed, to the hour: [`Place::renewal`].
+    pub renewal: Option<Timestamp>,
 }
 
 impl StoredSite {
@@ -282,6 +284,7 @@ fn parse(id: &SiteId, mut fields: HashMap<String, String>) -> Result<Option<Stor
         force: moment("force"),
         held: moment("held"),
         alert: fields.get("alert").cloned(),
+        renewal: fields.get("sched").and_then(|record| schedule::renewal_in(record)),
     }))
 }
 
