@@ -34,7 +34,7 @@ async fn alter(stage: &Stage, class: Class, change: impl Fn(&mut RenewalPlan)) -
         plans.set(*slot, plan);
     }
     let now = Timestamp::now();
-    let place = Place { class, moment: now, deadline: now, urgent_from: None };
+    let place = Place { class, moment: now, deadline: now, urgent_from: None, renewal: None };
     let record = plans.to_record().context("a record")?;
     ensure!(store.nudge(&id, &place, &[(Field::Renewal, record)]).await?);
     Ok(())

@@ -122,7 +122,13 @@ impl Fleet {
         self.store.publish(&lease, &serving, &[], &[]).await?;
         self.store.point_names(names.as_slice(), &id).await?;
         let later = now + jiff::SignedDuration::from_hours(24);
-        let place = Place { class: Class::Renewal, moment: later, deadline: later, urgent_from: None };
+        let place = Place {
+            class: Class::Renewal,
+            moment: later,
+            deadline: later,
+            urgent_from: None,
+            renewal: Some(later),
+        };
         let done = published.into_iter().map(|(slot, certificate)| (slot, Some(certificate))).collect();
         let settlement = Settlement { revision: 0, place, done, fields: Vec::new(), events: Vec::new() };
         self.store.settle(&lease, &settlement).await?;

@@ -196,8 +196,11 @@ impl Aftermath<'_> {
             _ => Class::Retry,
         };
         let deadline = served.values().map(|published| published.leaf.not_after).min();
-        settlement.place =
-            Place { class, moment: next, deadline: deadline.unwrap_or(next), urgent_from: urgent(served) };
+        // It is renewed as planned, or by a later attempt where that has passed: never in the past, where it would count as
+        // overdue for as long as it fails.
+        let renewal = settlement.place.renewal.map(|planned| planned.max(next));
+        let deadline = deadline.unwrap_or(next);
+        settlement.place = Place { class, moment: next, deadline, urgent_from: urgent(served), renewal };
     }
 
     /// Where a group stands for which nothing has failed.
@@ -205,14 +208,15 @@ impl Aftermath<'_> {
         let place = place_of_served(served, self.tally.stored.held, &self.tally.cut, self.now);
         place.unwrap_or_else(|| {
             let class = if self.tally.cut.is_empty() { Class::New } else { Class::Check };
-            Place { class, moment: self.after(PARKED_PAUSE), deadline: self.now, urgent_from: None }
+            let moment = self.after(PARKED_PAUSE);
+            Place { class, moment, deadline: self.now, urgent_from: None, renewal: None }
         })
     }
 
     fn parked_place(&self, served: &BTreeMap<Slot, Published>) -> Place {
         let soonest = served.values().map(|published| published.lifetime() / 20).min();
         let moment = self.after(soonest.map_or(PARKED_PAUSE, |soonest| soonest.min(PARKED_PAUSE)));
-        Place { class: Class::Check, moment, deadline: moment, urgent_from: None }
+        Place { class: Class::Check, moment, deadline: moment, urgent_from: None, renewal: None }
     }
 
     /// Names that were cut out or that are back.

@@ -184,20 +184,21 @@ pub(crate) fn place_of_served(
     let rejoin = cut.values().filter_map(|cut| cut.next).min();
     let place = match (renewal, rejoin) {
         (renewal, Some(rejoin)) if renewal.is_none_or(|renewal| rejoin < renewal) => {
-            Place { class: Class::Retry, moment: rejoin, deadline: rejoin, urgent_from }
+            Place { class: Class::Retry, moment: rejoin, deadline: rejoin, urgent_from, renewal }
         }
         (Some(renewal), _) => Place {
             class: Class::Renewal,
             moment: renewal,
             deadline: deadline.unwrap_or(renewal),
             urgent_from,
+            renewal: Some(renewal),
         },
         (None, _) => return None,
     };
     let ask = served.values().filter_map(|published| published.plan.as_ref()?.ask).min();
     Some(match ask {
         Some(ask) if ask < place.moment => {
-            Place { class: Class::Check, moment: ask, deadline: ask, urgent_from }
+            Place { class: Class::Check, moment: ask, deadline: ask, urgent_from, renewal }
         }
         _ => place,
     })
@@ -278,8 +279,8 @@ async fn drawn(
     let seed = published.id.seed() ^ window.start.as_second().unsigned_abs().rotate_left(32);
     let candidates = candidates(window, lifetime, occasion, from, seed);
     let hours: Vec<i64> = candidates.hours().collect();
-    let (renewals, certificates) = store.renewals_in(site.partition(), &hours).await?;
-    let chosen = candidates.choose(&renewals, certificates);
+    let planned = store.renewals_in(site.partition(), &hours).await?;
+    let chosen = candidates.choose(&planned.per_hour, planned.groups);
     let mut plan = RenewalPlan::new(&published.id, window, chosen.moment);
     plan.early = chosen.early;
     Ok(plan)

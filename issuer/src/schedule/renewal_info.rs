@@ -73,6 +73,7 @@ impl Node {
             moment: now,
             deadline: now,
             urgent_from: Some(now),
+            renewal: None,
         });
         let mut events = Vec::new();
         if renewals.moved {

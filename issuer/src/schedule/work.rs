@@ -71,7 +71,7 @@ impl Node {
             return self.ask_about_renewal(claimed, &stored).await;
         }
         if site.paused.is_some() && !stored.retry {
-            return self.put_off(claimed, &stored, PAUSED).await;
+            return self.leave_alone(claimed, &stored).await;
         }
         if brake_of(&self.brakes().await?, Braked::Issuance, site).is_some() {
             return self.put_off(claimed, &stored, BRAKED).await;
@@ -85,7 +85,7 @@ impl Node {
             && parked.reason == ParkedReason::PausedByCa
             && !stored.retry
         {
-            return self.put_off(claimed, &stored, PAUSED).await;
+            return self.leave_alone(claimed, &stored).await;
         }
         // A DNS or a CA that is slow to answer must not cost it the lease.
         let held = HeldLease::keep(&self.store, claimed.lease.clone());
@@ -147,13 +147,28 @@ impl Node {
         stored: &StoredSite,
         pause: SignedDuration,
     ) -> Result<(), StoreError> {
+        self.give_back(claimed, stored, pause, stored.renewal).await
+    }
+
+    /// Gives back what nothing is ordered for until somebody acts: no renewal is planned.
+    async fn leave_alone(&self, claimed: &Claimed, stored: &StoredSite) -> Result<(), StoreError> {
+        self.give_back(claimed, stored, PAUSED, None).await
+    }
+
+    async fn give_back(
+        &self,
+        claimed: &Claimed,
+        stored: &StoredSite,
+        pause: SignedDuration,
+        renewal: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
         let now = Timestamp::now();
         let moment = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
         let (class, urgent_from) = match claimed.class {
             Class::Urgent => (Class::Renewal, Some(now)),
             class => (class, None),
         };
-        let place = Place { class, moment, deadline: now, urgent_from };
+        let place = Place { class, moment, deadline: now, urgent_from, renewal };
         self.settle(claimed, stored, place, Vec::new(), Vec::new()).await
     }
 
@@ -203,7 +218,8 @@ impl Node {
         let outcome = Outcome::Failed(verdict);
         self.counters.outcome(&outcome, 0);
         self.learn(stored, &outcome).await;
-        let place = Place { class: Class::Retry, moment: next, deadline: next, urgent_from: None };
+        let renewal = stored.renewal.map(|planned| planned.max(next));
+        let place = Place { class: Class::Retry, moment: next, deadline: next, urgent_from: None, renewal };
         let event = told_of(stored, EventKind::Failed, now, &failure.what).because(&failure);
         let record = serde_json::to_string(&failure).ok();
         self.settle(claimed, stored, place, vec![(Field::Failure, record)], vec![event]).await
@@ -279,7 +295,7 @@ impl Node {
         };
         let pause = SignedDuration::try_from(self.parked.pause(parked.looks, draw())).unwrap_or(PAUSED);
         let moment = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
-        let place = Place { class: Class::Check, moment, deadline: moment, urgent_from: None };
+        let place = Place { class: Class::Check, moment, deadline: moment, urgent_from: None, renewal: None };
         let events = if before.is_none() {
             vec![told_of(stored, EventKind::Departed, now, &parked.what).remedy(remedy)]
         } else {
@@ -303,6 +319,7 @@ impl Node {
                 moment: retired.delete_at,
                 deadline: retired.delete_at,
                 urgent_from: None,
+                renewal: None,
             };
             let settlement = Settlement {
                 revision: retired.revision,

@@ -353,7 +353,8 @@ impl Registry {
     /// The store's.
     pub async fn nudge_group(&self, id: &SiteId, force: bool) -> Result<bool, SiteError> {
         let now = Timestamp::now();
-        let place = Place { class: Class::Operator, moment: now, deadline: now, urgent_from: None };
+        let place =
+            Place { class: Class::Operator, moment: now, deadline: now, urgent_from: None, renewal: None };
         let mut fields = vec![(Field::Retry, "1".to_owned())];
         if force {
             // What was issued in this very second, too.
@@ -381,7 +382,7 @@ impl Registry {
     fn retired(&self, now: Timestamp) -> Place {
         let grace = SignedDuration::try_from(self.config.issuer.grace()).unwrap_or(SignedDuration::MAX);
         let moment = now.saturating_add(grace).unwrap_or(Timestamp::MAX);
-        Place { class: Class::Check, moment, deadline: moment, urgent_from: None }
+        Place { class: Class::Check, moment, deadline: moment, urgent_from: None, renewal: None }
     }
 }
 
@@ -404,7 +405,7 @@ fn place(origin: Origin, is_new: bool, now: Timestamp) -> Place {
         _ => (Class::Operator, SOON),
     };
     let deadline = now.saturating_add(within).unwrap_or(Timestamp::MAX);
-    Place { class, moment: now, deadline, urgent_from: None }
+    Place { class, moment: now, deadline, urgent_from: None, renewal: None }
 }
 
 fn told_of(event: Event, id: &SiteId, site: &Site) -> String {

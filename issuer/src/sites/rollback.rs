@@ -72,6 +72,7 @@ impl Registry {
             moment: held.min(urgent),
             deadline: ends,
             urgent_from: Some(urgent),
+            renewal: Some(held.min(urgent)),
         };
         let what = format!(
             "{} serves its previous certificate again, until {}",

@@ -29,6 +29,10 @@ pub struct Place {
     pub deadline: Timestamp,
     /// From then on it counts as [`Class::Urgent`].
     pub urgent_from: Option<Timestamp>,
+    /// When what it serves is planned to be renewed, which may be another moment than this place's; `None` where nothing is
+    /// served, or nothing will be ordered. The store keeps its hour, and how many groups have each (see
+    /// [`hour_of`](super::hour_of)).
+    pub renewal: Option<Timestamp>,
 }
 
 impl Class {

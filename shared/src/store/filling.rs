@@ -4,7 +4,7 @@
 //! checks. Never into a store that a daemon works on.
 
 use super::{Store, StoreError, certificate_record::CertificateRecord, chains::ChainId, keys, schedule};
-use crate::domain::{Certificate, Place, Site, SiteId};
+use crate::domain::{Certificate, Place, Site, SiteId, hour_of};
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
@@ -60,6 +60,9 @@ impl Store {
                 pipeline.cmd("SET").arg(key).arg(packed);
             }
             pipeline.cmd("ZADD").arg(keys::sites(id.partition())).arg(0).arg(id.as_str());
+            if let Some(renewal) = place.renewal {
+                pipeline.cmd("HINCRBY").arg(keys::renewals(id.partition())).arg(hour_of(renewal)).arg(1);
+            }
             let moment = place.moment.as_millisecond();
             pipeline.cmd("ZADD").arg(keys::due(id.partition())).arg(moment).arg(id.as_str());
             for name in site.names.iter() {

@@ -12,6 +12,7 @@
 //! | `sp:{pNN}:sites` | sorted set | the ids of the partition's groups, in their order |
 //! | `sp:{pNN}:due` | sorted set | groups by the moment when they are next looked at, ms |
 //! | `sp:{pNN}:ready:CLASS` | sorted set | groups that are due, by deadline, s |
+//! | `sp:{pNN}:renewals` | hash | by hour since 1970: groups whose next renewal is planned in it |
 //! | `sp:{pNN}:failing`, `sp:{pNN}:parked` | sorted set | groups that an operator looks for, by since when, ms |
 //! | `sp:{pNN}:events` | stream | what happened to the partition's sites, newest 20,000; in `p00` also what belongs to no site |
 //! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
@@ -85,6 +86,10 @@ pub(super) fn due(partition: Partition) -> String {
 
 pub(super) fn ready(partition: Partition, class: Class) -> String {
     format!("sp:{{{partition}}}:ready:{}", class.letter())
+}
+
+pub(super) fn renewals(partition: Partition) -> String {
+    format!("sp:{{{partition}}}:renewals")
 }
 
 pub(super) fn failing(partition: Partition) -> String {

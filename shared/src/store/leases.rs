@@ -108,8 +108,13 @@ impl Store {
         length: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
         let mut dead = String::new();
-        let place =
-            Place { class: Class::New, moment: wanted.created, deadline: wanted.created, urgent_from: None };
+        let place = Place {
+            class: Class::New,
+            moment: wanted.created,
+            deadline: wanted.created,
+            urgent_from: None,
+            renewal: None,
+        };
         let spec = serde_json::to_string(wanted).map_err(|e| StoreError::corrupt("site", e))?;
         loop {
             let (acquired, first, second, remaining_ms): (i64, String, Option<String>, Option<u64>) = {

@@ -1,7 +1,8 @@
 //! The schedule: what is due is taken under leases, and given back with what came of it and its next place.
 
 use super::{Lease, LeaseAttempt, Store, StoreError, keys, scripts};
-use crate::domain::{CertificateId, Class, OrderState, Partition, Place, SiteId, Slot};
+use crate::domain::{CertificateId, Class, OrderState, Partition, Place, SiteId, Slot, hour_of};
+use jiff::Timestamp;
 use redis::{FromRedisValue, Value, cmd};
 use std::time::Duration;
 
@@ -227,18 +228,6 @@ impl Store {
         Ok(load)
     }
 
-    /// How many renewals a partition has planned for each of these hours, and how many groups it has.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn renewals_in(
-        &self,
-        _partition: Partition,
-        _hours: &[i64],
-    ) -> Result<(Vec<u64>, u64), StoreError> {
-        Ok((Vec::new(), 0))
-    }
-
     /// Groups that fail, or that are parked: those since the longest first in each partition.
     ///
     /// # Errors
@@ -277,21 +266,55 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn next_look(&self, id: &SiteId) -> Result<Option<jiff::Timestamp>, StoreError> {
+    pub async fn next_look(&self, id: &SiteId) -> Result<Option<Timestamp>, StoreError> {
         let mut score = cmd("ZSCORE");
         score.arg(keys::due(id.partition())).arg(id.as_str());
         let value: Value = self.link.query(&score).await?;
         let score: Option<f64> =
             Option::from_redis_value(value).map_err(|e| StoreError::corrupt(keys::due(id.partition()), e))?;
-        Ok(score.and_then(|ms| jiff::Timestamp::from_millisecond(ms as i64).ok()))
+        Ok(score.and_then(|ms| Timestamp::from_millisecond(ms as i64).ok()))
     }
 }
 
-/// `CLASS DEADLINE [URGENT]`, times in seconds.
+/// `CLASS DEADLINE [URGENT [HOUR]]`, times in seconds; URGENT is empty where there is an hour and no such moment.
 pub(super) fn to_record(place: &Place) -> String {
-    let deadline = place.deadline.as_second().max(0);
-    match place.urgent_from {
-        Some(urgent) => format!("{} {deadline} {}", place.class.letter(), urgent.as_second().max(0)),
-        None => format!("{} {deadline}", place.class.letter()),
+    let seconds = |moment: Timestamp| moment.as_second().max(0);
+    let urgent = place.urgent_from.map(|urgent| seconds(urgent).to_string());
+    let hour = place.renewal.map(|renewal| hour_of(renewal).max(0));
+    let (letter, deadline) = (place.class.letter(), seconds(place.deadline));
+    match (urgent, hour) {
+        (urgent, Some(hour)) => format!("{letter} {deadline} {} {hour}", urgent.unwrap_or_default()),
+        (Some(urgent), None) => format!("{letter} {deadline} {urgent}"),
+        (None, None) => format!("{letter} {deadline}"),
+    }
+}
+
+/// The planned renewal in a record, to the hour.
+pub(super) fn renewal_in(record: &str) -> Option<Timestamp> {
+    let hour: i64 = record.split(' ').nth(3)?.parse().ok()?;
+    Timestamp::from_second(hour.checked_mul(3600)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_say_no_more_than_they_must_and_old_ones_are_read() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let (deadline, urgent, renewal) = (at(1_806_537_600), at(1_805_241_600), at(1_803_947_400));
+        let place = |urgent_from, renewal| {
+            to_record(&Place { class: Class::Renewal, moment: deadline, deadline, urgent_from, renewal })
+        };
+        assert_eq!(place(None, None), "r 1806537600");
+        assert_eq!(place(Some(urgent), None), "r 1806537600 1805241600");
+        assert_eq!(place(Some(urgent), Some(renewal)), "r 1806537600 1805241600 501096");
+        assert_eq!(place(None, Some(renewal)), "r 1806537600  501096");
+        for record in ["r 1806537600 1805241600 501096", "r 1806537600  501096"] {
+            assert_eq!(renewal_in(record), Some(at(501_096 * 3600)));
+        }
+        for record in ["r 1806537600", "r 1806537600 1805241600", "", "r 1 2 99999999999999999"] {
+            assert_eq!(renewal_in(record), None, "{record:?}");
+        }
     }
 }

@@ -36,9 +36,12 @@ pub struct StoredSite {
     pub held: Option<Timestamp>,
     /// The stage of expiry that was told last.
     pub alert: Option<String>,
+    /// When each of its certificates is renewed.
     pub renewals: RenewalPlans,
     /// Where the CA explains why it wants a certificate renewed.
     pub explanation_url: Option<String>,
+    /// When it is planned to be renewed as a whole, to the hour: [`Place::renewal`].
+    pub renewal: Option<Timestamp>,
 }
 
 impl StoredSite {
@@ -288,6 +291,7 @@ fn parse(id: &SiteId, mut fields: HashMap<String, String>) -> Result<Option<Stor
         alert: fields.get("alert").cloned(),
         renewals: fields.get("renewal").map_or_else(RenewalPlans::default, |text| RenewalPlans::parse(text)),
         explanation_url: fields.get("explanation").cloned(),
+        renewal: fields.get("sched").and_then(|record| schedule::renewal_in(record)),
     }))
 }
 

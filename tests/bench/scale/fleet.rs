@@ -102,11 +102,13 @@ fn group(number: usize, mint: &Mint, vault: &Vault, now: Timestamp) -> Result<Se
         known: None,
     };
     let not_after = now.checked_add((LIFE_DAYS * 24).hours())?;
+    let renewal = renewal_moment(now, not_after, certificate.id().draw());
     let place = Place {
         class: Class::Renewal,
-        moment: renewal_moment(now, not_after, certificate.id().draw()),
+        moment: renewal,
         deadline: not_after,
         urgent_from: Some(urgent_from(now, not_after)),
+        renewal: Some(renewal),
     };
     // As `issuer apply` makes it of a line with the name alone.
     let site = Site {

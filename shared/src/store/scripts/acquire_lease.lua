@@ -16,7 +16,7 @@ redis.call('HSET', KEYS[1], 'lease', token, 'lease_owner', ARGV[1], 'lease_until
 if redis.call('HSETNX', KEYS[1], 'spec', ARGV[5]) == 1 then
   redis.call('ZADD', KEYS[2], 0, ARGV[6])
   redis.call('HDEL', KEYS[1], 'retired')
-  redis.call('HSET', KEYS[1], 'sched', ARGV[7])
+  set_sched(ARGV[6], ARGV[7])
 end
 redis.call('HSETNX', KEYS[1], 'sched', ARGV[7])
 work_until(ARGV[6], now + ARGV[2])

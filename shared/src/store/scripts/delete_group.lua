@@ -11,7 +11,9 @@ for i = 1, #fields, 2 do
   end
 end
 for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end
-unready(id, redis.call('HGET', KEYS[1], 'sched'))
+local sched = redis.call('HGET', KEYS[1], 'sched')
+unready(id, sched)
+count_renewal(hour_of(sched), -1)
 redis.call('ZREM', base .. 'due', id)
 redis.call('ZREM', base .. 'sites', id)
 redis.call('ZREM', base .. 'failing', id)

@@ -3,5 +3,5 @@
 if redis.call('HEXISTS', KEYS[1], 'spec') == 0 then return 0 end
 for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('HINCRBY', KEYS[1], 'rev', 1)
-if is_held(ARGV[1]) then redis.call('HSET', KEYS[1], 'sched', ARGV[2]) else place(ARGV[1], ARGV[2], now) end
+wish_for(ARGV[1], ARGV[2], now)
 return 1

@@ -19,7 +19,7 @@ for _, group in ipairs(wish.retired) do
     redis.call('HDEL', key, 'spec', 'failure', 'cut', 'parked', 'retry', 'force')
     redis.call('HINCRBY', key, 'rev', 1)
     redis.call('ZREM', base .. 'sites', group.id)
-    if is_held(group.id) then redis.call('HSET', key, 'sched', group.place) else place(group.id, group.place, group.moment) end
+    place_unless_held(group.id, group.place, group.moment)
     index(group.id)
   end
 end
@@ -30,8 +30,7 @@ for _, group in ipairs(wish.groups) do
   redis.call('ZADD', base .. 'sites', 0, group.id)
   if group.place then
     redis.call('HINCRBY', key, 'rev', 1)
-    -- Whoever works on it now finds the new revision at the end, and has it looked at again.
-    if is_held(group.id) then redis.call('HSET', key, 'sched', group.place) else place(group.id, group.place, group.moment) end
+    wish_for(group.id, group.place, group.moment)
   end
 end
 if wish.numbers ~= '' then redis.call('HSET', root, 'groups', wish.numbers) else redis.call('HDEL', root, 'groups') end

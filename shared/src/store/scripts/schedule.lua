@@ -1,6 +1,8 @@
 -- Before every script that moves a group in the schedule. A group stands in `due` (score: the moment when it is next looked
 -- at, ms) or, once it is due, in the `ready` set of its class (score: its deadline, s), never in both.
--- Its field `sched` is `CLASS DEADLINE [URGENT]`: a letter, and two times in seconds.
+-- Its field `sched` is `CLASS DEADLINE [URGENT [HOUR]]`: a letter, two times in seconds (the second may be empty where an hour
+-- follows), and the hour of its planned renewal, in hours since 1970. `renewals` has by hour how many groups have it in their
+-- `sched`; so that stays true, nothing but `set_sched` writes the field, but where a group gets its first one without an hour.
 local base = string.match(KEYS[1], '^sp:{p%d%d}:')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -13,17 +15,47 @@ local function unready(id, sched)
   redis.call('ZREM', base .. 'ready:u', id)
 end
 
+local function parts_of(sched)
+  return string.match(sched, '^(%a) (%d+) ?(%d*) ?(%d*)$')
+end
+
+local function hour_of(sched)
+  return sched and string.match(sched, '^%a %d+ %d* (%d+)$') or nil
+end
+
+local function count_renewal(hour, change)
+  if hour and redis.call('HINCRBY', base .. 'renewals', hour, change) <= 0 then
+    redis.call('HDEL', base .. 'renewals', hour)
+  end
+end
+
+local function set_sched(id, sched)
+  local old, new = hour_of(redis.call('HGET', group_key(id), 'sched')), hour_of(sched)
+  if old ~= new then
+    count_renewal(old, -1)
+    count_renewal(new, 1)
+  end
+  redis.call('HSET', group_key(id), 'sched', sched)
+end
+
+-- The same place with that hour, or none.
+local function with_hour(sched, hour)
+  local class, deadline, urgent = parts_of(sched)
+  local place = class .. ' ' .. deadline
+  if hour then return place .. ' ' .. urgent .. ' ' .. hour end
+  return urgent == '' and place or place .. ' ' .. urgent
+end
+
 local function make_ready(id, sched)
-  local class, deadline, urgent = string.match(sched, '^(%a) (%d+) ?(%d*)$')
+  local class, deadline, urgent = parts_of(sched)
   if urgent ~= '' and tonumber(urgent) * 1000 <= now then class = 'u' end
   redis.call('ZREM', base .. 'due', id)
   redis.call('ZADD', base .. 'ready:' .. class, deadline, id)
 end
 
 local function place(id, sched, moment)
-  local key = group_key(id)
-  unready(id, redis.call('HGET', key, 'sched'))
-  redis.call('HSET', key, 'sched', sched)
+  unready(id, redis.call('HGET', group_key(id), 'sched'))
+  set_sched(id, sched)
   if tonumber(moment) <= now then make_ready(id, sched) else redis.call('ZADD', base .. 'due', moment, id) end
 end
 
@@ -42,6 +74,16 @@ local function tell(event)
   if event and event ~= '' then
     redis.call('XADD', base .. 'events', 'MAXLEN', '~', 20000, '*', 'e', event)
   end
+end
+
+-- Whoever works on it now finds the new revision at the end, and has it looked at again.
+local function place_unless_held(id, sched, moment)
+  if is_held(id) then set_sched(id, sched) else place(id, sched, moment) end
+end
+
+-- A wish says when a group is looked at; its renewal stays as it was planned.
+local function wish_for(id, sched, moment)
+  place_unless_held(id, with_hour(sched, hour_of(redis.call('HGET', group_key(id), 'sched'))), moment)
 end
 
 -- What an operator looks for is found without reading every group.

@@ -34,7 +34,10 @@ redis.call('HDEL', KEYS[1], unpack(fields))
 if same then
   place(id, ARGV[4], ARGV[5])
 else
-  place(id, redis.call('HGET', KEYS[1], 'sched') or ARGV[4], now)
+  local wished = redis.call('HGET', KEYS[1], 'sched') or ARGV[4]
+  -- What is served may have changed, and with it its renewal. What is no longer wanted has none.
+  local hour = redis.call('HEXISTS', KEYS[1], 'spec') == 1 and hour_of(ARGV[4])
+  place(id, with_hour(wished, hour), now)
 end
 index(id)
 for i = first + 1 + 2 * tonumber(ARGV[first]), #ARGV do tell(ARGV[i]) end

@@ -1,0 +1,61 @@
+//! How many renewals each hour has: what a moment is chosen by, and what a forecast begins with.
+//!
+//! The scripts that move a group in the schedule keep the numbers with the same stroke (`scripts/schedule.lua`).
+
+use super::{Store, StoreError, keys};
+use crate::domain::Partition;
+use redis::cmd;
+use std::collections::BTreeMap;
+
+/// What a partition has planned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlannedRenewals {
+    /// In the order of the hours that were asked for.
+    pub per_hour: Vec<u64>,
+    /// All groups that are wanted, whether they have a certificate or not.
+    pub groups: u64,
+}
+
+impl Store {
+    /// How many groups of a partition have their next renewal in each of these hours, as [`hour_of`](crate::domain::hour_of)
+    /// counts them. One round trip.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn renewals_in(
+        &self,
+        partition: Partition,
+        hours: &[i64],
+    ) -> Result<PlannedRenewals, StoreError> {
+        let mut pipeline = redis::Pipeline::new();
+        pipeline.cmd("ZCARD").arg(keys::sites(partition));
+        if hours.is_empty() {
+            let (groups,) = self.link.pipe(&pipeline).await?;
+            return Ok(PlannedRenewals { per_hour: Vec::new(), groups });
+        }
+        pipeline.cmd("HMGET").arg(keys::renewals(partition)).arg(hours);
+        let (groups, counts): (u64, Vec<Option<i64>>) = self.link.pipe(&pipeline).await?;
+        Ok(PlannedRenewals { per_hour: counts.into_iter().map(of_field).collect(), groups })
+    }
+
+    /// How many groups have their next renewal in each hour, in all partitions; hours with none are left out. Those that
+    /// have passed are overdue. Costs the hours, not the groups.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn renewals_by_hour(&self) -> Result<BTreeMap<i64, u64>, StoreError> {
+        let mut sum = BTreeMap::new();
+        for partition in Partition::all() {
+            let planned: Vec<(i64, i64)> =
+                self.link.query(cmd("HGETALL").arg(keys::renewals(partition))).await?;
+            for (hour, count) in planned {
+                *sum.entry(hour).or_default() += of_field(Some(count));
+            }
+        }
+        Ok(sum)
+    }
+}
+
+fn of_field(count: Option<i64>) -> u64 {
+    count.and_then(|count| u64::try_from(count).ok()).unwrap_or_default()
+}
