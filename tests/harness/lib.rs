@@ -16,6 +16,7 @@
 //! | [`pull`] | a frontend that asks the certificate API |
 //! | [`stored`] | what the store holds, opened through the vault |
 //! | [`webhook_receiver`], [`mail_server`] | somebody who is told: a webhook, a mail server |
+//! | [`year`] | a million certificates over a year, by the rule that chooses the moments of renewals |
 //! | [`bare_acme`] | an ACME client of a few lines that shares nothing with ours |
 //!
 //! A server that isn't installed is an error that names the apt package, never a skipped test.
@@ -44,3 +45,4 @@ pub mod signpost;
 pub mod stage;
 pub mod stored;
 pub mod webhook_receiver;
+pub mod year;

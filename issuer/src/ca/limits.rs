@@ -4,7 +4,7 @@ use super::{
     CaError,
     profile::{CertificateProfile, ENDPOINTS, LimitsFile, Profile, RequestRate},
 };
-use shared::domain::{Limit, Rate};
+use shared::domain::{Limit, LimitScope, Rate};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -91,6 +91,21 @@ impl CaLimits {
     /// What the CA has granted to an account.
     pub fn granted_to_account(&self, name: &str, account: &str) -> Option<Rate> {
         granted(&self.accounts, account, name)
+    }
+
+    /// The rate of a bucket, by what it is of.
+    pub fn rate_of_bucket(&self, name: &str, limit: &Limit, of: &str) -> Rate {
+        let account = of.split_once(':').map_or(of, |(account, _)| account);
+        match limit.scope {
+            LimitScope::Account | LimitScope::AccountAndIdentifier => self.rate_of_account(name, limit, account),
+            // An account that was granted something has a bucket of its own for each domain.
+            LimitScope::RegisteredDomain => self
+                .granted_to_account(name, account)
+                .filter(|_| account != of)
+                .or_else(|| self.granted_to_domain(name, of))
+                .unwrap_or_else(|| limit.rate()),
+            LimitScope::IdentifierSet | LimitScope::Address | LimitScope::Ipv6Range => limit.rate(),
+        }
     }
 
     pub(super) fn check(&self) -> Result<(), String> {

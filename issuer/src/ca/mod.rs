@@ -54,9 +54,10 @@ pub struct Ca {
 #[derive(Clone, Debug)]
 pub struct Terms {
     pub name: String,
+    pub title: String,
     /// See [`Ca::public`].
     pub public: bool,
-    limits: Arc<CaLimits>,
+    pub limits: Arc<CaLimits>,
     section: Section,
 }
 
@@ -96,7 +97,7 @@ impl Ca {
         let first_poll = section.first_poll_ms.map(Duration::from_millis);
         Ok(Self {
             name: name.clone(),
-            title: profile.map_or_else(|| name.clone(), |profile| profile.title.clone()),
+            title: title(name, profile),
             trusted_roots: roots(section)?,
             public: profile.is_some_and(|profile| profile.public),
             quirks: profile.map_or_else(Quirks::default, |profile| profile.quirks),
@@ -124,6 +125,7 @@ impl Terms {
         let (name, section, _, profile) = find(config, name)?;
         Ok(Self {
             name: name.clone(),
+            title: title(name, profile),
             public: profile.is_some_and(|profile| profile.public),
             limits: CaLimits::of(profile, section.limits_file.as_deref())?,
             section: section.clone(),
@@ -134,6 +136,10 @@ impl Terms {
     pub fn names_per_certificate(&self, profile: Option<&str>) -> usize {
         names_per_certificate(&self.section, &self.limits, profile)
     }
+}
+
+fn title(name: &str, profile: Option<&Profile>) -> String {
+    profile.map_or_else(|| name.to_owned(), |profile| profile.title.clone())
 }
 
 fn names_per_certificate(section: &Section, limits: &CaLimits, profile: Option<&str>) -> usize {

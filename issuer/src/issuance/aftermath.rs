@@ -77,11 +77,11 @@ impl Aftermath<'_> {
         match outcome {
             Outcome::Issued(_) | Outcome::AlreadyValid(_) => self.succeeded(&mut settlement, outcome, served),
             Outcome::Failed(verdict) if verdict.class == FailureClass::Store => {
-                settlement.place.moment = self.after(STORE_PAUSE);
+                settlement.place = self.unfinished(settlement.place, STORE_PAUSE);
             }
             Outcome::Failed(verdict) => self.failed(&mut settlement, verdict, served),
             Outcome::Waiting(failure) => self.waiting(&mut settlement, failure, served),
-            Outcome::Stopped(_) => settlement.place.moment = self.after(BRAKE_PAUSE),
+            Outcome::Stopped(_) => settlement.place = self.unfinished(settlement.place, BRAKE_PAUSE),
         }
         self.told_of_names(&mut settlement, served);
         if let Some(moment) = look_for_promotion(self.staged.as_ref(), self.now, BRAKE_PAUSE) {
@@ -211,6 +211,12 @@ impl Aftermath<'_> {
             let moment = self.after(PARKED_PAUSE);
             Place { class, moment, deadline: self.now, urgent_from: None, renewal: None }
         })
+    }
+
+    /// Where it stands while something of it is lacking: as work, never as what only the CA is asked about.
+    fn unfinished(&self, place: Place, pause: SignedDuration) -> Place {
+        let class = if place.class == Class::Check { Class::Retry } else { place.class };
+        Place { class, moment: self.after(pause), ..place }
     }
 
     fn parked_place(&self, served: &BTreeMap<Slot, Published>) -> Place {

@@ -303,6 +303,11 @@ pub(super) fn lacking(
         .collect()
 }
 
+/// Whether nothing has to be ordered now for a group that serves `valid`.
+pub(crate) fn lacks_nothing(stored: &StoredSite, valid: &BTreeMap<Slot, Published>, now: Timestamp) -> bool {
+    lacking(stored, None, Urge::Due, &orderable(stored, now), valid).is_empty()
+}
+
 /// Whether a valid certificate is all that is wanted of its slot.
 pub(super) fn suffices(
     published: &Published,

@@ -4,13 +4,16 @@
 //! - `buckets`: which buckets an order touches, by the CA's profile.
 //! - `ticket`: what became of the order, and so of what it was given.
 //! - `refusal`: which limit a CA means when it refuses all the same.
+//! - [`overview`] and [`outlook`]: what is left, for operators.
 //!
 //! The buckets are in the store, for the whole fleet (`shared/src/store/limits.rs`).
 
 mod buckets;
+mod gauge;
 mod refusal;
 mod ticket;
 
+pub use gauge::{Gauge, Outlook, Overview, outlook, overview};
 pub(crate) use refusal::wait_in_text;
 pub use ticket::Ticket;
 

@@ -1,14 +1,17 @@
 //! Asking the CA whether a certificate is still to be renewed when it was to be: its own pace, one node for each certificate.
 
-use super::{Node, work::told_of};
+use super::{Node, work::{BRAKED, told_of}};
 use crate::{
     acme::Client,
     ca::Ca,
-    issuance::{Follows, HeldLease, Oracle, Renewals, client_for, place_of_served, valid_certificates},
+    issuance::{
+        Follows, HeldLease, Oracle, Renewals, client_for, lacks_nothing, look_for_promotion, place_of_served,
+        valid_certificates,
+    },
 };
 use jiff::Timestamp;
 use shared::{
-    domain::{Class, EventKind, Place},
+    domain::{Class, EventKind},
     store::{Claimed, StoreError, StoredSite},
 };
 use std::time::{Duration, Instant};
@@ -32,8 +35,8 @@ impl Known {
     }
 }
 
-/// Whether a group that was claimed needs nothing but the question.
-pub(super) fn is_only_asked_about(claimed: &Claimed, stored: &StoredSite) -> bool {
+/// Whether a group that was claimed may need nothing but the question.
+pub(super) fn may_only_be_asked_about(claimed: &Claimed, stored: &StoredSite) -> bool {
     claimed.class == Class::Check
         && !stored.serving.current.is_empty()
         && !stored.retry
@@ -43,15 +46,22 @@ pub(super) fn is_only_asked_about(claimed: &Claimed, stored: &StoredSite) -> boo
 }
 
 impl Node {
-    /// Neither a brake nor trouble with orders stands in the way: nothing is ordered here.
+    /// Neither a brake nor trouble with orders stands in the way: nothing is ordered here. `false`: something is lacking, and
+    /// nothing was done.
     pub(super) async fn ask_about_renewal(
         &self,
         claimed: &Claimed,
         stored: &StoredSite,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         // A CA that is slow to answer must not cost it the lease.
         let _held = HeldLease::keep(&self.store, claimed.lease.clone());
-        let mut served = valid_certificates(&self.store, stored).await?;
+        let (mut served, has_open_order) = tokio::try_join!(
+            valid_certificates(&self.store, stored),
+            self.store.has_open_order(&stored.id)
+        )?;
+        if has_open_order || !lacks_nothing(stored, &served, Timestamp::now()) {
+            return Ok(false);
+        }
         let mut renewals = Renewals::of(stored);
         let now = Timestamp::now();
         for published in served.values_mut() {
@@ -68,13 +78,10 @@ impl Node {
             renewals.plan(&self.store, site, published, Follows::ITSELF, oracle).await?;
         }
         let now = Timestamp::now();
-        let place = place_of_served(&served, stored.held, &stored.cut, now).unwrap_or(Place {
-            class: Class::New,
-            moment: now,
-            deadline: now,
-            urgent_from: Some(now),
-            renewal: None,
-        });
+        let Some(mut place) = place_of_served(&served, stored.held, &stored.cut, now) else { return Ok(false) };
+        if let Some(moment) = look_for_promotion(stored.serving.staged.as_ref(), now, BRAKED) {
+            place.moment = place.moment.min(moment);
+        }
         let mut events = Vec::new();
         if renewals.moved {
             let mut what =
@@ -89,7 +96,8 @@ impl Node {
                 .with("explanation_url", renewals.explanation_url());
             events.push(event);
         }
-        self.settle(claimed, stored, place, renewals.fields(stored), events).await
+        self.settle(claimed, stored, place, renewals.fields(stored), events).await?;
+        Ok(true)
     }
 
     /// The CA's client, or `None` where it can't be asked now.

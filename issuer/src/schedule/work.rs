@@ -1,6 +1,6 @@
 //! One group that was claimed: ordered, looked at, or deleted.
 
-use super::{Node, node::UnusableError, renewal_info::is_only_asked_about, trouble::Change};
+use super::{Node, node::UnusableError, renewal_info::may_only_be_asked_about, trouble::Change};
 use crate::{
     acme::RequestCounter,
     issuance::{HeldLease, Outcome, Verdict, draw, look_for_promotion, promote_what_is_due},
@@ -25,7 +25,7 @@ const LOOKS_AT_ONCE: usize = 16;
 /// A paused site needs nobody until it is resumed; it is looked at for its alerts.
 const PAUSED: SignedDuration = SignedDuration::from_hours(12);
 /// What a brake stops is looked at again after this.
-const BRAKED: SignedDuration = SignedDuration::from_secs(30);
+pub(super) const BRAKED: SignedDuration = SignedDuration::from_secs(30);
 /// What can't be ordered because its account could not be opened a moment ago is looked at again after this.
 const IN_VAIN: Duration = Duration::from_secs(10);
 const CANARY_LIFE: SignedDuration = SignedDuration::from_secs(60);
@@ -67,8 +67,8 @@ impl Node {
                 }
             }
         }
-        if is_only_asked_about(claimed, &stored) {
-            return self.ask_about_renewal(claimed, &stored).await;
+        if may_only_be_asked_about(claimed, &stored) && self.ask_about_renewal(claimed, &stored).await? {
+            return Ok(());
         }
         if site.paused.is_some() && !stored.retry {
             return self.leave_alone(claimed, &stored).await;

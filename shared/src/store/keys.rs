@@ -136,6 +136,14 @@ pub(super) fn limits(ca: &str) -> String {
     format!("sp:{{ca:{ca}}}:limits")
 }
 
+pub(super) fn limits_since(ca: &str) -> String {
+    format!("sp:{{ca:{ca}}}:limits-since")
+}
+
+pub(super) fn limit_open(ca: &str, bucket: &str) -> String {
+    format!("sp:{{ca:{ca}}}:open:{bucket}")
+}
+
 pub(super) fn limit_bucket(ca: &str, bucket: &str) -> String {
     format!("sp:{{ca:{ca}}}:limit:{bucket}")
 }

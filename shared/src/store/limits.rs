@@ -111,8 +111,10 @@ pub struct BucketState {
     pub bucket: String,
     /// Microseconds since 1970.
     pub tat_us: i64,
-    /// The last turn that was promised to somebody, if it is still to come.
-    pub promised_until_us: Option<i64>,
+    /// Orders that may still spend from it: the CA counts their certificates when it issues them.
+    pub open: u64,
+    /// The last turns that were promised, to new orders and to renewals, as far as they are still to come.
+    pub promised_us: [Option<i64>; 2],
     /// Until when somebody else may be spending from it.
     pub shared_until_us: Option<i64>,
 }
@@ -278,21 +280,33 @@ impl Store {
         let mut pipeline = redis::Pipeline::new();
         for name in names {
             pipeline.cmd("HMGET").arg(keys::limit_bucket(ca, name)).arg(&["t", "q:n", "q:r", "c"]);
+            pipeline.cmd("ZCOUNT").arg(keys::limit_open(ca, name)).arg(now).arg("+inf");
         }
-        let found: Vec<[Option<String>; 4]> = self.link.pipe(&pipeline).await?;
-        let later = |text: &Option<String>| {
-            text.as_ref().and_then(|text| text.parse::<i64>().ok()).filter(|time| *time > now)
-        };
-        Ok(names
-            .iter()
-            .zip(found)
-            .map(|(name, [tat, new, renewal, shared])| BucketState {
+        let found: Vec<redis::Value> = self.link.pipe(&pipeline).await?;
+        let mut states = Vec::with_capacity(names.len());
+        for (name, answers) in names.iter().zip(found.chunks_exact(2)) {
+            let [fields, open] = answers else { continue };
+            let of_answer = |e| StoreError::corrupt(keys::limit_bucket(ca, name), e);
+            let fields: [Option<f64>; 4] = redis::from_redis_value_ref(fields).map_err(of_answer)?;
+            let [tat, new, renewal, shared] = fields.map(|time| time.map(|time| time as i64).filter(|time| *time > now));
+            states.push(BucketState {
                 bucket: name.clone(),
-                tat_us: later(&tat).unwrap_or(0),
-                promised_until_us: later(&new).max(later(&renewal)),
-                shared_until_us: later(&shared),
-            })
-            .collect())
+                tat_us: tat.unwrap_or(0),
+                open: redis::from_redis_value_ref(open).map_err(of_answer)?,
+                promised_us: [new, renewal],
+                shared_until_us: shared,
+            });
+        }
+        Ok(states)
+    }
+
+    /// Since when the buckets of a CA are counted; `None` before the first order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn limits_since(&self, ca: &str) -> Result<Option<Timestamp>, StoreError> {
+        let since: Option<i64> = self.link.query(cmd("GET").arg(keys::limits_since(ca))).await?;
+        Ok(since.and_then(|since| Timestamp::from_microsecond(since).ok()))
     }
 
     /// Forgets all that is known of a CA's buckets: as if the fleet began now.
@@ -300,7 +314,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn count_limits_anew(&self, ca: &str) -> Result<(), StoreError> {
-        let _: i64 = self.link.query(cmd("DEL").arg(format!("{}-since", keys::limits(ca)))).await?;
+        let _: i64 = self.link.query(cmd("DEL").arg(keys::limits_since(ca))).await?;
         Ok(())
     }
 
