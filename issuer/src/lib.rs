@@ -1,9 +1,9 @@
 //! The issuer: orders certificates from an ACME CA and stores them for the fleet.
 //!
 //! Entry points (`cli`, [`api`]) use [`sites`], the wanted state, and [`issuance`], which drives orders; [`acme`] speaks to
-//! the CA, [`preflight`] looks at names as the CA will, and [`limits`] knows what its limiter will say; [`schedule`] is the daemon's work, [`notify`] tells the
-//! operator what happened, and [`rotation`] seals everything with another key-encryption key. What is stored goes through
-//! `shared::store`.
+//! the CA, [`preflight`] looks at names as the CA will, and [`limits`] knows what its limiter will say; [`schedule`] is the
+//! daemon's work, [`notify`] tells the operator what happened, [`outlook`] what will, and [`rotation`] seals everything with
+//! another key-encryption key. What is stored goes through `shared::store`.
 
 pub mod acme;
 pub mod api;
@@ -13,6 +13,7 @@ pub mod issuance;
 pub mod limits;
 pub mod monitoring;
 pub mod notify;
+pub mod outlook;
 pub mod preflight;
 pub mod rotation;
 pub mod schedule;

@@ -5,7 +5,7 @@
 //! - A handler takes an `Authorized<Role>`, so that what it demands is seen in its signature; the table doesn't compile
 //!   with another role. It takes an `Asked`, which is the request, and gives an `Answer` or a `Refusal`.
 //! - `refusal` holds the table of error codes; `once` keeps answers for requests that are repeated.
-//! - `sites`, `files`, `certificates`, `events`, `status`, `brakes`, `tenants`, `tokens`: the resources.
+//! - `sites`, `files`, `certificates`, `events`, `status`, `limits`, `forecast`, `brakes`, `tenants`, `tokens`: the resources.
 //! - `openapi` makes the document, of which `openapi.json` is a copy that a test compares.
 //!
 //! Nobody is asked for a token whose owner isn't known for sure: a store that doesn't answer is 503, never 401 or 404.
@@ -18,6 +18,8 @@ mod certificates;
 mod counters;
 mod events;
 mod files;
+mod forecast;
+mod limits;
 mod listing;
 mod once;
 mod openapi;

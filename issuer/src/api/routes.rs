@@ -2,7 +2,7 @@
 
 use super::{
     authorized::{Admin, Demand, Public, Read, Write},
-    brakes, certificates, events, files, openapi,
+    brakes, certificates, events, files, forecast, limits, openapi,
     refusal::Code,
     server::{BASE, answering, other_methods},
     sites, status, tenants, tokens,
@@ -144,6 +144,13 @@ const EVENTS: &[(&str, &str)] = &[
     ("limit", "events of a page, 1 to 1000; 100 where it is not said"),
     ("kind", "only events of this kind, or of several with commas in between"),
 ];
+const FORECAST: &[(&str, &str)] = &[
+    ("ca", "as if all were ordered from this CA"),
+    ("profile", "as if all had this profile of the CA"),
+    ("lifetime_hours", "as if certificates lived that long"),
+    ("sites", "as if there were so many certificates"),
+    ("new_per_day", "as if so many came new on each day"),
+];
 const SHOWN: (&str, &str) =
     ("limit", "changes that are listed at most, 100 where it is not said; all are counted");
 const REMOVE_MANY: (&str, &str) = ("remove_many", "`true`: remove what the file lacks, however much that is");
@@ -222,6 +229,14 @@ routes! {
     }
     "/status" {
         GET Read status::show, described("showStatus", "How much is wanted, due and failing; brakes and troubles.", &[(200, "Status")]);
+    }
+    "/limits" {
+        GET Read limits::show, described("showLimits", "What is left of the CAs' limits: of the accounts', and of each that is half used up.", &[(200, "Limits")])
+            .refusals(&[Code::UnknownCa]);
+    }
+    "/forecast" {
+        GET Read forecast::show, described("showForecast", "What the next 90 days bring: renewals by hour, orders by day, what they leave of the limits, and memory.", &[(200, "Forecast")])
+            .query(FORECAST).refusals(&[Code::UnknownCa]);
     }
     "/events" {
         GET Read events::list, described("listEvents", "What happened.", &[(200, "EventPage")]).query(EVENTS);

@@ -97,7 +97,9 @@ impl CaLimits {
     pub fn rate_of_bucket(&self, name: &str, limit: &Limit, of: &str) -> Rate {
         let account = of.split_once(':').map_or(of, |(account, _)| account);
         match limit.scope {
-            LimitScope::Account | LimitScope::AccountAndIdentifier => self.rate_of_account(name, limit, account),
+            LimitScope::Account | LimitScope::AccountAndIdentifier => {
+                self.rate_of_account(name, limit, account)
+            }
             // An account that was granted something has a bucket of its own for each domain.
             LimitScope::RegisteredDomain => self
                 .granted_to_account(name, account)

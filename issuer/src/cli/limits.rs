@@ -35,7 +35,11 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         .map(|text| DnsName::parse(text).map_err(|e| Failed::because(Exit::Usage, "names", &e)))
         .collect::<Result<Vec<_>, _>>()?;
     let context = Context::open(config, *output).await?;
-    if names.is_empty() { show_tight(arguments, &context, output).await } else { show_of(arguments, names, &context, output).await }
+    if names.is_empty() {
+        show_tight(arguments, &context, output).await
+    } else {
+        show_of(arguments, names, &context, output).await
+    }
 }
 
 async fn show_tight(arguments: &Arguments, context: &Context, output: &Output) -> Result<Exit, Failed> {
@@ -78,7 +82,8 @@ async fn show_of(
     let terms = terms(&context.config, ca.as_deref())?;
     let names = NameSet::new(names).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
     let suffixes = PublicSuffixes::shipped();
-    let shown = outlook(&context.store, &terms, &suffixes, &account, names).await.map_err(|e| of_store(&e))?;
+    let shown =
+        outlook(&context.store, &terms, &suffixes, &account, names).await.map_err(|e| of_store(&e))?;
     output.result(&shown, || outlook_to_text(&shown, &terms.title));
     Ok(Exit::Done)
 }
@@ -99,7 +104,9 @@ fn overview_to_text(shown: &Overview) -> String {
     text.push_str(&gauges_to_text(&shown.buckets));
     let waiting: u64 = shown.buckets.iter().map(|gauge| gauge.waiting).sum();
     if waiting > 0 {
-        text.push_str(&format!("\nabout {waiting} orders wait; each is placed by itself when its turn comes"));
+        text.push_str(&format!(
+            "\nabout {waiting} orders wait; each is placed by itself when its turn comes"
+        ));
     }
     if shown.buckets.iter().any(|gauge| gauge.others_until.is_some()) {
         text.push_str(
@@ -138,7 +145,11 @@ fn gauges_to_text(buckets: &[Gauge]) -> String {
             format!("{} of {}", gauge.left, gauge.burst),
             moment(gauge.next, "now"),
             moment(gauge.full, "now"),
-            if gauge.waiting > 0 { format!("{} until {}", gauge.waiting, moment(gauge.waiting_until, "")) } else { String::new() },
+            if gauge.waiting > 0 {
+                format!("{} until {}", gauge.waiting, moment(gauge.waiting_until, ""))
+            } else {
+                String::new()
+            },
         ]
     });
     table(&["LIMIT", "OF", "LEFT", "NEXT (UTC)", "FULL AGAIN", "WAITING"], rows)

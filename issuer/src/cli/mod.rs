@@ -5,9 +5,11 @@ mod brake;
 mod config;
 mod context;
 mod events;
+mod forecast;
 mod frontend;
 mod issue;
 mod key;
+mod limits;
 mod nudge;
 mod output;
 mod plan;
@@ -68,6 +70,10 @@ enum Command {
     Issue(issue::Arguments),
     /// What is served, until when, and what is wrong
     Status(status::Arguments),
+    /// What is left of the CAs' limits, what waits for them and until when
+    Limits(limits::Arguments),
+    /// What the next 90 days bring: renewals by hour, orders, limits, memory; and what if
+    Forecast(forecast::Arguments),
     /// What happened: the newest events, or with --follow what comes
     Events(events::Arguments),
     /// Revoke what a name is served with
@@ -126,6 +132,8 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
         Command::Tenant(command) => tenant::run(command, config()?, output).await,
         Command::Issue(wanted) => issue::run(wanted, Urge::Lack, config()?, output).await,
         Command::Status(wanted) => status::run(&wanted, config()?, output).await,
+        Command::Limits(wanted) => limits::run(&wanted, config()?, output).await,
+        Command::Forecast(wanted) => forecast::run(wanted, config()?, output).await,
         Command::Events(wanted) => events::run(&wanted, config()?, output).await,
         Command::Revoke(wanted) => revoke::run(&wanted, config()?, output).await,
         Command::Frontend(command) => frontend::run(command, config()?, output).await,

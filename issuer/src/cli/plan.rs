@@ -4,7 +4,10 @@ use super::{
     context::Context,
     output::{Exit, Failed, Output, table},
 };
-use crate::sites::{Plan, PlanError, Planned, Registry, WishFile, apply_file, plan_file};
+use crate::{
+    limits::Wait,
+    sites::{Plan, PlanError, Planned, Registry, WishFile, apply_file, plan_file},
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use shared::{config::Config, domain::DnsName};
@@ -102,5 +105,32 @@ fn to_text(plan: &Plan, would: &str) -> String {
         "{} sites {would}added, {} changed, {} removed, {} unchanged; {} certificates {would}ordered, {} of the changes wait",
         plan.added, plan.changed, plan.removed, plan.unchanged, plan.orders, plan.waiting
     ));
+    if let Some(longest) = plan.limits.first() {
+        text.push_str(&format!(
+            "\nThe limits of {} make it take {}, until {}:\n",
+            longest.ca,
+            in_words(longest.seconds),
+            longest.until.strftime("%F %T UTC")
+        ));
+        let row = |wait: &Wait| {
+            vec![
+                wait.limit.clone(),
+                wait.of.clone(),
+                wait.orders.to_string(),
+                in_words(wait.seconds),
+                wait.ca.clone(),
+            ]
+        };
+        text.push_str(&table(&["LIMIT", "OF", "ORDERS", "TAKES", "CA"], plan.limits.iter().map(row)));
+    }
     text
+}
+
+fn in_words(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} seconds"),
+        120..=7199 => format!("{} minutes", seconds.div_ceil(60)),
+        7200..=172_799 => format!("{:.1} hours", seconds as f64 / 3600.0),
+        _ => format!("{:.1} days", seconds as f64 / 86_400.0),
+    }
 }

@@ -40,6 +40,6 @@ pub(crate) use publication::{look_for_promotion, promote_what_is_due};
 pub(crate) use renewal::{Follows, Oracle, Renewals, place_of_served};
 pub(crate) use setup::{DEFAULT_ACCOUNT, client_for, reach};
 pub use setup::{Issuance, SetupError};
-pub(crate) use site::{lacks_nothing, valid_certificates};
 pub use site::{Issue, Outcome, Published, Urge, Wanted};
+pub(crate) use site::{lacks_nothing, valid_certificates};
 pub use verdict::Verdict;

@@ -134,7 +134,8 @@ fn gauge(limits: &CaLimits, state: &BucketState, now: Timestamp) -> Option<Gauge
     let (now_us, interval) = (now.as_microsecond(), rate.interval_us());
     let open = i64::try_from(state.open).unwrap_or(i64::MAX);
     let held = interval.saturating_mul(open);
-    let next_us = state.tat_us.max(now_us).saturating_add(held + interval).saturating_sub(rate.full_after_us());
+    let next_us =
+        state.tat_us.max(now_us).saturating_add(held + interval).saturating_sub(rate.full_after_us());
     let begin = next_us.max(now_us);
     let queued = |last: i64| u64::try_from((last - begin) / interval + 1).unwrap_or(1);
     let later = |time_us: i64| Timestamp::from_microsecond(time_us).ok().filter(|time| *time > now);
@@ -201,7 +202,8 @@ mod tests {
         assert_eq!((shown.left, shown.next, shown.full), (0, Some(after(36)), Some(after(10_800))));
         assert_eq!((shown.waiting, shown.waiting_until), (11, Some(after(360))));
         // Orders under way are taken off.
-        let mut domain = state("certificates-per-registered-domain:example.com", us + 40 * 12_096 * 1_000_000);
+        let mut domain =
+            state("certificates-per-registered-domain:example.com", us + 40 * 12_096 * 1_000_000);
         domain.open = 9;
         assert_eq!(gauge(&terms().limits, &domain, now).unwrap().left, 1);
         domain.open = 10;

@@ -4,15 +4,17 @@
 //! - `buckets`: which buckets an order touches, by the CA's profile.
 //! - `ticket`: what became of the order, and so of what it was given.
 //! - `refusal`: which limit a CA means when it refuses all the same.
-//! - [`overview`] and [`outlook`]: what is left, for operators.
+//! - [`overview`] and [`outlook`]: what is left, for operators. [`Demand`]: how long many new orders will take.
 //!
 //! The buckets are in the store, for the whole fleet (`shared/src/store/limits.rs`).
 
 mod buckets;
+mod demand;
 mod gauge;
 mod refusal;
 mod ticket;
 
+pub use demand::{Demand, Wait};
 pub use gauge::{Gauge, Outlook, Overview, outlook, overview};
 pub(crate) use refusal::wait_in_text;
 pub use ticket::Ticket;

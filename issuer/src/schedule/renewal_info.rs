@@ -1,6 +1,9 @@
 //! Asking the CA whether a certificate is still to be renewed when it was to be: its own pace, one node for each certificate.
 
-use super::{Node, work::{BRAKED, told_of}};
+use super::{
+    Node,
+    work::{BRAKED, told_of},
+};
 use crate::{
     acme::Client,
     ca::Ca,
@@ -55,10 +58,8 @@ impl Node {
     ) -> Result<bool, StoreError> {
         // A CA that is slow to answer must not cost it the lease.
         let _held = HeldLease::keep(&self.store, claimed.lease.clone());
-        let (mut served, has_open_order) = tokio::try_join!(
-            valid_certificates(&self.store, stored),
-            self.store.has_open_order(&stored.id)
-        )?;
+        let (mut served, has_open_order) =
+            tokio::try_join!(valid_certificates(&self.store, stored), self.store.has_open_order(&stored.id))?;
         if has_open_order || !lacks_nothing(stored, &served, Timestamp::now()) {
             return Ok(false);
         }
@@ -78,7 +79,9 @@ impl Node {
             renewals.plan(&self.store, site, published, Follows::ITSELF, oracle).await?;
         }
         let now = Timestamp::now();
-        let Some(mut place) = place_of_served(&served, stored.held, &stored.cut, now) else { return Ok(false) };
+        let Some(mut place) = place_of_served(&served, stored.held, &stored.cut, now) else {
+            return Ok(false);
+        };
         if let Some(moment) = look_for_promotion(stored.serving.staged.as_ref(), now, BRAKED) {
             place.moment = place.moment.min(moment);
         }

@@ -6,6 +6,10 @@ use super::{
     registry::{Change, Kind, Registry, SiteError},
     wish::SiteWish,
 };
+use crate::{
+    ca::Terms,
+    limits::{Demand, Wait},
+};
 use serde::Serialize;
 use shared::{
     domain::{Braked, DnsName, NameSet, Origin, PublicSuffixes, SiteId, brake_of},
@@ -38,6 +42,8 @@ pub struct Plan {
     pub orders: usize,
     /// Changes that wait: a brake is on, or the site is paused.
     pub waiting: usize,
+    /// What the CAs' limits make wait, the longest first: empty where all can be ordered at once.
+    pub limits: Vec<Wait>,
     /// The first changes; `omitted` more are not listed.
     pub changes: Vec<Planned>,
     pub omitted: usize,
@@ -84,6 +90,7 @@ struct Walk<'a> {
     registry: &'a Registry,
     names: &'a Names,
     plan: Plan,
+    demand: Demand,
     shown: usize,
     brakes: Vec<shared::domain::Brake>,
     tenants: HashMap<String, Tenant>,
@@ -108,7 +115,7 @@ pub async fn plan_file(
     let mut walk = Walk::new(registry, shown, &names).await?;
     walk.lines(path, false, &told).await?;
     walk.removals(true, false).await?;
-    Ok(walk.plan)
+    walk.plan().await
 }
 
 /// Makes it so.
@@ -130,7 +137,8 @@ pub async fn apply_file(
     let mut walk = Walk::new(registry, shown, &names).await?;
     walk.lines(path, true, &told).await?;
     walk.removals(remove_many, true).await?;
-    Ok(Applied { plan: walk.plan, failed: walk.failed })
+    let failed = std::mem::take(&mut walk.failed);
+    Ok(Applied { plan: walk.plan().await?, failed })
 }
 
 /// The digest of each name in a file, and the line that it stands on.
@@ -192,6 +200,7 @@ impl<'a> Walk<'a> {
             registry,
             names,
             plan: Plan::default(),
+            demand: Demand::default(),
             shown,
             brakes: registry.store.load_brakes().await?,
             tenants: HashMap::new(),
@@ -356,7 +365,24 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    async fn plan(mut self) -> Result<Plan, PlanError> {
+        let config = &self.registry.config;
+        let terms = |ca: &str| Terms::of(config, Some(ca)).ok();
+        self.plan.limits = self.demand.waits(&self.registry.store, terms).await?;
+        Ok(self.plan)
+    }
+
+    /// Each of its groups whose names are new is one order that the CA counts; the other key type of the same names is exempt.
+    fn demand(&mut self, change: &Change) {
+        let (Some(write), site) = (&change.write, &change.site) else { return };
+        let Ok(terms) = Terms::of(&self.registry.config, Some(&site.ca)) else { return };
+        for names in write.touched.iter().filter_map(|number| write.groups.get(number)) {
+            self.demand.add(&terms, &self.registry.suffixes, &site.account, names);
+        }
+    }
+
     fn count(&mut self, change: &Change) {
+        self.demand(change);
         match change.kind {
             Kind::Added => self.plan.added += 1,
             Kind::Changed => self.plan.changed += 1,

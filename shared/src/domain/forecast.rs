@@ -18,8 +18,8 @@ pub struct Fleet {
     pub lifetime: SignedDuration,
     /// The CA's profile that gives this lifetime, for whoever reads the forecast.
     pub profile: Option<String>,
-    /// 2 where each has a certificate of each key type.
-    pub certificates_per_site: u32,
+    /// 2 where each has a certificate of each key type, and in between where some have.
+    pub certificates_per_site: f64,
     pub new_sites_per_day: f64,
 }
 
@@ -34,7 +34,7 @@ pub struct Forecast {
 }
 
 /// An hour or a day of a forecast, and how many there are in it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Peak {
     pub from: Timestamp,
     pub count: f64,
@@ -100,7 +100,7 @@ impl Forecast {
 
     /// Orders on each of the 90 days that begin with the forecast, for renewals and for new sites.
     pub fn orders_per_day(&self) -> Vec<f64> {
-        let certificates = f64::from(self.fleet.certificates_per_site);
+        let certificates = self.fleet.certificates_per_site;
         let day = |hours: &[f64]| (hours.iter().sum::<f64>() + self.fleet.new_sites_per_day) * certificates;
         self.renewals_per_hour.chunks(24).map(day).collect()
     }
@@ -116,7 +116,7 @@ impl Forecast {
 
     /// What the busiest day uses of a limit.
     pub fn headroom(&self, limit: &OrderLimit) -> Headroom {
-        let new = self.fleet.new_sites_per_day * f64::from(self.fleet.certificates_per_site);
+        let new = self.fleet.new_sites_per_day * self.fleet.certificates_per_site;
         let used_per_day = if limit.counts_renewals { self.busiest_day().count } else { new };
         let days = limit.period.as_secs_f64() / 86_400.0;
         let allowed_per_day = if days > 0.0 { limit.count as f64 / days } else { f64::INFINITY };
@@ -127,8 +127,7 @@ impl Forecast {
     /// belongs to them.
     pub fn memory_bytes(&self, bytes_per_certificate: u64) -> u64 {
         let new_sites = self.fleet.new_sites_per_day * (FORECAST_HOURS / 24) as f64;
-        let certificates =
-            (self.fleet.sites as f64 + new_sites) * f64::from(self.fleet.certificates_per_site);
+        let certificates = (self.fleet.sites as f64 + new_sites) * self.fleet.certificates_per_site;
         (certificates * bytes_per_certificate as f64).round() as u64
     }
 }
@@ -208,7 +207,7 @@ mod tests {
             sites,
             lifetime: SignedDuration::from_hours(lifetime_h),
             profile: None,
-            certificates_per_site: 1,
+            certificates_per_site: 1.0,
             new_sites_per_day: 0.0,
         }
     }
@@ -284,7 +283,7 @@ mod tests {
 
     #[test]
     fn new_sites_are_orders_at_once_and_renewals_a_cycle_later() {
-        let growing = Fleet { new_sites_per_day: 2400.0, certificates_per_site: 2, ..fleet(144_000, 2160) };
+        let growing = Fleet { new_sites_per_day: 2400.0, certificates_per_site: 2.0, ..fleet(144_000, 2160) };
         let forecast = Forecast::of(&[100; 1440], from(), growing);
         assert!(close(forecast.renewals_per_hour[1000], 100.0));
         assert!(close(forecast.renewals_per_hour[2000], 200.0));

@@ -288,7 +288,8 @@ impl Store {
             let [fields, open] = answers else { continue };
             let of_answer = |e| StoreError::corrupt(keys::limit_bucket(ca, name), e);
             let fields: [Option<f64>; 4] = redis::from_redis_value_ref(fields).map_err(of_answer)?;
-            let [tat, new, renewal, shared] = fields.map(|time| time.map(|time| time as i64).filter(|time| *time > now));
+            let [tat, new, renewal, shared] =
+                fields.map(|time| time.map(|time| time as i64).filter(|time| *time > now));
             states.push(BucketState {
                 bucket: name.clone(),
                 tat_us: tat.unwrap_or(0),

@@ -7,13 +7,23 @@ use std::{process::ExitCode, time::Instant};
 
 fn main() -> ExitCode {
     let began = Instant::now();
-    println!("{CERTIFICATES} certificates, a year, after the first cycle: renewals over the mean of all hours, minutes of the day");
-    println!("{:<44} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9}", "", "an hour", "busiest", "emptiest", "minute", "early", "more");
+    println!(
+        "{CERTIFICATES} certificates, a year, after the first cycle: renewals over the mean of all hours, minutes of the day"
+    );
+    println!(
+        "{:<44} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9}",
+        "", "an hour", "busiest", "emptiest", "minute", "early", "more"
+    );
     let mut worst: f64 = 0.0;
     let mut show = |title: String, report: Report| {
         println!(
             "{title:<44} {:>8.0} {:>8.3} {:>8.3} {:>8.3} {:>9} {:>9.0}",
-            report.mean_per_hour, report.busiest_hour, report.emptiest_hour, report.busiest_minute, report.early, report.more_certificates
+            report.mean_per_hour,
+            report.busiest_hour,
+            report.emptiest_hour,
+            report.busiest_minute,
+            report.early,
+            report.more_certificates
         );
         worst = worst.max(report.busiest_hour).max(report.busiest_minute);
     };
@@ -21,7 +31,10 @@ fn main() -> ExitCode {
         let cycle_s = renewal_cycle(SignedDuration::from_hours(lifetime_h.into())).as_secs();
         for (within_s, how) in [(cycle_s, "a cycle"), (3 * DAY_S, "3 days")] {
             for foreseen in [true, false] {
-                let title = format!("{lifetime_h} h, issued within {how}{}", if foreseen { ", foreseen" } else { "" });
+                let title = format!(
+                    "{lifetime_h} h, issued within {how}{}",
+                    if foreseen { ", foreseen" } else { "" }
+                );
                 show(title, Year::new(lifetime_h, within_s, foreseen).run());
             }
         }
