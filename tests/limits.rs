@@ -125,3 +125,61 @@ async fn a_twin_that_knows_nothing_learns_from_one_refusal() -> Result<()> {
     daemon.process.terminate(Duration::from_secs(20)).await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_is_shown_and_how_long_a_file_will_take() -> Result<()> {
+    let mut limits = Limits::letsencrypt_divided_by(1);
+    limits.certificates_per_domain.burst = 2;
+    let stage = limited(&limits).await?;
+    let fresh = stage.json(&["limits"]).await?;
+    ensure!(fresh["cas"][0]["since"].is_null() && fresh["cas"][0]["buckets"][0]["left"] == 300, "{fresh}");
+    stage.issue(&["a.shop.example", "b.shop.example"]).await?;
+    stage.issue(&["a.shop.example", "--key-type", "ecdsa-p256", "--key-type", "rsa-2048"]).await?;
+
+    // Two certificates of the domain are all, and the third of the same names was exempt.
+    let shown = stage.json(&["limits"]).await?;
+    let buckets = shown["cas"][0]["buckets"].as_array().context("buckets")?;
+    let of = |limit: &str| {
+        buckets.iter().find(|bucket| bucket["limit"] == limit).with_context(|| format!("{limit}: {shown}"))
+    };
+    let domain = of("certificates-per-registered-domain")?;
+    ensure!(domain["of"] == "shop.example" && domain["left"] == 0 && domain["next"].is_string(), "{domain}");
+    ensure!(*domain == buckets[0], "the emptiest is not the first: {shown}");
+    let orders = of("new-orders-per-account")?;
+    ensure!(orders["of"] == "default" && orders["left"] == 298 && orders["next"].is_null(), "{orders}");
+
+    // What an order would meet, before it is placed.
+    let of_name = stage.json(&["limits", "c.shop.example", "c.other.example"]).await?;
+    ensure!(of_name["next_new"] == domain["next"] && of_name["next_same_set"].is_null(), "{of_name}");
+    let other = stage.json(&["limits", "c.other.example"]).await?;
+    ensure!(other["next_new"].is_null(), "{other}");
+    let text = stage.signpost.issuer(&["limits"]).await?.success()?.stdout;
+    ensure!(text.contains("0 of 2") && text.contains("298 of 300"), "{text}");
+    stage.signpost.issuer(&["limits", "--ca", "nobody"]).await?.with_code(2)?;
+
+    // A thousand sites: the account is the slowest, behind what was spent.
+    let lines: String = (0..1000)
+        .map(|number| format!("{}\n", json!({"names": [format!("www.s{number}.example")]})))
+        .collect();
+    let lines = lines
+        + &(0..4)
+            .map(|number| format!("{}\n", json!({"names": [format!("n{number}.shop.example")]})))
+            .collect::<String>();
+    let file = stage.signpost.write("many.ndjson", lines)?;
+    let file = file.to_str().context("a path is text")?;
+    let planned = stage.json(&["plan", file]).await?;
+    let waits = planned["limits"].as_array().context("limits")?;
+    ensure!(waits.len() == 2, "{planned}");
+    let near = |wait: &serde_json::Value, expected: u64| {
+        wait["seconds"].as_u64().is_some_and(|seconds| seconds.abs_diff(expected) < expected / 20)
+    };
+    ensure!(
+        waits[0]["of"] == "shop.example" && waits[0]["orders"] == 4 && near(&waits[0], 4 * 12_096),
+        "{planned}"
+    );
+    ensure!(waits[1]["limit"] == "new-orders-per-account" && near(&waits[1], (1004 - 298) * 36), "{planned}");
+    let text = stage.signpost.issuer(&["plan", file]).await?.success()?.stdout;
+    ensure!(text.contains("The limits of pebble make it take 13."), "{text}");
+    ensure!(refusals(&stage) == 0);
+    Ok(())
+}
