@@ -25,6 +25,8 @@ pub struct Limits {
     pub certificates_per_set: Bucket,
     pub failures_per_name: Bucket,
     pub same_set: Duration,
+    /// Names of two labels under which each name of three is a registered domain.
+    pub suffixes: Vec<String>,
 }
 
 /// A refusal, as it is told.
@@ -61,7 +63,24 @@ impl Limits {
             certificates_per_set: bucket(5, DAY * 7),
             failures_per_name: bucket(5, DAY / 24),
             same_set: DAY * 120 / divisor,
+            suffixes: Vec::new(),
         }
+    }
+
+    /// The last two labels of each name, three under a suffix: good for the names of a test.
+    fn domains(&self, names: &[String]) -> Vec<String> {
+        let last = |name: &str, count: usize| {
+            let labels: Vec<&str> = name.rsplit('.').take(count).collect();
+            labels.into_iter().rev().collect::<Vec<_>>().join(".")
+        };
+        let of_name = |name: &String| match last(name, 2) {
+            suffix if self.suffixes.contains(&suffix) => last(name, 3),
+            domain => domain,
+        };
+        let mut found: Vec<String> = names.iter().map(of_name).collect();
+        found.sort();
+        found.dedup();
+        found
     }
 
     /// The same as a file for `limits_file`.
@@ -116,6 +135,11 @@ impl Limits {
 }
 
 impl Bucket {
+    /// So many can be spent from `now` until `end` at the most.
+    pub fn possible(self, tat: u64, now: u64, end: u64) -> u64 {
+        (end + self.interval() * u64::from(self.burst)).saturating_sub(tat.max(now)) / self.interval()
+    }
+
     fn interval(self) -> u64 {
         nanoseconds(self.period) / u64::from(self.count)
     }
@@ -168,7 +192,7 @@ impl Limiter {
                 orders.clone(),
                 "too many new orders (300) from this account in the last 3h0m0s".into(),
             );
-            for domain in domains(names) {
+            for domain in self.limits.domains(names) {
                 let bucket = format!("domain/{domain}");
                 let wait = self.limits.certificates_per_domain.spend(self.tat(&bucket), now);
                 let text = format!(
@@ -223,7 +247,7 @@ impl Limiter {
     pub fn issued(&mut self, names: &[String], now: u64) {
         let set = names.join(",");
         if !self.is_renewal(&set, now) {
-            for domain in domains(names) {
+            for domain in self.limits.domains(names) {
                 let bucket = self.limits.certificates_per_domain;
                 self.spend_only(format!("domain/{domain}"), bucket, now);
             }
@@ -268,7 +292,8 @@ impl Limiter {
             .is_some_and(|issued| now.saturating_sub(*issued) <= nanoseconds(self.limits.same_set))
     }
 
-    fn tat(&self, bucket: &str) -> u64 {
+    /// When a bucket is full again, nanoseconds.
+    pub fn tat(&self, bucket: &str) -> u64 {
         self.tats.get(bucket).copied().unwrap_or(0)
     }
 
@@ -277,20 +302,6 @@ impl Limiter {
             self.tats.insert(name, tat);
         }
     }
-}
-
-/// The last two labels of each name: good for the names of a test.
-fn domains(names: &[String]) -> Vec<String> {
-    let mut found: Vec<String> = names
-        .iter()
-        .map(|name| {
-            let labels: Vec<&str> = name.rsplitn(3, '.').take(2).collect();
-            labels.into_iter().rev().collect::<Vec<_>>().join(".")
-        })
-        .collect();
-    found.sort();
-    found.dedup();
-    found
 }
 
 fn nanoseconds(time: Duration) -> u64 {

@@ -10,7 +10,7 @@ local asking_ends, open_ends = text(now + ARGV[5]), text(now + ARGV[6])
 local since = redis.call('SET', base .. ':limits-since', text(now), 'NX', 'GET') or text(now)
 local SHARES = {o = 0.2, r = 0.4, n = 0.4}
 -- A little more often than the bucket fills: some of those that were promised a turn don't take it.
-local OVERBOOKED = 0.95
+local OVERBOOKED = 0.99
 -- An order of a bucket that somebody else may be spending from waits for the one before it to be answered, so long at a time.
 local ONE_BY_ONE = 100000
 
@@ -41,8 +41,12 @@ for i = 7, #ARGV, 7 do
     at = tat + interval * (cost + left) - interval * burst
     slot = at
     if at > now then
-      if promised or class == 'o' then
+      if class == 'o' then
         slot = at + math.min(interval, 60000000) * draw
+      elseif promised then
+        -- Somebody took its turn. Those to whom that happens come one after the other, each once more, and not all of them again and
+        -- again.
+        slot = math.max(at, number(key, 'q:p') + interval)
       else
         slot = math.max(at, number(key, 'q:' .. class) + interval * OVERBOOKED)
       end
@@ -55,8 +59,8 @@ for i = 7, #ARGV, 7 do
 end
 if turn then
   local bucket, interval, burst = ARGV[waits_for], tonumber(ARGV[waits_for + 1]), tonumber(ARGV[waits_for + 2])
-  if not promised and class ~= 'o' and allowed - now > ONE_BY_ONE then
-    redis.call('HSET', bucket_key(bucket), 'q:' .. class, text(turn))
+  if class ~= 'o' and allowed - now > ONE_BY_ONE then
+    redis.call('HSET', bucket_key(bucket), 'q:' .. (promised and 'p' or class), text(turn))
     keep(bucket, bucket_key(bucket), interval, burst)
   end
   return {'0', text(turn), bucket, text(allowed), text(now)}

@@ -1,5 +1,5 @@
 -- Before every script of the limits' twin. A bucket is a hash: `t` its TAT (see domain/limit.rs), `n` how many were spent, `s:CLASS`
--- the TAT of what is guaranteed to a class, `q:CLASS` the last turn that was promised, `c` until when somebody else may be spending
+-- the TAT of what is guaranteed to a class, `q:CLASS` the last turn that was promised (`q:p`: once more, to one whose turn was taken), `c` until when somebody else may be spending
 -- from it. Beside it `asking` holds orders that the CA has not answered yet, by the number of their spending, and `open` those that
 -- it has and that may still spend, by when they are given up. All times are microseconds. KEYS[1] is the CA's `limits` set: buckets
 -- that are not full, by when they are. ARGV[1] is the time, '' for the server's own.
@@ -32,7 +32,7 @@ end
 -- A bucket is forgotten once it is full, and nobody waits for it: but not while an order of it may be answered.
 local function keep(bucket, key, interval, burst)
   local tat = number(key, 't')
-  local ends = math.max(tat, number(key, 'c'), number(key, 'q:n'), number(key, 'q:r'), now) + 3600000000
+  local ends = math.max(tat, number(key, 'c'), number(key, 'q:n'), number(key, 'q:r'), number(key, 'q:p'), now) + 3600000000
   redis.call('PEXPIREAT', key, text(math.ceil(ends / 1000)))
   if tat - now > interval * burst / 2 then
     redis.call('ZADD', KEYS[1], text(tat), bucket)
