@@ -181,15 +181,19 @@ fn told(terms: &Terms, forecast: &Forecast, bytes: u64, is_measured: bool) -> To
         new_per_day: fleet.new_sites_per_day,
         renewals_per_hour: forecast.renewals_per_hour.iter().copied().map(rounded).collect(),
         mean_per_hour: rounded(forecast.mean_per_hour()),
-        busiest_hour: forecast.busiest_hour(),
+        busiest_hour: peak(forecast.busiest_hour()),
         orders_per_day: forecast.orders_per_day().into_iter().map(rounded).collect(),
         mean_orders_per_day: rounded(forecast.mean_orders_per_day()),
-        busiest_day: forecast.busiest_day(),
+        busiest_day: peak(forecast.busiest_day()),
         limits: limits.collect(),
         memory_bytes: forecast.memory_bytes(bytes),
         bytes_per_certificate: bytes,
         is_measured,
     }
+}
+
+fn peak(peak: Peak) -> Peak {
+    Peak { count: rounded(peak.count), ..peak }
 }
 
 /// What is overdue belongs into the first hour.
@@ -226,9 +230,9 @@ fn of_hours(hours: f64) -> SignedDuration {
     SignedDuration::try_from_secs_f64(hours * 3600.0).unwrap_or(SignedDuration::MAX)
 }
 
-/// Hundredths are more than is known.
+/// More digits than that are more than is known.
 fn rounded(number: f64) -> f64 {
-    (number * 100.0).round() / 100.0
+    (number * 10_000.0).round() / 10_000.0
 }
 
 impl Sample {

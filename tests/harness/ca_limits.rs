@@ -144,8 +144,11 @@ impl Bucket {
         nanoseconds(self.period) / u64::from(self.count)
     }
 
-    /// The TAT once one more is spent, or how long until it can be.
-    fn spend(self, tat: u64, now: u64) -> Result<u64, u64> {
+    /// The TAT once one more is spent.
+    ///
+    /// # Errors
+    /// How long until it can be, nanoseconds.
+    pub fn spend(self, tat: u64, now: u64) -> Result<u64, u64> {
         let next = tat.max(now) + self.interval();
         let earliest = next.saturating_sub(self.interval() * u64::from(self.burst));
         if earliest > now { Err(earliest - now) } else { Ok(next) }
