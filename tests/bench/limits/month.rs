@@ -25,6 +25,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[path = "unused.rs"]
+mod unused;
+use unused::{Look, Unused};
+
 const S: u64 = 1_000_000;
 const HOUR: u64 = 3600 * S;
 const DAY: u64 = 24 * HOUR;
@@ -145,21 +149,6 @@ enum What {
     Foreign,
 }
 
-/// A time in which, whenever an hour ends, something waits.
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    /// What was placed before it.
-    placed: u64,
-    /// What the limiter would have allowed at once to those that waited, at the worst hour.
-    worst: u64,
-    /// Whether they waited for the account, at the last hour, and not for a domain.
-    is_of_account: bool,
-    /// What the account's bucket held at the last hour, what had been placed then, and what it lost because it was full.
-    held: u64,
-    placed_then: u64,
-    lost: u64,
-}
-
 struct World<'a> {
     plan: &'a Plan,
     redis: &'a Redis,
@@ -171,7 +160,7 @@ struct World<'a> {
     sequence: u64,
     random: u64,
     now: u64,
-    waiting: Option<Waiting>,
+    unused: Unused,
     /// New orders that the CA has taken.
     placed: u64,
     report: Report,
@@ -188,8 +177,9 @@ pub(crate) async fn live(redis: &Redis, plan: &Plan) -> Result<Report> {
         world.now = at;
         world.happen(site, what).await?;
     }
-    world.end_waiting();
+    world.unused.end(world.placed);
     let mut report = world.report;
+    (report.used, report.unused) = (world.unused.used, world.unused.unused);
     report.refusals = world.limiter.refusals().to_vec();
     let new = world.sites.iter().filter(|site| site.kind == Kind::New && !site.fails);
     report.waiting = new.filter(|site| !site.is_done).count();
@@ -223,7 +213,7 @@ impl<'a> World<'a> {
             sequence: 0,
             random: plan.seed,
             now: BEGINNING,
-            waiting: None,
+            unused: Unused::default(),
             placed: 0,
             report: Report::default(),
         };
@@ -461,7 +451,7 @@ impl<'a> World<'a> {
             *by_domain.entry(&site.domain).or_default() += 1;
         }
         if by_domain.is_empty() {
-            self.end_waiting();
+            self.unused.end(self.placed);
             return;
         }
         let now = self.now * 1000;
@@ -474,36 +464,9 @@ impl<'a> World<'a> {
             .sum();
         let bucket = self.limits.orders_per_account;
         let held = bucket.possible(self.limiter.tat(&format!("orders/{ACCOUNT}")), now, now);
-        let could_go = of_domains.min(held);
-        let placed = self.placed;
-        let waiting = self.waiting.get_or_insert(Waiting {
-            placed,
-            worst: 0,
-            is_of_account: false,
-            held,
-            placed_then: placed,
-            lost: 0,
-        });
-        // The account's bucket loses only what it could have given to one of those that wait.
-        let is_of_account = of_domains > held;
-        if waiting.is_of_account && is_of_account {
-            let came = HOUR * 1000 * u64::from(bucket.count) / nanoseconds(bucket.period);
-            waiting.lost += (waiting.held + came).saturating_sub(held + placed - waiting.placed_then);
-        }
-        waiting.worst = waiting.worst.max(could_go);
-        (waiting.is_of_account, waiting.held, waiting.placed_then) = (is_of_account, held, placed);
+        let came = bucket.possible(now, now, now + HOUR * 1000) - u64::from(bucket.burst);
+        self.unused.look(Look { of_domains, held, came, placed: self.placed });
     }
-
-    fn end_waiting(&mut self) {
-        if let Some(waiting) = self.waiting.take() {
-            self.report.used += self.placed - waiting.placed;
-            self.report.unused += waiting.worst + waiting.lost;
-        }
-    }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    time.as_nanos() as u64
 }
 
 /// As the CA's client would have read it.
