@@ -18,3 +18,4 @@ pub mod preflight;
 pub mod rotation;
 pub mod schedule;
 pub mod sites;
+pub mod suffixes;

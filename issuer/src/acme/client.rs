@@ -6,6 +6,7 @@ use super::{
     directory::Directory,
     jws::{self, Signatory},
     nonce::{Nonce, NoncePool},
+    pacing::{self, Pacer},
     problem::ProblemKind,
     request_error::RequestError,
     transport::{Reply, RequestCounter, Send, Transport},
@@ -36,6 +37,8 @@ pub struct ClientSettings {
     pub trusted_roots: Vec<X509>,
     /// For one request, from connecting to the last byte.
     pub timeout: Duration,
+    /// Absent where the CA's limits on requests are not known.
+    pub pacer: Option<Arc<dyn Pacer>>,
 }
 
 /// A CA. Clones share connections, directory and nonces.
@@ -50,7 +53,9 @@ struct Inner {
     directory_url: String,
     transport: Transport,
     requests: RequestCounter,
-    directory: Mutex<Option<Arc<Directory>>>,
+    pacer: Option<Arc<dyn Pacer>>,
+    /// And since when it is used.
+    directory: Mutex<Option<(Arc<Directory>, Instant)>>,
     /// One fetches, the others wait for it.
     directory_fetch: tokio::sync::Mutex<()>,
     // A std Mutex: held for a push or a pop, never across an await.
@@ -70,6 +75,7 @@ impl Client {
             transport: Transport::new(&settings.trusted_roots, settings.timeout)?,
             directory_url: settings.directory_url,
             requests: RequestCounter::new(),
+            pacer: settings.pacer,
             directory: Mutex::new(None),
             directory_fetch: tokio::sync::Mutex::new(()),
             nonces: Mutex::new(NoncePool::default()),
@@ -96,24 +102,39 @@ impl Client {
         if let Some(known) = self.known_directory() {
             return Ok(known);
         }
-        let fetched = Arc::new(self.fetch_object::<Directory>(&self.inner.directory_url).await?.value);
-        *held(&self.inner.directory) = Some(Arc::clone(&fetched));
+        let fetched = Arc::new(self.fetch_directory().await?);
+        *held(&self.inner.directory) = Some((Arc::clone(&fetched), Instant::now()));
         Ok(fetched)
     }
 
-    /// Whether the directory has been fetched, or given.
-    pub fn knows_directory(&self) -> bool {
-        self.known_directory().is_some()
+    /// The directory as it is now; the one that is used stays the same.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn fetch_directory(&self) -> Result<Directory, RequestError> {
+        Ok(self.fetch_object::<Directory>(&self.inner.directory_url).await?.value)
+    }
+
+    /// Since when the directory is used that is known; `None`: none is.
+    pub fn directory_age(&self) -> Option<Duration> {
+        held(&self.inner.directory).as_ref().map(|(_, since)| since.elapsed())
     }
 
     /// Uses a directory that was stored earlier: saves a request.
     pub fn use_directory(&self, directory: Directory) {
-        *held(&self.inner.directory) = Some(Arc::new(directory));
+        *held(&self.inner.directory) = Some((Arc::new(directory), Instant::now()));
     }
 
-    /// The next call fetches it again: every few hours, and after an unexpected 404.
-    pub fn forget_directory(&self) {
-        *held(&self.inner.directory) = None;
+    /// Uses the one that is known as if it had come now.
+    pub fn keep_directory(&self) {
+        if let Some((_, since)) = held(&self.inner.directory).as_mut() {
+            *since = Instant::now();
+        }
+    }
+
+    /// The right to fetch it anew: one at a time, the others go on with the one that is known.
+    pub fn try_refresh(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.inner.directory_fetch.try_lock().ok()
     }
 
     /// HTTP requests sent to this CA, by all clones.
@@ -134,7 +155,7 @@ impl Client {
     }
 
     fn known_directory(&self) -> Option<Arc<Directory>> {
-        held(&self.inner.directory).clone()
+        held(&self.inner.directory).as_ref().map(|(directory, _)| Arc::clone(directory))
     }
 
     /// An unsigned GET of an object: directory and renewal information only.
@@ -195,6 +216,10 @@ impl Client {
     }
 
     async fn send(&self, url: &str, what: Send) -> Result<Reply, RequestError> {
+        let endpoint = pacing::endpoint_of(url, &self.inner.directory_url, self.known_directory().as_deref());
+        if let Some(pacer) = &self.inner.pacer {
+            pacing::wait(&**pacer, endpoint).await?;
+        }
         self.inner.requests.add();
         if let Some(counter) = &self.counter {
             counter.add();
@@ -202,6 +227,9 @@ impl Client {
         let reply = self.inner.transport.send(url, what).await?;
         if let Some(offset) = reply.clock_offset_seconds {
             self.inner.clock_offset_seconds.store(offset, Ordering::Relaxed);
+        }
+        if let (Some(pacer), 503, Some(pause)) = (&self.inner.pacer, reply.status, reply.retry_after) {
+            pacer.pause(endpoint, pause).await;
         }
         Ok(reply)
     }

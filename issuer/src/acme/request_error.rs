@@ -20,6 +20,9 @@ pub enum RequestError {
     /// An error without a problem document: a proxy's, a load balancer's, or a redirect.
     #[error("{url} answered with HTTP status {status} and no problem document: {excerpt:?}")]
     Body { url: String, status: u16, excerpt: String, retry_after: Option<Duration> },
+    /// Nothing was sent: the CA takes no more requests at this endpoint before.
+    #[error("the CA takes no more requests of the kind {endpoint:?} for {} seconds: it was not asked", .wait.as_secs())]
+    Paused { endpoint: &'static str, wait: Duration },
     /// A success that can't be understood.
     #[error("{url} answered with {what}")]
     Malformed { url: String, what: String },
@@ -88,6 +91,7 @@ impl RequestError {
         match self {
             Self::Problem(refusal) => refusal.retry_after,
             Self::Body { retry_after, .. } => *retry_after,
+            Self::Paused { wait, .. } => Some(*wait),
             _ => None,
         }
     }
@@ -108,7 +112,7 @@ impl RequestError {
             }
             Self::NotOffered { .. } | Self::Setup(_) => Fault::Operator,
             Self::Signing(_) => Fault::Bug,
-            Self::Body { status: 429, .. } => Fault::Operator,
+            Self::Body { status: 429, .. } | Self::Paused { .. } => Fault::Operator,
             Self::Body { .. } => Fault::Ca,
             Self::Problem(refusal) => refusal.fault(),
         }
@@ -123,7 +127,7 @@ impl RequestError {
                 Retry::Backoff
             }
             Self::NotOffered { .. } | Self::Signing(_) | Self::Setup(_) => Retry::Never,
-            Self::Body { .. } => later,
+            Self::Body { .. } | Self::Paused { .. } => later,
             Self::Problem(refusal) => refusal.retry(),
         }
     }

@@ -58,6 +58,7 @@ mod tests {
             directory_url: "https://example.com/dir".to_owned(),
             trusted_roots: Vec::new(),
             timeout: Duration::from_secs(1),
+            pacer: None,
         };
         let url = "https://example.com/acme/acct/evOfKhNU60wg";
         let account = Account::new(Client::new(settings).unwrap(), old.clone(), url);

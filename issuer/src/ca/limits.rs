@@ -2,8 +2,9 @@
 
 use super::{
     CaError,
-    profile::{CertificateProfile, ENDPOINTS, LimitsFile, Profile, RequestRate},
+    profile::{CertificateProfile, LimitsFile, Profile, RequestRate},
 };
+use crate::acme::ENDPOINTS;
 use shared::domain::{Limit, LimitScope, Rate};
 use std::{
     collections::BTreeMap,
@@ -18,7 +19,7 @@ const NAMES_PER_CERTIFICATE: usize = 100;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CaLimits {
     pub limits: BTreeMap<String, Limit>,
-    /// By endpoint; see [`super::ENDPOINTS`].
+    /// By endpoint; see [`ENDPOINTS`].
     pub requests: BTreeMap<String, RequestRate>,
     pub profiles: BTreeMap<String, CertificateProfile>,
     /// For so long exactly the same names count as a renewal, days.

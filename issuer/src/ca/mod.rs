@@ -6,7 +6,7 @@ mod limits;
 mod profile;
 
 pub use limits::CaLimits;
-pub use profile::{CertificateProfile, ENDPOINTS, Quirks, RequestRate};
+pub use profile::{CertificateProfile, Quirks, RequestRate};
 
 use openssl::x509::X509;
 use profile::Profile;
@@ -47,6 +47,8 @@ pub struct Ca {
     pub limits: Arc<CaLimits>,
     /// When an order is first asked for after its last challenge was answered.
     pub first_poll: Duration,
+    /// The address that requests come from, as the CA sees it.
+    pub egress: String,
     pub section: Section,
 }
 
@@ -106,6 +108,7 @@ impl Ca {
                 .or_else(|| profile.map(|profile| Duration::from_millis(profile.first_poll_ms)))
                 .unwrap_or(OWN_FIRST_POLL),
             directory,
+            egress: config.issuer.egress_address.clone(),
             section: section.clone(),
         })
     }

@@ -76,10 +76,6 @@ pub(super) struct LimitsFile {
     pub(super) domains: BTreeMap<String, BTreeMap<String, Rate>>,
 }
 
-/// The names of the endpoints in `[requests]`.
-pub const ENDPOINTS: [&str; 7] =
-    ["directory", "new-nonce", "new-account", "new-order", "revoke-cert", "renewal-info", "other"];
-
 impl RequestRate {
     /// As a bucket: one request goes through besides what may come at once.
     pub fn rate(&self) -> Rate {

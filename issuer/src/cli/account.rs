@@ -8,8 +8,8 @@ use crate::{
     acme::{AccountKey, Client},
     ca::Ca,
     issuance::{
-        AccountError, DEFAULT_ACCOUNT, client_for, create_account, import_account, open_account,
-        resolve_candidate, roll_over,
+        AccountError, DEFAULT_ACCOUNT, check_contact, client_for, create_account, import_account,
+        open_account, resolve_candidate, roll_over,
     },
 };
 use serde_json::{Value, json};
@@ -90,6 +90,9 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
     match command {
         Command::List => list(config, output).await,
         Command::Create { which, key_type } => {
+            let ca = Ca::of(&config, which.ca.as_deref());
+            let ca = ca.map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
+            check_contact(&ca).map_err(|e| of_account(&e))?;
             let desk = Desk::open(which, config, *output).await?;
             let existing =
                 desk.context.store.load_account(&desk.ca.name, &desk.name).await.map_err(|e| of_store(&e))?;
@@ -141,9 +144,10 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
                 .await
                 .map_err(|e| of_account(&e))?;
             let key_type = key_type.unwrap_or(stored.account.key_type);
-            let stored = roll_over(&desk.context.store, &desk.vault, &desk.client, stored, key_type)
-                .await
-                .map_err(|e| of_account(&e))?;
+            let stored =
+                roll_over(&desk.context.store, &desk.vault, &desk.ca, &desk.client, stored, key_type)
+                    .await
+                    .map_err(|e| of_account(&e))?;
             show(&stored.account, None, output);
             Ok(Exit::Done)
         }
@@ -279,12 +283,19 @@ fn show(account: &Account, at_ca: Option<Value>, output: &Output) {
 }
 
 fn of_account(error: &AccountError) -> Failed {
-    let exit = match error {
+    Failed::because(exit_of(error), "account", error)
+}
+
+/// Who has to do something about it.
+pub(super) fn exit_of(error: &AccountError) -> Exit {
+    match error {
         AccountError::TermsNotAgreed { .. }
         | AccountError::BindingMissing { .. }
-        | AccountError::Binding { .. } => Exit::Usage,
+        | AccountError::Binding { .. }
+        | AccountError::ContactMissing { .. }
+        | AccountError::NoRollover(_) => Exit::Usage,
+        AccountError::TooMany(_) => Exit::Waiting,
         AccountError::Missing { .. } | AccountError::UnknownToCa => Exit::NotFound,
         _ => Exit::Failed,
-    };
-    Failed::because(exit, "account", error)
+    }
 }

@@ -1,7 +1,8 @@
 //! `issuer config check`
 
 use super::output::{Exit, Failed, Output, table};
-use crate::ca::Ca;
+use crate::{ca::Ca, suffixes};
+use jiff::Timestamp;
 use serde_json::json;
 use shared::config::{Config, DEFAULT_PATH};
 use std::path::Path;
@@ -23,6 +24,9 @@ pub(super) fn run(command: &Command, path: Option<&Path>, output: &Output) -> Re
     let config = Config::load(path).map_err(of_config)?;
     for name in config.ca.keys() {
         Ca::of(&config, Some(name)).map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
+    }
+    if let Some(warning) = suffixes::warning(&config, Timestamp::now()) {
+        output.note(&format!("warning: {warning}"));
     }
     let values = config.origins(&text);
     let document: Vec<_> = values

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     ca::Ca,
     issuance::{Issuance, Issue, Outcome, SetupError, Urge, Verdict, Wanted},
+    suffixes,
 };
 use serde_json::{Value, json};
 use shared::config::Config;
@@ -65,7 +66,7 @@ pub(super) async fn run(
     let ca = Ca::of(&config, arguments.ca.as_deref())
         .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
     // Before anything is opened, stored or asked.
-    let name_sets = name_sets(&arguments, &ca)?;
+    let name_sets = name_sets(&arguments, &ca, &suffixes::current(&config))?;
     let key_types = key_types(&arguments)?;
     let context = Context::open(config, *output).await?;
     let vault = context.vault(*output).await?;
@@ -124,8 +125,7 @@ pub(super) async fn run(
 }
 
 /// All names are checked before any is ordered, and every one that can't be is named.
-fn name_sets(arguments: &Arguments, ca: &Ca) -> Result<Vec<NameSet>, Failed> {
-    let suffixes = PublicSuffixes::shipped();
+fn name_sets(arguments: &Arguments, ca: &Ca, suffixes: &PublicSuffixes) -> Result<Vec<NameSet>, Failed> {
     let mut names = Vec::new();
     let mut refused: Vec<(&str, NameError)> = Vec::new();
     for text in &arguments.names {
@@ -246,11 +246,9 @@ fn to_text(issues: &[Issue]) -> String {
 }
 
 fn of_setup(error: &SetupError) -> Failed {
-    use crate::issuance::AccountError::{Binding, BindingMissing, TermsNotAgreed};
     let exit = match error {
-        SetupError::Account(TermsNotAgreed { .. } | BindingMissing { .. } | Binding { .. })
-        | SetupError::Client(_)
-        | SetupError::Resolver(_) => Exit::Usage,
+        SetupError::Account(error) => super::account::exit_of(error),
+        SetupError::Client(_) | SetupError::Resolver(_) => Exit::Usage,
         _ => Exit::Failed,
     };
     Failed::because(exit, "setup", error)

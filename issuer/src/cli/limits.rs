@@ -10,12 +10,13 @@ use crate::{
     issuance::DEFAULT_ACCOUNT,
     limits::{Gauge, Outlook, Overview, outlook, overview},
     sites::{Registry, SiteError},
+    suffixes,
 };
 use jiff::Timestamp;
 use serde_json::json;
 use shared::{
     config::Config,
-    domain::{DnsName, NameSet, PublicSuffixes},
+    domain::{DnsName, NameSet},
 };
 use std::sync::Arc;
 
@@ -35,6 +36,9 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         .map(|text| DnsName::parse(text).map_err(|e| Failed::because(Exit::Usage, "names", &e)))
         .collect::<Result<Vec<_>, _>>()?;
     let context = Context::open(config, *output).await?;
+    if let Some(warning) = suffixes::warning(&context.config, Timestamp::now()) {
+        output.note(&format!("warning: {warning}"));
+    }
     if names.is_empty() {
         show_tight(arguments, &context, output).await
     } else {
@@ -81,7 +85,7 @@ async fn show_of(
     };
     let terms = terms(&context.config, ca.as_deref())?;
     let names = NameSet::new(names).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
-    let suffixes = PublicSuffixes::shipped();
+    let suffixes = suffixes::current(&context.config);
     let shown =
         outlook(&context.store, &terms, &suffixes, &account, names).await.map_err(|e| of_store(&e))?;
     output.result(&shown, || outlook_to_text(&shown, &terms.title));

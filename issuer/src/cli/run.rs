@@ -9,6 +9,7 @@ use crate::{
     monitoring, notify,
     schedule::{Counters, Node},
     sites::Registry,
+    suffixes,
 };
 use jiff::Timestamp;
 use shared::{
@@ -82,6 +83,9 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     let page = monitoring::serve(page, metrics, store.clone(), stop.clone(), workers_ended.clone());
     let monitored = tokio::spawn(page.map_err(of_page)?);
     let alive = tokio::spawn(tell_systemd(Arc::clone(&node), stop.clone()));
+    if let Some(what) = suffixes::warning(&config, Timestamp::now()) {
+        tracing::warn!(what, "the limits of domains may be counted wrong");
+    }
     tracing::info!(slots = config.issuer.slots, "working on what is due");
     let (served, ()) = tokio::join!(api::serve(operators, api, stop.clone()), node.run(stop.clone()));
     if let Err(error) = served {

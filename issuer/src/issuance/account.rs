@@ -5,6 +5,7 @@ use super::patience::ask;
 use crate::{
     acme::{self, AccountKey, Client, ExternalAccountBinding, KeyError, NewAccount, RequestError},
     ca::Ca,
+    limits::{Registration, TooManyAccounts},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
@@ -44,6 +45,12 @@ pub enum AccountError {
     Missing { ca: String, name: String },
     #[error("the CA knows no account with this key")]
     UnknownToCa,
+    #[error(transparent)]
+    TooMany(#[from] TooManyAccounts),
+    #[error("{ca} issues nothing to an account without an e-mail address: set ca.{ca}.contact")]
+    ContactMissing { ca: String },
+    #[error("{0} can't give an account another key: create another account, and let new sites use it")]
+    NoRollover(String),
 }
 
 /// The account of that name, made where there is none and finished where making it was interrupted.
@@ -142,6 +149,7 @@ pub async fn import_account(
 pub async fn roll_over(
     store: &Store,
     vault: &Vault,
+    ca: &Ca,
     client: &Client,
     stored: StoredAccount,
     key_type: KeyType,
@@ -151,6 +159,9 @@ pub async fn roll_over(
     } else {
         stored
     };
+    if ca.quirks.no_key_rollover {
+        return Err(AccountError::NoRollover(ca.title.clone()));
+    }
     let new_key = AccountKey::generate(key_type)?;
     store.learn_current_kek(vault).await?;
     let (sealed_key, key_spki_sha256) = seal(vault, &stored.account.ca, &stored.account.name, &new_key)?;
@@ -224,7 +235,10 @@ async fn register(
     let key = open(vault, &account.ca, &account.name, &account.sealed_key, &account.key_spki_sha256)?;
     let wanted = request(ca, client).await?;
     // Asking twice makes one account: the CA knows it by its key.
-    let state = ask(|| client.create_account(&key, &wanted)).await?;
+    let registration = Registration::ask(store, ca, &account.name).await??;
+    let state = ask(|| client.create_account(&key, &wanted)).await;
+    registration.answered(state.as_ref().map(|state| state.created)).await;
+    let state = state?;
     let mut account = account.clone();
     account.status = AccountStatus::Valid;
     account.url = Some(state.url);
@@ -233,8 +247,20 @@ async fn register(
     handle(vault, client, stored)
 }
 
+/// Whether the CA would issue anything to the account, as far as that is known without asking it.
+///
+/// # Errors
+/// [`AccountError::ContactMissing`].
+pub fn check_contact(ca: &Ca) -> Result<(), AccountError> {
+    if ca.quirks.contact_required && ca.section.contact.is_empty() {
+        return Err(AccountError::ContactMissing { ca: ca.name.clone() });
+    }
+    Ok(())
+}
+
 /// What the CA is asked for an account with. Fails before anything is stored or sent.
 async fn request(ca: &Ca, client: &Client) -> Result<NewAccount, AccountError> {
+    check_contact(ca)?;
     let meta = &client.directory().await?.meta;
     if !ca.section.agree_to_terms {
         return Err(AccountError::TermsNotAgreed {

@@ -19,6 +19,7 @@ use shared::{
         Braked, CertificateId, DnsName, FailureClass, KeyType, NameSet, Order, OrderState, Planned, Site,
         Slot, brake_of,
     },
+    error::Fault,
     store::{Cut, Lease, Pointers, Settlement, StoreError, StoredOrder, StoredSite},
 };
 use std::collections::BTreeMap;
@@ -286,7 +287,7 @@ impl<'a> Attempt<'a> {
             names = rest;
         }
         Err(Verdict::new(
-            shared::error::Fault::Customer,
+            Fault::Customer,
             FailureClass::Policy,
             format!("names were refused in {MOST_ROUNDS} orders in a row"),
             "the next run goes on without them",
@@ -308,8 +309,9 @@ impl<'a> Attempt<'a> {
             Some(open) => (open, None),
             // Asked before anything is written: what waits leaves nothing behind.
             None => {
+                let profile = self.profile(&tally.stored.site, kind.slot()).await?;
                 let ticket = turn(twin, &asked).await?;
-                let order = self.plan(&tally.stored.site, &names, kind);
+                let order = self.plan(&names, kind, profile);
                 match write(|| self.issuance.store.begin_order(self.lease, order.clone())).await {
                     Ok(begun) => (begun, Some(ticket)),
                     Err(error) => {
@@ -412,14 +414,34 @@ impl<'a> Attempt<'a> {
                 && site.key_types.contains(&order.key_type))
     }
 
-    fn plan(&self, site: &Site, names: &NameSet, key_type: KeyType) -> Order {
+    /// The profile that is asked for, which a CA that describes its profiles must still have.
+    async fn profile(&self, site: &Site, slot: Slot) -> Result<Option<String>, Verdict> {
+        let section = &self.issuance.ca.section;
+        let Some(wanted) = site.profile.clone().or_else(|| section.profile.clone()) else { return Ok(None) };
+        let directory = self.issuance.account.client().directory().await;
+        let directory = directory.map_err(|error| Verdict::from_request(&error))?;
+        let profiles = &directory.meta.profiles;
+        if profiles.is_empty() || profiles.contains_key(&wanted) {
+            return Ok(Some(wanted));
+        }
+        let known = profiles.keys().cloned().collect::<Vec<_>>().join(", ");
+        let what = format!("{} has no profile {wanted:?}: it has {known}", self.issuance.ca.title);
+        if section.profile_required {
+            let remedy = "set another `profile`, or none; with profile_required = false the CA would choose";
+            return Err(Verdict::new(Fault::Operator, FailureClass::Policy, what, remedy));
+        }
+        self.timeline.tell("profile", Some(slot), format!("{what}; it is ordered without one"));
+        Ok(None)
+    }
+
+    fn plan(&self, names: &NameSet, key_type: KeyType, profile: Option<String>) -> Order {
         Order {
             v: Order::VERSION,
             names: names.clone(),
             key_type,
             ca: self.issuance.ca.name.clone(),
             account: self.issuance.account_name.clone(),
-            profile: site.profile.clone().or_else(|| self.issuance.ca.section.profile.clone()),
+            profile,
             created: Timestamp::now(),
             state: Planned {}.into(),
         }

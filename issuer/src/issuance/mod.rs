@@ -9,7 +9,7 @@
 //! - `turn`: an order's turn among the CA's limits. `placing`: the step that places it.
 //! - `steps`: the order machine. Each step does one thing with the CA and persists what came of it.
 //! - `look`: what the CA has made of an order, and why it failed.
-//! - `account`: the account's key and URL, made where there are none.
+//! - `account`: the account's key and URL, made where there are none. `directory`: the CA's, and what changes in it.
 //! - `pace`: when to ask the CA again. `patience`: what is tried again when the CA or the store stumbles.
 //! - `verdict`: what went wrong, whose fault it is, and what to change.
 //! - `progress`: what is told to whoever watches.
@@ -18,6 +18,7 @@ mod account;
 mod aftermath;
 mod attempt;
 mod check;
+mod directory;
 mod lease;
 mod look;
 mod pace;
@@ -32,7 +33,9 @@ mod steps;
 mod turn;
 mod verdict;
 
-pub use account::{AccountError, create_account, import_account, open_account, resolve_candidate, roll_over};
+pub use account::{
+    AccountError, check_contact, create_account, import_account, open_account, resolve_candidate, roll_over,
+};
 pub(crate) use aftermath::draw;
 pub(crate) use lease::HeldLease;
 pub use progress::{Progress, Step, Timeline};

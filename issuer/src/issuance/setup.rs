@@ -1,15 +1,22 @@
 //! Everything that ordering needs, made once for a program.
 
-use super::{AccountError, Verdict, check::Checker, open_account, pace::Pace};
+use super::{
+    AccountError, Verdict,
+    check::Checker,
+    directory::{kept_directory, know_directory},
+    open_account,
+    pace::Pace,
+};
 use crate::{
-    acme::{self, Client, ClientSettings, Directory, RequestError},
+    acme::{self, Client, ClientSettings, RequestError},
     ca::Ca,
-    limits::Twin,
+    limits::{FleetPacer, Twin},
     preflight::{Reach, Resolver, ResolverError, Rules, Validator},
+    suffixes,
 };
 use shared::{
     config::{Canary, Config},
-    domain::{Backoff, KeyType, PublicSuffixes},
+    domain::{Backoff, KeyType},
     store::{AccountStatus, Owner, Store, StoreError},
     vault::Vault,
 };
@@ -17,8 +24,6 @@ use std::{sync::Arc, time::Duration};
 
 /// For one request to a CA.
 const CA_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a directory is used before it is fetched again.
-const DIRECTORY_KEPT: Duration = Duration::from_secs(3600);
 /// The account that is used where none is named.
 pub(crate) const DEFAULT_ACCOUNT: &str = "default";
 
@@ -85,7 +90,8 @@ impl Issuance {
         }
         let (_, account) =
             open_account(&store, &vault, &ca, &client, account_name, KeyType::EcdsaP256).await?;
-        let suffixes = Arc::new(PublicSuffixes::shipped());
+        let of_suffixes = config.clone();
+        let suffixes = Arc::new(move || suffixes::current(&of_suffixes));
         Ok(Self {
             twin: Twin::new(store.clone(), ca.clone(), account_name, suffixes, config.issuer.limit_reserve),
             checker: Checker::new(reach(config)?, config.issuer.self_check),
@@ -132,7 +138,7 @@ impl Issuance {
 /// # Errors
 /// The resolvers of the configuration can't be used.
 pub(crate) fn reach(config: &Config) -> Result<Reach, ResolverError> {
-    let suffixes = PublicSuffixes::shipped();
+    let suffixes = suffixes::current(config);
     let rules = Rules::for_port(config.issuer.http_port, move |host| suffixes.ends_in_known_top_level(host));
     let resolver = Resolver::with_servers(&config.issuer.resolvers)?;
     let validator = Validator::new(rules, resolver).with_frontends(config.frontends.addresses.clone());
@@ -155,26 +161,13 @@ async fn client_with_kept_directory(store: &Store, ca: &Ca) -> Result<Client, Se
         directory_url: ca.directory.clone(),
         trusted_roots: ca.trusted_roots.clone(),
         timeout: CA_TIMEOUT,
+        pacer: FleetPacer::of(store, ca),
     })
     .map_err(SetupError::Client)?;
-    let kept = store.load_directory(&ca.name).await?;
-    if let Some(directory) = kept.as_deref().and_then(|text| kept_directory(text, &ca.directory)) {
+    if let Some(directory) = kept_directory(store, ca).await? {
         client.use_directory(directory);
     }
     Ok(client)
-}
-
-/// Fetches the directory where the client doesn't know it yet, and keeps it for other programs.
-async fn know_directory(store: &Store, ca: &Ca, client: &Client) -> Result<(), SetupError> {
-    if client.knows_directory() {
-        return Ok(());
-    }
-    let fetched = super::patience::ask(|| client.directory()).await.map_err(|source| {
-        SetupError::Directory { name: ca.name.clone(), url: ca.directory.clone(), source }
-    })?;
-    let record = serde_json::json!({ "url": ca.directory, "directory": &*fetched });
-    store.store_directory(&ca.name, &record.to_string(), DIRECTORY_KEPT).await?;
-    Ok(())
 }
 
 /// Whether the account can be used as it is stored.
@@ -183,13 +176,4 @@ async fn is_registered(store: &Store, ca: &Ca, account: &str) -> Result<bool, St
     Ok(stored.is_some_and(|stored| {
         stored.account.status == AccountStatus::Valid && stored.account.candidate.is_none()
     }))
-}
-
-/// A kept directory is that of this CA only if it was fetched from the same address.
-fn kept_directory(text: &str, url: &str) -> Option<Directory> {
-    let mut record: serde_json::Value = serde_json::from_str(text).ok()?;
-    if record.get("url")?.as_str() != Some(url) {
-        return None;
-    }
-    serde_json::from_value(record.get_mut("directory")?.take()).ok()
 }

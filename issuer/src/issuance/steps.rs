@@ -2,6 +2,7 @@
 
 use super::{
     Issuance,
+    directory::learn_chain_top,
     look::{Look, at_once, name_of, refused},
     patience::{ask, write},
     progress::Timeline,
@@ -342,6 +343,9 @@ impl<'a> Work<'a> {
                 .await
                 .map_err(|e| Verdict::from_store(&e))?;
         self.timeline.tell("stored", Some(self.slot), "");
+        if let Some(top) = chain.chain.topmost_issuer_common_name() {
+            learn_chain_top(&self.issuance.store, &self.issuance.ca, self.slot, &top).await;
+        }
         Ok(next)
     }
 

@@ -192,6 +192,9 @@ impl Verdict {
     /// The CA refused a request.
     pub fn from_request(error: &RequestError) -> Self {
         let what = shared::error::chain(error);
+        if let RequestError::Paused { wait, .. } = error {
+            return Self { wait: Some(*wait), ..limit(what).keeping_the_order() };
+        }
         let Some(refusal) = error.refusal() else {
             let mut verdict = match error.fault() {
                 Fault::Operator if error.status() == Some(429) => limit(what),

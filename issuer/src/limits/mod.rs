@@ -3,6 +3,7 @@
 //! - [`Twin`]: the way in. [`Twin::ask`] gives an order a [`Ticket`], or says when its turn is.
 //! - `buckets`: which buckets an order touches, by the CA's profile.
 //! - `ticket`: what became of the order, and so of what it was given.
+//! - `registration`: new accounts, of which a CA takes few from one address. `pacer`: requests, which it counts by endpoint.
 //! - `refusal`: which limit a CA means when it refuses all the same.
 //! - [`overview`] and [`outlook`]: what is left, for operators. [`Demand`]: how long many new orders will take.
 //!
@@ -11,12 +12,17 @@
 mod buckets;
 mod demand;
 mod gauge;
+mod pacer;
 mod refusal;
+mod registration;
 mod ticket;
 
 pub use demand::{Demand, Wait};
 pub use gauge::{Gauge, Outlook, Overview, outlook, overview};
+pub(crate) use pacer::FleetPacer;
 pub(crate) use refusal::wait_in_text;
+pub(crate) use registration::Registration;
+pub use registration::TooManyAccounts;
 pub use ticket::Ticket;
 
 use crate::{acme::CertificateId, ca::Ca, issuance::draw};
@@ -33,11 +39,14 @@ const ASKING: Duration = Duration::from_secs(180);
 /// How long an order may be open: as long as a CA keeps one.
 const OPEN: Duration = Duration::from_secs(7 * 86_400);
 
+/// The public suffix list of the moment.
+pub type SuffixSource = Arc<dyn Fn() -> Arc<PublicSuffixes> + Send + Sync>;
+
 /// The limits of one CA, as one account meets them.
 pub struct Twin {
     pub(super) store: Store,
     pub(super) ca: Ca,
-    suffixes: Arc<PublicSuffixes>,
+    suffixes: SuffixSource,
     account: String,
     /// The share of a bucket that a file's new orders leave to others.
     reserve: f64,
@@ -89,7 +98,7 @@ pub struct Later {
 }
 
 impl Twin {
-    pub fn new(store: Store, ca: Ca, account: &str, suffixes: Arc<PublicSuffixes>, reserve: f64) -> Self {
+    pub fn new(store: Store, ca: Ca, account: &str, suffixes: SuffixSource, reserve: f64) -> Self {
         Self { store, ca, suffixes, account: account.to_owned(), reserve: reserve.clamp(0.0, 0.9) }
     }
 
@@ -138,7 +147,7 @@ impl Twin {
             same_set: asked.same_set,
         };
         let reserve = if asked.claimant == Claimant::Operator { 0.0 } else { self.reserve };
-        buckets_of(&self.ca.limits, &self.suffixes, &subject, reserve)
+        buckets_of(&self.ca.limits, &(self.suffixes)(), &subject, reserve)
     }
 
     fn later(&self, buckets: &[Bucket], name: &str, turn: Timestamp, wait: Duration) -> Later {

@@ -53,7 +53,8 @@ impl Ticket {
     pub async fn refused(&self, twin: &Twin, error: &RequestError, sent: u32, at_us: Option<i64>) {
         let limited = which_limit(error, &twin.ca.limits.limits);
         // What was not answered by the CA itself may have been counted.
-        let unknown = limited.is_none() && error.problem().is_none();
+        let is_sent = !matches!(error, RequestError::Paused { .. });
+        let unknown = is_sent && limited.is_none() && error.problem().is_none();
         let hit = limited.as_ref().and_then(|(limit, wait)| {
             let of_limit = |bucket: &&Bucket| limit.as_ref().is_some_and(|limit| bucket.limit == *limit);
             let names_it = |bucket: &&Bucket| {

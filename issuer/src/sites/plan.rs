@@ -12,7 +12,7 @@ use crate::{
 };
 use serde::Serialize;
 use shared::{
-    domain::{Braked, DnsName, NameSet, Origin, PublicSuffixes, SiteId, brake_of},
+    domain::{Braked, DnsName, NameSet, Origin, SiteId, brake_of},
     store::{NamePointer, Store, StoreError, Tenant, WantedSite},
 };
 use std::{
@@ -184,8 +184,9 @@ fn check(registry: &Registry, path: &Path) -> Result<Names, PlanError> {
 /// Everything that can be wrong with a line by itself.
 fn names_of(registry: &Registry, line: &Line) -> Result<NameSet, super::WishError> {
     let now = jiff::Timestamp::now();
-    let suffixes: &PublicSuffixes = &registry.suffixes;
-    line.wish.to_site(None, &registry.config, suffixes, None, Origin::File, now).map(|site| site.names)
+    line.wish
+        .to_site(None, &registry.config, &registry.suffixes(), None, Origin::File, now)
+        .map(|site| site.names)
 }
 
 fn digest(name: &DnsName) -> u64 {
@@ -377,7 +378,7 @@ impl<'a> Walk<'a> {
         let (Some(write), site) = (&change.write, &change.site) else { return };
         let Ok(terms) = Terms::of(&self.registry.config, Some(&site.ca)) else { return };
         for names in write.touched.iter().filter_map(|number| write.groups.get(number)) {
-            self.demand.add(&terms, &self.registry.suffixes, &site.account, names);
+            self.demand.add(&terms, &self.registry.suffixes(), &site.account, names);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Turns wishes into changes of the store, one site at a time.
 
 use super::wish::{SiteWish, WishError};
-use crate::ca::Terms;
+use crate::{ca::Terms, suffixes};
 use jiff::{SignedDuration, Timestamp};
 use shared::{
     config::Config,
@@ -22,7 +22,6 @@ const IN_BULK: SignedDuration = SignedDuration::from_hours(6);
 pub struct Registry {
     pub(super) store: Store,
     pub(super) config: Arc<Config>,
-    pub(super) suffixes: Arc<PublicSuffixes>,
 }
 
 /// What a wish changes.
@@ -70,7 +69,11 @@ pub enum SiteError {
 
 impl Registry {
     pub fn new(store: Store, config: Arc<Config>) -> Self {
-        Self { store, config, suffixes: Arc::new(PublicSuffixes::shipped()) }
+        Self { store, config }
+    }
+
+    pub(super) fn suffixes(&self) -> Arc<PublicSuffixes> {
+        suffixes::current(&self.config)
     }
 
     /// The site that a name belongs to.
@@ -126,7 +129,7 @@ impl Registry {
     ) -> Result<Change, SiteError> {
         let known_ca = before.as_ref().map(|before| before.site.ca.as_str());
         let ca = Terms::of(&self.config, wish.ca.as_deref().or(known_ca)).map_err(WishError::from)?;
-        let names = wish.parse_names(&self.suffixes, ca.public)?;
+        let names = wish.parse_names(&self.suffixes(), ca.public)?;
         let pointers = self.store.load_pointers(names.as_slice()).await?;
         let before = match before {
             Some(before) => Some(before),
@@ -181,7 +184,7 @@ impl Registry {
         let now = Timestamp::now();
         let known = before.as_ref().map(|before| before.site.clone());
         let known = known.as_ref();
-        let site = wish.to_site(known, &self.config, &self.suffixes, tenant, origin, now)?;
+        let site = wish.to_site(known, &self.config, &self.suffixes(), tenant, origin, now)?;
         let terms = Terms::of(&self.config, Some(&site.ca)).map_err(WishError::from)?;
         let most = terms.names_per_certificate(site.profile.as_deref());
         let id = before.as_ref().map_or_else(|| SiteId::of(&site.names), |before| before.id.clone());

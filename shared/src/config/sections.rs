@@ -71,6 +71,8 @@ pub struct Ca {
     /// The profile that is asked for; absent: the CA chooses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
+    /// Whether nothing is ordered where the CA no longer has that profile; else it chooses then.
+    pub profile_required: bool,
     /// External account binding: the key id that the CA gave you, and a file with the MAC key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eab_kid: Option<String>,
@@ -115,6 +117,11 @@ pub struct Issuer {
     /// The share of each of the CA's limits that the new orders of a file leave to renewals and to what somebody asks for by
     /// hand, 0.0 to 0.9.
     pub limit_reserve: f64,
+    /// The address that requests to CAs come from, where the nodes have different ones: a CA counts by it.
+    pub egress_address: String,
+    /// A newer public suffix list than the shipped one; read again when it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_suffix_file: Option<PathBuf>,
     /// Keys of new sites: one, or an ECDSA and an RSA type for both.
     pub key_types: Vec<KeyType>,
 }
@@ -142,6 +149,8 @@ impl Default for Issuer {
             canary_tag: None,
             canary_minutes: 60.0,
             limit_reserve: 0.05,
+            egress_address: "all".to_owned(),
+            public_suffix_file: None,
             key_types: vec![KeyType::EcdsaP256],
         }
     }

@@ -21,6 +21,8 @@
 //! | `sp:account:CA:NAME` | string | an account, JSON, with its sealed keys |
 //! | `sp:accounts` | set | `CA:NAME` of every account |
 //! | `sp:{ca:NAME}:directory` | string | the CA's directory as last fetched; expires by itself |
+//! | `sp:{ca:NAME}:known-directory` | string | the directory as it was known last |
+//! | `sp:{ca:NAME}:chain-tops:SLOT` | set | where the chains of its certificates ended so far |
 //! | `sp:{ca:NAME}:limits` | sorted set | buckets of the CA's limits that are half empty, by when they are full, µs |
 //! | `sp:{ca:NAME}:limits-since` | string | since when the twin has counted, µs |
 //! | `sp:{ca:NAME}:limit:BUCKET` | hash | a bucket: `t` (TAT), `n`, `s:CLASS`, `q:CLASS`, `c`; expires by itself |
@@ -130,6 +132,14 @@ pub(super) fn tenant(name: &str) -> String {
 
 pub(super) fn directory(ca: &str) -> String {
     format!("sp:{{ca:{ca}}}:directory")
+}
+
+pub(super) fn known_directory(ca: &str) -> String {
+    format!("sp:{{ca:{ca}}}:known-directory")
+}
+
+pub(super) fn chain_tops(ca: &str, slot: Slot) -> String {
+    format!("sp:{{ca:{ca}}}:chain-tops:{slot}")
 }
 
 pub(super) fn limits(ca: &str) -> String {

@@ -10,7 +10,7 @@ use harness::{
 use issuer::{
     acme::{Problem, Refusal as Refused, RequestError},
     ca::Ca,
-    limits::{Asked, Ticket, Turn, Twin},
+    limits::{Asked, SuffixSource, Ticket, Turn, Twin},
 };
 use shared::{
     config::Config,
@@ -193,7 +193,8 @@ impl<'a> World<'a> {
         let file = folder.path().join("signpost.toml");
         std::fs::write(&file, format!("[store]\nurl = {:?}\n[ca.letsencrypt]\n", redis.url()))?;
         let config = Config::parse(&std::fs::read_to_string(&file)?, Path::new("signpost.toml"), &[])?;
-        let suffixes = Arc::new(PublicSuffixes::shipped());
+        let list = Arc::new(PublicSuffixes::shipped());
+        let suffixes: SuffixSource = Arc::new(move || Arc::clone(&list));
         let mut twins = Vec::new();
         for _ in 0..ISSUERS {
             let store = Store::open(&config.store, Role::Issuer).await?;

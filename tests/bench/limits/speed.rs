@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use harness::redis::{Redis, RedisOptions};
 use issuer::{
     ca::Ca,
-    limits::{Asked, Turn, Twin},
+    limits::{Asked, SuffixSource, Turn, Twin},
 };
 use shared::{
     config::Config,
@@ -55,7 +55,8 @@ async fn ask(redis: &Redis, names: usize, askers: usize) -> Result<(Duration, Ve
             let text = format!("[store]\nurl = {url:?}\n[ca.letsencrypt]\n");
             let config = Config::parse(&text, Path::new("signpost.toml"), &[])?;
             let store = Store::open(&config.store, Role::Issuer).await?;
-            let suffixes = Arc::new(PublicSuffixes::shipped());
+            let list = Arc::new(PublicSuffixes::shipped());
+            let suffixes: SuffixSource = Arc::new(move || Arc::clone(&list));
             let ca = Ca::of(&config, None)?;
             let mut times = Vec::new();
             let mut number = 0;
