@@ -23,8 +23,8 @@ async fn an_hour_passes(stage: &Stage) -> Result<()> {
 }
 
 async fn told(stage: &Stage) -> Result<Vec<Value>> {
-    let shown = stage.json(&["events", "--kind", "ca-changed"]).await?;
-    Ok(shown["events"].as_array().context("events")?.clone())
+    let run = stage.signpost.issuer(&["--json", "events", "--kind", "ca-changed"]).await?.success()?;
+    run.json_lines()
 }
 
 #[tokio::test(flavor = "multi_thread")]

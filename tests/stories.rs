@@ -19,6 +19,7 @@ mod issue_strict_ca;
 mod killed_anywhere;
 mod limits;
 mod limits_arithmetic;
+mod limits_days;
 mod limits_month;
 mod no_key_in_the_store;
 mod one_bad_name;
