@@ -32,6 +32,7 @@ mod renewal_info;
 mod request_pacing;
 mod requests_per_certificate;
 mod retries;
+mod second_ca;
 mod spreading;
 mod store_by_url;
 mod store_faults;

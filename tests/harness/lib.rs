@@ -6,6 +6,7 @@
 //! | [`pebble`], [`mock_dns`] | Debian's ACME test server and the DNS it asks |
 //! | [`ca_limits`] | what Let's Encrypt's limiter would refuse |
 //! | [`ca_proxy`] | stands before Pebble: keeps it from deadlocking, counts, attributes, injects faults |
+//! | [`second_ca`] | another ACME server, with renewal information and profiles |
 //! | [`raw_http`] | requests that no client library would send |
 //! | [`redis`], [`redis_proxy`], [`resp`] | a real Redis, and a proxy that stalls, cuts and reacts to what it sees |
 //! | [`sentinel`], [`cluster`] | several of them, whose primaries are killed and replaced |
@@ -40,6 +41,7 @@ pub mod raw_http;
 pub mod redis;
 pub mod redis_proxy;
 pub mod resp;
+pub mod second_ca;
 pub mod sentinel;
 pub mod signpost;
 pub mod stage;
