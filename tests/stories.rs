@@ -1,6 +1,7 @@
 //! Every story that fits into one file, in one program.
 
 mod accounts;
+mod addresses;
 mod brakes;
 mod ca_changes;
 mod ca_faults;

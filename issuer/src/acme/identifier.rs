@@ -30,7 +30,7 @@ impl Identifier {
 
 impl From<&DnsName> for Identifier {
     fn from(name: &DnsName) -> Self {
-        Self::dns(name.as_str())
+        name.address().map_or_else(|| Self::dns(name.as_str()), Self::ip)
     }
 }
 

@@ -12,7 +12,7 @@ use shared::{domain::DnsName, store::StoreError};
 
 pub(super) async fn show(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
     let text = asked.part("name");
-    let name = DnsName::parse(&text).map_err(|error| {
+    let name = DnsName::parse_identifier(&text).map_err(|error| {
         Refusal::new(Code::InvalidName, error.to_string())
             .with_details(json!({ "name": text, "rule": error.rule() }))
     })?;

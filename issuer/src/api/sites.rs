@@ -157,8 +157,9 @@ impl Patch {
     /// repeated.
     fn to_wish(&self, site: &Site) -> Result<SiteWish, Refusal> {
         // Names that are no names are refused where all are checked; here they are compared as they are meant.
-        let form =
-            |text: &String| DnsName::parse(text).map_or_else(|_| text.clone(), |name| name.to_string());
+        let form = |text: &String| {
+            DnsName::parse_identifier(text).map_or_else(|_| text.clone(), |name| name.to_string())
+        };
         let removed: Vec<String> = self.names.remove_names.iter().map(form).collect();
         let mut names: Vec<String> = site.names.iter().map(ToString::to_string).collect();
         for added in self.names.add_names.iter().map(form) {
@@ -209,7 +210,7 @@ async fn find(asked: &Asked) -> Result<WantedSite, Refusal> {
     if let Some(id) = SiteId::parse(&text) {
         return Ok(asked.api.store.load_wanted(&id).await?.ok_or_else(missing)?);
     }
-    let name = DnsName::parse(&text).map_err(|_| missing())?;
+    let name = DnsName::parse_identifier(&text).map_err(|_| missing())?;
     Ok(asked.api.registry.find(&name).await?)
 }
 

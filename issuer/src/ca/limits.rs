@@ -4,8 +4,11 @@ use super::{
     CaError,
     profile::{CertificateProfile, LimitsFile, Profile, RequestRate},
 };
-use crate::acme::ENDPOINTS;
-use shared::domain::{Limit, LimitScope, Rate};
+use crate::{
+    acme::{ENDPOINTS, Identifier},
+    preflight::is_special_purpose,
+};
+use shared::domain::{DnsName, Limit, LimitScope, NameError, PublicSuffixes, Rate};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -92,6 +95,32 @@ impl CaLimits {
     /// What the CA has granted to an account.
     pub fn granted_to_account(&self, name: &str, account: &str) -> Option<Rate> {
         granted(&self.accounts, account, name)
+    }
+
+    /// Whether an order may name an IP address.
+    pub fn takes_addresses(&self, profile: Option<&str>) -> bool {
+        let known = profile.and_then(|name| self.profiles.get(name));
+        known.is_some_and(|profile| profile.identifiers.iter().any(|kind| kind == Identifier::IP))
+    }
+
+    /// Every rule that the CA would refuse a name for.
+    ///
+    /// # Errors
+    /// The first that it breaks.
+    pub fn check_name(
+        &self,
+        suffixes: &PublicSuffixes,
+        name: &DnsName,
+        is_public: bool,
+        profile: Option<&str>,
+    ) -> Result<(), NameError> {
+        match name.address() {
+            Some(address) if is_public && is_special_purpose(address) => {
+                Err(NameError::SpecialPurpose(name.to_string()))
+            }
+            Some(_) if self.takes_addresses(profile) => Ok(()),
+            _ => suffixes.check_issuable(name, !is_public),
+        }
     }
 
     /// The rate of a bucket, by what it is of.

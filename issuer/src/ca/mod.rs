@@ -10,7 +10,10 @@ pub use profile::{CertificateProfile, Quirks, RequestRate};
 
 use openssl::x509::X509;
 use profile::Profile;
-use shared::config::{Ca as Section, Config};
+use shared::{
+    config::{Ca as Section, Config},
+    domain::{DnsName, NameError, PublicSuffixes},
+};
 use std::{
     collections::BTreeMap,
     io,
@@ -133,6 +136,20 @@ impl Terms {
             limits: CaLimits::of(profile, section.limits_file.as_deref())?,
             section: section.clone(),
         })
+    }
+
+    /// See [`CaLimits::check_name`]; without a profile, by the one that the configuration asks for.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn check_name(
+        &self,
+        suffixes: &PublicSuffixes,
+        name: &DnsName,
+        profile: Option<&str>,
+    ) -> Result<(), NameError> {
+        let profile = profile.or(self.section.profile.as_deref());
+        self.limits.check_name(suffixes, name, self.public, profile)
     }
 
     /// See [`Ca::names_per_certificate`].

@@ -4,6 +4,7 @@ use super::output::{Exit, Failed, Output};
 use crate::ca::Ca;
 use shared::{
     config::Config,
+    domain::DnsName,
     store::{Role, Store, StoreError, VaultError, open_vault},
     telemetry,
     vault::Vault,
@@ -50,6 +51,14 @@ impl Context {
     pub(super) fn ca(&self, name: Option<&str>) -> Result<Ca, Failed> {
         Ca::of(&self.config, name).map_err(|e| Failed::because(Exit::Usage, "configuration", &e))
     }
+}
+
+/// Hostnames that were typed, each of which must be one.
+pub(super) fn parse_names(texts: &[String]) -> Result<Vec<DnsName>, Failed> {
+    let parse = |text: &String| {
+        DnsName::parse_identifier(text).map_err(|e| Failed::because(Exit::Usage, "names", &e))
+    };
+    texts.iter().map(parse).collect()
 }
 
 /// The same for the daemon, whose log is what it has to say.

@@ -146,7 +146,7 @@ async fn of_site(text: &str, store: &Store, filter: &mut EventFilter) -> Result<
         filter.site = Some(id);
         return Ok(());
     }
-    let name = DnsName::parse(text).map_err(|e| Failed::because(Exit::Usage, "usage", &e))?;
+    let name = DnsName::parse_identifier(text).map_err(|e| Failed::because(Exit::Usage, "usage", &e))?;
     filter.site = store.site_of(&name).await.map_err(|e| of_store(&e))?;
     filter.name = Some(name);
     Ok(())

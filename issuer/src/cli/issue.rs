@@ -129,8 +129,9 @@ fn name_sets(arguments: &Arguments, ca: &Ca, suffixes: &PublicSuffixes) -> Resul
     let mut names = Vec::new();
     let mut refused: Vec<(&str, NameError)> = Vec::new();
     for text in &arguments.names {
-        let checked =
-            DnsName::parse(text).and_then(|name| suffixes.check_issuable(&name, !ca.public).map(|()| name));
+        let profile = ca.section.profile.as_deref();
+        let checked = DnsName::parse_identifier(text)
+            .and_then(|name| ca.limits.check_name(suffixes, &name, ca.public, profile).map(|()| name));
         match checked {
             Ok(name) if names.contains(&name) => {}
             Ok(name) => names.push(name),

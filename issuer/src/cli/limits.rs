@@ -1,7 +1,7 @@
 //! `issuer limits [NAME...]`
 
 use super::{
-    context::{Context, of_store},
+    context::{Context, of_store, parse_names},
     output::{Exit, Failed, Output, table},
     site::of_site,
 };
@@ -30,11 +30,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let names = arguments
-        .names
-        .iter()
-        .map(|text| DnsName::parse(text).map_err(|e| Failed::because(Exit::Usage, "names", &e)))
-        .collect::<Result<Vec<_>, _>>()?;
+    let names = parse_names(&arguments.names)?;
     let context = Context::open(config, *output).await?;
     if let Some(warning) = suffixes::warning(&context.config, Timestamp::now()) {
         output.note(&format!("warning: {warning}"));

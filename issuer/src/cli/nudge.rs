@@ -54,7 +54,8 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
         groups.dedup();
     } else {
         for text in &arguments.names {
-            let name = DnsName::parse(text).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
+            let name =
+                DnsName::parse_identifier(text).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
             let wanted = registry.find(&name).await.map_err(|e| of_site(&e))?;
             groups.extend(wanted.groups.keys().map(|number| wanted.id.group(*number)));
         }

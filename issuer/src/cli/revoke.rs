@@ -38,7 +38,8 @@ enum By {
 }
 
 pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let name = DnsName::parse(&arguments.name).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
+    let name =
+        DnsName::parse_identifier(&arguments.name).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
     let context = Context::open(config, *output).await?;
     let vault = context.vault(*output).await?;
     let unknown = || {

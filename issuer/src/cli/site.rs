@@ -206,7 +206,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
 }
 
 async fn find(registry: &Registry, name: &str) -> Result<WantedSite, Failed> {
-    let name = DnsName::parse(name).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
+    let name = DnsName::parse_identifier(name).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
     registry.find(&name).await.map_err(|e| of_site(&e))
 }
 
@@ -240,7 +240,9 @@ async fn set_paused(
 
 fn names_after(before: &WantedSite, add: &[String], remove: &[String]) -> Result<Vec<String>, Failed> {
     let mut names: Vec<DnsName> = before.site.names.as_slice().to_vec();
-    let parse = |text: &String| DnsName::parse(text).map_err(|e| Failed::because(Exit::Usage, "names", &e));
+    let parse = |text: &String| {
+        DnsName::parse_identifier(text).map_err(|e| Failed::because(Exit::Usage, "names", &e))
+    };
     for name in remove {
         let name = parse(name)?;
         if !names.contains(&name) {

@@ -1,7 +1,7 @@
 //! `issuer status [NAME...]`
 
 use super::{
-    context::{Context, of_store},
+    context::{Context, of_store, parse_names},
     output::{Exit, Failed, Output, table},
     site::of_site,
 };
@@ -34,11 +34,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let names = arguments
-        .names
-        .iter()
-        .map(|text| DnsName::parse(text).map_err(|e| Failed::because(Exit::Usage, "names", &e)))
-        .collect::<Result<Vec<_>, _>>()?;
+    let names = parse_names(&arguments.names)?;
     let after = parse_after(arguments.after.as_deref())?;
     let context = Context::open(config, *output).await?;
     let store = &context.store;

@@ -198,7 +198,7 @@ pub(super) fn refused(error: RequestError) -> Verdict {
 }
 
 pub(super) fn name_of(authorization: &Authorization) -> Result<DnsName, Verdict> {
-    DnsName::parse(&authorization.identifier.value).map_err(|e| {
+    DnsName::parse_identifier(&authorization.identifier.value).map_err(|e| {
         Verdict::bug(format!("the CA sent an authorization for a name that was not ordered: {e}"))
     })
 }

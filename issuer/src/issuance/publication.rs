@@ -24,7 +24,7 @@ impl Attempt<'_> {
         // A name that was taken away while it was ordered leads nowhere.
         let mut names: Vec<DnsName> = leaves
             .values()
-            .flat_map(|leaf| leaf.names.iter().filter_map(|name| DnsName::parse(name).ok()))
+            .flat_map(|leaf| leaf.names.iter().filter_map(|name| DnsName::parse_identifier(name).ok()))
             .filter(|name| stored.site.names.contains(name))
             .collect();
         names.sort();

@@ -165,7 +165,7 @@ impl Verdict {
     /// An order failed although every name was proved: at a second look at CAA, or by the CA's own doing.
     pub fn from_failed_order(problem: &Problem) -> Self {
         let of_names = problem.subproblems.iter().filter_map(|subproblem| {
-            let name = DnsName::parse(&subproblem.identifier.as_ref()?.value).ok()?;
+            let name = DnsName::parse_identifier(&subproblem.identifier.as_ref()?.value).ok()?;
             let verdict = Self::from_identifier(&name, &subproblem.problem);
             Some((name, verdict))
         });

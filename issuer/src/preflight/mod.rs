@@ -30,6 +30,7 @@ pub use departure::{Departure, Whereabouts};
 pub use finding::{Class, Failure, Finding, Hop, Outcome};
 pub use reach::{Reach, SelfCheck};
 pub use resolve::{ResolveFailure, Resolver, ResolverError};
+pub use special_purpose::is_special_purpose;
 pub use validator::{Timeouts, Validator};
 
 /// What the validator allows. [`Rules::for_port`] makes the CA's own.

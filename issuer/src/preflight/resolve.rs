@@ -135,6 +135,9 @@ impl Resolver {
     /// A and AAAA of a name with the aliases on the way. Aliases that end without an address take one more question
     /// each, since the answer does not show them.
     pub(super) async fn trail(&self, host: &DnsName) -> Trail {
+        if let Some(address) = host.address() {
+            return Trail { addresses: vec![address], ..Trail::default() };
+        }
         let name = match absolute(host.as_str()) {
             Ok(name) => name,
             Err(failure) => return Trail { gap: Some(failure), ..Trail::default() },

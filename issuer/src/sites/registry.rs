@@ -129,7 +129,8 @@ impl Registry {
     ) -> Result<Change, SiteError> {
         let known_ca = before.as_ref().map(|before| before.site.ca.as_str());
         let ca = Terms::of(&self.config, wish.ca.as_deref().or(known_ca)).map_err(WishError::from)?;
-        let names = wish.parse_names(&self.suffixes(), ca.public)?;
+        let known = before.as_ref().map(|before| &before.site);
+        let names = wish.parse_names(&self.suffixes(), &ca, known)?;
         let pointers = self.store.load_pointers(names.as_slice()).await?;
         let before = match before {
             Some(before) => Some(before),

@@ -96,15 +96,21 @@ impl SiteWish {
     ///
     /// # Errors
     /// [`WishError`], the first.
-    pub fn parse_names(&self, suffixes: &PublicSuffixes, public: bool) -> Result<NameSet, WishError> {
+    pub fn parse_names(
+        &self,
+        suffixes: &PublicSuffixes,
+        ca: &Terms,
+        before: Option<&Site>,
+    ) -> Result<NameSet, WishError> {
+        let profile = self.profile.as_deref().or(before.and_then(|site| site.profile.as_deref()));
         if self.names.len() > MAX_SITE_NAMES {
             return Err(WishError::TooManyNames(self.names.len()));
         }
         let mut names = Vec::new();
         for text in &self.names {
             let refused = |error: NameError| WishError::Name { name: text.clone(), error };
-            let name = DnsName::parse(text).map_err(refused)?;
-            suffixes.check_issuable(&name, !public).map_err(refused)?;
+            let name = DnsName::parse_identifier(text).map_err(refused)?;
+            ca.check_name(suffixes, &name, profile).map_err(refused)?;
             names.push(name);
         }
         NameSet::new(names).map_err(|_| WishError::NoName)
@@ -125,7 +131,7 @@ impl SiteWish {
     ) -> Result<Site, WishError> {
         let wished_ca = self.ca.as_deref().or(before.map(|site| site.ca.as_str()));
         let ca = Terms::of(config, wished_ca)?;
-        let names = self.parse_names(suffixes, ca.public)?;
+        let names = self.parse_names(suffixes, &ca, before)?;
         let key_types = match (&self.key_types, before) {
             (Some(kinds), _) => checked(kinds)?,
             (None, Some(site)) => site.key_types.clone(),

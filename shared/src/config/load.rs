@@ -125,6 +125,11 @@ impl Config {
         if self.certificates.tls_certificate_file.is_some() != self.certificates.tls_key_file.is_some() {
             found.push(at("tls_", "certificates: tls_certificate_file and tls_key_file go together".into()));
         }
+        if let Some(target) = self.frontends.cname_targets.iter().find(|target| target.address().is_some()) {
+            let what =
+                format!("frontends.cname_targets: {target} is an address: put it into frontends.addresses");
+            found.push(at("cname_targets", what));
+        }
         if self.issuer.slots == 0 {
             found.push(at("slots", "issuer.slots: at least 1".into()));
         }

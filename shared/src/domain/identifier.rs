@@ -1,4 +1,5 @@
-//! Hostnames as a CA accepts them. Every rule that a CA would refuse an order for is checked here, before it costs a request.
+//! Hostnames as a CA accepts them, and IP addresses. Every rule that a CA would refuse an order for is checked here, before it
+//! costs a request.
 
 use super::PublicSuffixes;
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
@@ -12,7 +13,8 @@ pub const MAX_LABELS: usize = 10;
 /// Labels that a wildcard DNS zone repeats without end (`www.www.…`): refused by the CA from four labels on.
 const REPEATED_LABELS: [&str; 2] = ["www", "mail"];
 
-/// A hostname in A-labels, lower case, without a trailing dot: the form that goes into an order.
+/// A hostname in A-labels, lower case, without a trailing dot: the form that goes into an order. Or an IP address in its canonical
+/// text (RFC 5952), where it was let in by [`DnsName::parse_identifier`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DnsName(String);
@@ -48,6 +50,10 @@ pub enum NameError {
         "{0:?} is an IP address: addresses need a profile that allows them, and are not ordered as hostnames"
     )]
     IpAddress(String),
+    #[error(
+        "{0} is an address of special purpose (private, loopback, reserved): a public CA issues nothing for it"
+    )]
+    SpecialPurpose(String),
     #[error("{0:?}: a wildcard needs the dns-01 challenge, http-01 can't prove it")]
     WildcardNeedsDns(String),
     #[error("{0:?}: a wildcard is allowed as the whole leftmost label only")]
@@ -78,6 +84,7 @@ impl NameError {
             Self::ReservedHyphens(_) => "reserved-hyphens",
             Self::MalformedIdn(_) => "malformed-idn",
             Self::IpAddress(_) => "ip-address",
+            Self::SpecialPurpose(_) => "special-purpose-address",
             Self::WildcardNeedsDns(_) => "wildcard-needs-dns-01",
             Self::WildcardPosition(_) => "wildcard-position",
             Self::UnknownTopLevelDomain(_) => "unknown-top-level-domain",
@@ -116,6 +123,23 @@ impl DnsName {
         let ascii = to_a_labels(text)?;
         check_labels(&ascii, text)?;
         Ok(Self(ascii))
+    }
+
+    /// A hostname as [`DnsName::parse`] takes it, or an IP address. Whether one is issued for is the profile's affair.
+    ///
+    /// # Errors
+    /// The first rule that a hostname breaks.
+    pub fn parse_identifier(text: &str) -> Result<Self, NameError> {
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        match bare.parse::<IpAddr>() {
+            Ok(address) => Ok(Self(address.to_string())),
+            Err(_) => Self::parse(text),
+        }
+    }
+
+    /// The address, where it is one and no hostname.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.0.parse().ok()
     }
 
     /// The name in A-labels.
@@ -199,7 +223,7 @@ fn repeats_labels(ascii: &str) -> bool {
 impl TryFrom<String> for DnsName {
     type Error = NameError;
     fn try_from(text: String) -> Result<Self, NameError> {
-        Self::parse(&text)
+        Self::parse_identifier(&text)
     }
 }
 
@@ -293,6 +317,20 @@ mod tests {
             let name = DnsName::parse(written).unwrap();
             assert_eq!((name.as_str(), name.to_unicode().as_str()), (ascii, unicode));
         }
+    }
+
+    #[test]
+    fn addresses_are_let_in_where_they_are_expected() {
+        for (written, canonical) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("2001:DB8:0:0:0:0:0:1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+        ] {
+            let name = DnsName::parse_identifier(written).unwrap();
+            assert_eq!((name.as_str(), name.address()), (canonical, Some(canonical.parse().unwrap())));
+        }
+        assert_eq!(DnsName::parse_identifier("a.example").unwrap().address(), None);
+        assert_eq!(DnsName::parse_identifier("[a.example]").unwrap_err().rule(), "ip-address");
     }
 
     #[test]

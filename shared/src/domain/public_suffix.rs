@@ -56,8 +56,11 @@ impl PublicSuffixes {
     /// The rules of a public CA that need this list. `test_names` lets `.test` and `.example` pass, for CAs that are not public.
     ///
     /// # Errors
-    /// [`NameError::UnknownTopLevelDomain`] or [`NameError::PublicSuffix`].
+    /// [`NameError::UnknownTopLevelDomain`] or [`NameError::PublicSuffix`]; an address is [`NameError::IpAddress`].
     pub fn check_issuable(&self, name: &DnsName, test_names: bool) -> Result<(), NameError> {
+        if name.address().is_some() {
+            return Err(NameError::IpAddress(name.to_string()));
+        }
         let top_level = name.labels().next_back().unwrap_or_default();
         if test_names && TEST_TOP_LEVELS.contains(&top_level) {
             return Ok(());

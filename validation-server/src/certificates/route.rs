@@ -113,7 +113,7 @@ impl Target {
     fn parse(segment: &str) -> Option<Self> {
         match ItemId::parse(segment) {
             Some(id) => Some(Self::Item(id)),
-            None => DnsName::parse(&percent_decoded(segment)?).ok().map(Self::Name),
+            None => DnsName::parse_identifier(&percent_decoded(segment)?).ok().map(Self::Name),
         }
     }
 }
