@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail};
 
 /// How long a server may take to come up. Generous: the machine may be compiling at the same time.
-pub const START_LIMIT: Duration = Duration::from_secs(20);
+pub const START_LIMIT: Duration = Duration::from_secs(60);
 
 const PAUSE: Duration = Duration::from_millis(5);
 
