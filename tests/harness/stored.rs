@@ -44,7 +44,7 @@ impl Stored {
 
     /// The certificates that are served for a name, each with the key that opens for it; none where none is served.
     pub async fn served(&self, name: &str) -> Result<Vec<Served>> {
-        let name = DnsName::parse(name)?;
+        let name = DnsName::parse_identifier(name)?;
         let Some(id) = self.store.site_of(&name).await? else { return Ok(Vec::new()) };
         let site = self.store.load_site(&id).await?.context("a name leads to a site that is there")?;
         let mut served = Vec::new();
