@@ -88,7 +88,7 @@ async fn every_identity_on_every_route() -> Result<()> {
         }
         // Whatever else there might be is a secret for those without an identity, and isn't there for the others.
         for path in
-            ["/", "/v1", "/v1/changes", "/metrics", "/v1/certificates/", "/v1/certificates/../certificates"]
+            ["/", "/v1", "/v1/change", "/metrics", "/v1/certificates/", "/v1/certificates/../certificates"]
         {
             let answer = ask(&mut stream, identity, "GET", path, "")?;
             ensure!(answer.status == if listed.is_some() { 404 } else { 401 }, "{who}: {path}: {answer:?}");

@@ -24,10 +24,10 @@ use openssl::{
 use shared::{
     config::Config,
     domain::{
-        Certificate, Class, DnsName, Frontend, KeyType, Leaf, NameSet, Order, Place, Planned, Right, Scope,
-        Site, SiteId, Stored,
+        Certificate, Class, DnsName, Frontend, Groups, KeyType, Leaf, NameSet, Order, Place, Planned, Right,
+        Scope, Site, SiteId, Stored,
     },
-    store::{LeaseAnswer, Owner, Role, Settlement, Store, lineage_of, open_vault},
+    store::{LeaseAnswer, Owner, Role, Settlement, SiteChange, Store, WantedSite, lineage_of, open_vault},
     tls::{InternalCa, KeyPair},
     vault::{Binding, Keyring, SealedKind, Vault},
 };
@@ -43,6 +43,11 @@ pub(crate) struct Fleet {
     pub(crate) internal_ca: InternalCa,
     vault: Vault,
     public_ca: Authority,
+}
+
+enum SiteGroups {
+    Kept,
+    None,
 }
 
 /// How a request says who sends it.
@@ -133,6 +138,42 @@ impl Fleet {
         let settlement = Settlement { revision: 0, place, done, fields: Vec::new(), events: Vec::new() };
         self.store.settle(&lease, &settlement).await?;
         Ok(id)
+    }
+
+    /// Another wanted state for a site, nothing to be done for it.
+    pub(crate) async fn change_site(&self, id: &SiteId, change: impl FnOnce(&mut Site)) -> Result<()> {
+        let before = self.store.load_wanted(id).await?.context("no such site")?;
+        let mut site = before.site.clone();
+        change(&mut site);
+        self.put_site(id, SiteGroups::Kept, before, site).await
+    }
+
+    /// The site is not wanted any more.
+    pub(crate) async fn retire_site(&self, id: &SiteId) -> Result<()> {
+        let before = self.store.load_wanted(id).await?.context("no such site")?;
+        let site = before.site.clone();
+        self.put_site(id, SiteGroups::None, before, site).await
+    }
+
+    async fn put_site(&self, id: &SiteId, groups: SiteGroups, before: WantedSite, site: Site) -> Result<()> {
+        let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
+        let place =
+            Place { class: Class::Check, moment: later, deadline: later, urgent_from: None, renewal: None };
+        let groups = match groups {
+            SiteGroups::Kept => before.groups.clone(),
+            SiteGroups::None => Groups::default(),
+        };
+        let change = SiteChange {
+            id: id.clone(),
+            before: Some(before),
+            site,
+            groups,
+            retired: place.clone(),
+            place,
+            touched: Vec::new(),
+            events: Vec::new(),
+        };
+        Ok(self.store.put_site(&change).await?)
     }
 
     fn certificate(&self, id: &SiteId, names: &NameSet, key_type: KeyType) -> Result<Certificate> {
@@ -232,6 +273,25 @@ impl Fleet {
             })
             .collect()
     }
+}
+
+/// One request with a body, on a connection of its own.
+pub(crate) fn post(
+    fleet: &Fleet,
+    address: SocketAddr,
+    identity: &Identity,
+    path: &str,
+    body: &[u8],
+) -> Result<Answer> {
+    let mut stream = fleet.connect(address, identity)?;
+    let mut request =
+        format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n", body.len());
+    if let Identity::Header(value) = identity {
+        request.push_str(&format!("authorization: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    let request = [request.as_bytes(), body].concat();
+    exchange(&mut stream, &request)?.with_context(|| format!("{path}: closed without an answer"))
 }
 
 /// One request on an open connection. `headers` are whole lines.

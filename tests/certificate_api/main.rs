@@ -1,10 +1,13 @@
 //! Role `certificates`: who gets what, over real TLS from a real Redis.
 //!
 //! - `access`: every identity on every route, revocation, the audit.
+//! - `bundles`, `changes`: what agents live on.
 //! - `documents`: listings, names, files, entity tags.
 //! - `service`: the server's own certificate, TLS, a store that is away, keyrings, the end.
 
 mod access;
+mod bundles;
+mod changes;
 mod documents;
 mod fleet;
 mod service;

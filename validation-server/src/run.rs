@@ -111,7 +111,7 @@ pub(crate) async fn certificates(config: &Config, stop: CancellationToken) -> Re
     let page = listener::bind(config.telemetry.address_of(Program::Certificates))?;
     let store = Store::open(&config.store, Role::Certificates).await?;
     let mut registry = new_registry("validation-server", "certificates");
-    let role = Certificates::new(config, store.clone(), &mut registry)?;
+    let role = Certificates::new(config, store.clone(), &mut registry, stop.clone())?;
     let health = Health::new(registry, role.readiness(stop.clone()));
     let workers = workers(config.certificates.workers);
     let served = certificates::serve(listeners, workers, role.clone(), stop.clone());

@@ -26,11 +26,21 @@ impl Store {
         let key = keys::certificate(site, id);
         let bytes: Option<Vec<u8>> = self.link.query(cmd("GET").arg(&key)).await?;
         let Some(bytes) = bytes else { return Ok(None) };
-        let record = CertificateRecord::parse(&bytes).map_err(|e| e.of(&key))?;
+        self.unpack(site, id, &bytes).await.map(Some)
+    }
+
+    async fn unpack(
+        &self,
+        site: &SiteId,
+        id: &CertificateId,
+        bytes: &[u8],
+    ) -> Result<Certificate, StoreError> {
+        let key = keys::certificate(site, id);
+        let record = CertificateRecord::parse(bytes).map_err(|e| e.of(&key))?;
         let chain = self.load_chain(record.chain).await?;
         let chain = chain.ok_or_else(|| StoreError::corrupt(&key, "its chain is missing"))?;
         let Unpacked { leaf_der, facts } = self.unpack_leaf(site.partition(), &key, &record, id).await?;
-        Ok(Some(Certificate {
+        Ok(Certificate {
             known: leaf_facts::decode(&facts, sha256_hex(&leaf_der)),
             leaf_der,
             chain_pem: chain.as_ref().to_owned(),
@@ -39,7 +49,41 @@ impl Store {
             ca: record.ca,
             account: record.account,
             issued: Timestamp::from_second(record.issued).map_err(|e| StoreError::corrupt(&key, e))?,
-        }))
+        })
+    }
+
+    /// Many certificates, in the order of `wanted`. One that isn't there is an error of that one.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the store can't say.
+    pub async fn load_certificates(
+        &self,
+        wanted: &[(SiteId, CertificateId)],
+    ) -> Result<Vec<Result<Certificate, StoreError>>, StoreError> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut ask = redis::Pipeline::new();
+        for (site, id) in wanted {
+            ask.cmd("GET").arg(keys::certificate(site, id));
+        }
+        let records: Vec<Option<Vec<u8>>> = self.link.pipe(&ask).await?;
+        let mut read = Vec::with_capacity(wanted.len());
+        for ((site, id), bytes) in wanted.iter().zip(records) {
+            let certificate = match bytes {
+                Some(bytes) => self.unpack(site, id, &bytes).await,
+                None => Err(StoreError::corrupt(keys::certificate(site, id), "it is not there")),
+            };
+            match certificate {
+                Err(error)
+                    if !matches!(error, StoreError::Corrupt { .. } | StoreError::NewerSchema { .. }) =>
+                {
+                    return Err(error);
+                }
+                known => read.push(known),
+            }
+        }
+        Ok(read)
     }
 
     /// The leaf of a record, DER. It is the one that the certificate's id names.

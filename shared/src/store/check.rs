@@ -5,7 +5,7 @@ use redis::{FromRedisValue, Value, cmd};
 use std::collections::HashMap;
 
 /// The version of the layout that this program writes.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// Functions and the access rights that the roles use came with 7.0.
 const OLDEST_REDIS: (u32, u32) = (7, 0);
 
@@ -132,6 +132,11 @@ impl Store {
         let found: Option<u32> = self.link.query(cmd("GET").arg(keys::SCHEMA)).await?;
         match found {
             Some(found) if found > SCHEMA => Err(StoreError::NewerSchema { found, known: SCHEMA }),
+            Some(found) if found < SCHEMA && self.role == Role::Issuer => {
+                tracing::info!(found, "the store's layout is brought up to date");
+                self.adopt_all_into_feed().await?;
+                self.link.query(cmd("SET").arg(keys::SCHEMA).arg(SCHEMA)).await
+            }
             _ => Ok(()),
         }
     }

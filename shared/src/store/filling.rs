@@ -69,6 +69,8 @@ impl Store {
                 pipeline.cmd("SET").arg(keys::name(name)).arg(id.as_str());
             }
         }
-        self.confirmed.write(pipeline).await.map(drop)
+        self.confirmed.write(pipeline).await?;
+        let ids: Vec<SiteId> = groups.iter().map(|group| group.id.clone()).collect();
+        self.adopt_into_feed(&ids).await
     }
 }

@@ -1,7 +1,7 @@
 //! Frontends, and which of them a key or a token belongs to.
 
 use super::{Store, StoreError, keys, scripts};
-use crate::domain::{Frontend, FrontendName};
+use crate::domain::{Frontend, FrontendName, StoredReport};
 use redis::cmd;
 
 impl Store {
@@ -28,7 +28,11 @@ impl Store {
         {
             pipeline.cmd("DEL").arg(keys::frontend_key(identity)).ignore();
         }
-        self.confirmed.write(pipeline).await.map(drop)
+        self.confirmed.write(pipeline).await?;
+        // Last: who waits for changes is looked at again once all of it is there.
+        let mut tell = redis::Pipeline::new();
+        tell.cmd("INCR").arg(keys::FRONTENDS_CHANGED);
+        self.confirmed.write(tell).await.map(drop)
     }
 
     /// # Errors
@@ -50,6 +54,35 @@ impl Store {
         let name = FrontendName::try_from(name).map_err(|e| StoreError::corrupt("frontend-key", e))?;
         let frontend = self.load_frontend(&name).await?;
         Ok(frontend.filter(|frontend| identities(frontend).any(|identity| identity == sha256_hex)))
+    }
+
+    /// Keeps what a frontend says of itself, in the place of what it said before.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn write_report(&self, frontend: &str, report: &StoredReport) -> Result<(), StoreError> {
+        let key = keys::frontend_report(frontend);
+        let text = serde_json::to_string(report).map_err(|e| StoreError::corrupt(&key, e))?;
+        self.link.query(cmd("SET").arg(key).arg(text)).await
+    }
+
+    /// What frontends said last, in the order of `names`; one that can't be read, or hasn't said anything, is `None`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_reports(
+        &self,
+        names: &[FrontendName],
+    ) -> Result<Vec<Option<StoredReport>>, StoreError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut ask = redis::Pipeline::new();
+        for name in names {
+            ask.cmd("GET").arg(keys::frontend_report(name.as_str()));
+        }
+        let reports: Vec<Option<String>> = self.link.pipe(&ask).await?;
+        Ok(reports.into_iter().map(|text| serde_json::from_str(&text?).ok()).collect())
     }
 
     /// # Errors

@@ -4,7 +4,7 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `sp:schema` | string | version of the layout |
-//! | `sp:{pNN}:site:ID` | hash | a group of a site: `spec` (`retired` once it is no longer wanted), `lease*`, `cert:SLOT`, `prev:SLOT`, `kept:SLOT`, `next:SLOT`, `staged`, `revoked:SLOT`, `sched`, `rev`, `failure`, `cut`, `parked`, `alert`, `retry`, `force`; of the first group also `groups`, `wrev` |
+//! | `sp:{pNN}:site:ID` | hash | a group of a site: `spec` (`retired` once it is no longer wanted), `lease*`, `cert:SLOT`, `prev:SLOT`, `kept:SLOT`, `next:SLOT`, `staged`, `revoked:SLOT`, `sched`, `rev`, `failure`, `cut`, `parked`, `alert`, `retry`, `force`, `seq`, `former`, `unkept`; of the first group also `groups`, `wrev` |
 //! | `sp:epoch` | hash | `n`: failovers that were noticed; the replication id of each primary |
 //! | `sp:{pNN}:order:ID:SLOT` | string | the open order of a lineage, JSON |
 //! | `sp:{pNN}:cert:ID:CERT` | string | a certificate: leaf, sealed key, reference to its chain |
@@ -14,6 +14,9 @@
 //! | `sp:{pNN}:ready:CLASS` | sorted set | groups that are due, by deadline, s |
 //! | `sp:{pNN}:renewals` | hash | by hour since 1970: groups whose next renewal is planned in it |
 //! | `sp:{pNN}:failing`, `sp:{pNN}:parked` | sorted set | groups that an operator looks for, by since when, ms |
+//! | `sp:{pNN}:feed`, `sp:{pNN}:feed:CHUNK` | sorted sets | groups by the number of their last change, a hundred numbers to a chunk; the chunks there are |
+//! | `sp:{pNN}:feed-state` | hash | `seq`: the number of the last change; `floor`: of the last one that is forgotten |
+//! | `sp:{pNN}:gone` | sorted set | deleted groups whose record says that they were, by since when, ms |
 //! | `sp:{pNN}:events` | stream | what happened to the partition's sites, newest 20,000; in `p00` also what belongs to no site |
 //! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
 //! | `sp:name:NAME` | string | `GROUP?SITE`: the group that serves a name, and the site that is to where it differs |
@@ -30,7 +33,8 @@
 //! | `sp:{ca:NAME}:requests:BUCKET` | string | TAT of an endpoint and an address; expires by itself |
 //! | `sp:frontend:NAME` | string | a frontend, JSON |
 //! | `sp:frontend-key:SHA256` | string | the frontend that a client certificate's key or a token belongs to |
-//! | `sp:frontends` | sorted set | the names of every frontend |
+//! | `sp:frontend-report:NAME` | string | what a frontend said of itself last, JSON |
+//! | `sp:frontends`, `sp:frontends-changed` | sorted set, string | the names of every frontend; how often one was changed |
 //! | `sp:internal-ca` | string | the fleet's own CA, JSON, with its sealed key |
 //! | `sp:tenant:NAME`, `sp:tenants` | string, set | customers, JSON |
 //! | `sp:brakes` | hash | what an operator has stopped |
@@ -52,6 +56,7 @@ pub(super) const SCHEMA: &str = "sp:schema";
 pub(super) const EPOCH: &str = "sp:epoch";
 pub(super) const ACCOUNTS: &str = "sp:accounts";
 pub(super) const FRONTENDS: &str = "sp:frontends";
+pub(super) const FRONTENDS_CHANGED: &str = "sp:frontends-changed";
 pub(super) const INTERNAL_CA: &str = "sp:internal-ca";
 pub(super) const CANARY: &str = "sp:vault:canary";
 pub(super) const TENANTS: &str = "sp:tenants";
@@ -100,6 +105,18 @@ pub(super) fn failing(partition: Partition) -> String {
 
 pub(super) fn parked(partition: Partition) -> String {
     format!("sp:{{{partition}}}:parked")
+}
+
+pub(super) fn feed(partition: Partition) -> String {
+    format!("sp:{{{partition}}}:feed")
+}
+
+pub(super) fn feed_chunk(partition: Partition, chunk: u64) -> String {
+    format!("sp:{{{partition}}}:feed:{chunk}")
+}
+
+pub(super) fn feed_state(partition: Partition) -> String {
+    format!("sp:{{{partition}}}:feed-state")
 }
 
 pub(super) fn events(partition: Partition) -> String {
@@ -160,6 +177,10 @@ pub(super) fn limit_bucket(ca: &str, bucket: &str) -> String {
 
 pub(super) fn frontend(name: &str) -> String {
     format!("sp:frontend:{name}")
+}
+
+pub(super) fn frontend_report(name: &str) -> String {
+    format!("sp:frontend-report:{name}")
 }
 
 pub(super) fn frontend_key(sha256_hex: &str) -> String {

@@ -76,12 +76,12 @@ scripts! {
     SEALED_SITES: "sealed_sites.lua",
     STORE_CERTIFICATE: "store_certificate.lua",
     WRITE_ORDER: "write_order.lua",
-    WRITE_SPEC: "write_spec.lua",
 }
 
 scripts! {
     Script::of_schedule,
     ACQUIRE_LEASE: "acquire_lease.lua",
+    ADOPT_INTO_FEED: "adopt_into_feed.lua",
     CLAIM: "claim.lua",
     DELETE_GROUP: "delete_group.lua",
     NUDGE: "nudge.lua",
@@ -90,6 +90,7 @@ scripts! {
     RELEASE_LEASE: "release_lease.lua",
     RENEW_LEASE: "renew_lease.lua",
     SETTLE: "settle.lua",
+    WRITE_SPEC: "write_spec.lua",
 }
 
 scripts! {

@@ -5,7 +5,7 @@ use super::{
     sealed::{Form, SealedRecord},
     serving::KINDS,
 };
-use crate::domain::{CertificateId, Order, OrderState, Partition, SiteId, Slot};
+use crate::domain::{CertificateId, Order, OrderState, SiteId, Slot};
 use redis::cmd;
 use std::{collections::BTreeSet, time::Duration};
 
@@ -23,35 +23,6 @@ pub struct SealedSite {
 type Look = (u64, Vec<Vec<u8>>, Vec<String>);
 
 impl Store {
-    /// The ids of sites in their order, beginning after `after`; fewer than `limit` at the end alone.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn list_site_ids(
-        &self,
-        after: Option<&SiteId>,
-        limit: usize,
-    ) -> Result<Vec<SiteId>, StoreError> {
-        let first = after.map(SiteId::partition);
-        let mut found = Vec::new();
-        for partition in
-            Partition::all().skip_while(|partition| first.is_some_and(|first| *partition < first))
-        {
-            if found.len() >= limit {
-                break;
-            }
-            let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
-            let key = keys::sites(partition);
-            let mut range = cmd("ZRANGEBYLEX");
-            range.arg(&key).arg(from).arg("+").arg("LIMIT").arg(0).arg(limit - found.len());
-            for id in self.link.query::<Vec<String>>(&range).await? {
-                let parsed = SiteId::parse(&id);
-                found.push(parsed.ok_or_else(|| StoreError::corrupt(&key, format!("no site id: {id:?}")))?);
-            }
-        }
-        Ok(found)
-    }
-
     /// The records of these sites that may hold sealed keys. With `take_over`, leases that have run out are ended, so that
     /// a holder who slept through it writes nothing any more.
     ///

@@ -207,25 +207,42 @@ impl Store {
         after: Option<&SiteId>,
         limit: usize,
     ) -> Result<Vec<StoredSite>, StoreError> {
+        let mut after = after.cloned();
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let ids = self.list_site_ids(after.as_ref(), limit - found.len()).await?;
+            let Some(last) = ids.last() else { break };
+            after = Some(last.clone());
+            // An id without a record is one that is being deleted: there may be more behind it.
+            found.extend(self.load_sites(&ids).await?);
+        }
+        Ok(found)
+    }
+
+    /// The ids of sites in their order, beginning after `after`; fewer than `limit` at the end alone.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list_site_ids(
+        &self,
+        after: Option<&SiteId>,
+        limit: usize,
+    ) -> Result<Vec<SiteId>, StoreError> {
         let first = after.map(SiteId::partition);
         let mut found = Vec::new();
         for partition in
             Partition::all().skip_while(|partition| first.is_some_and(|first| *partition < first))
         {
-            let mut from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
-            while found.len() < limit {
-                let wanted = limit - found.len();
-                let mut range = cmd("ZRANGEBYLEX");
-                range.arg(keys::sites(partition)).arg(&from).arg("+").arg("LIMIT").arg(0).arg(wanted);
-                let ids: Vec<String> = self.link.query(&range).await?;
-                let Some(last) = ids.last() else { break };
-                from = format!("({last}");
-                let known: Vec<SiteId> = ids.iter().filter_map(|id| SiteId::parse(id)).collect();
-                // An id without a record is one that is being deleted: there may be more behind it.
-                found.extend(self.load_sites(&known).await?);
-                if ids.len() < wanted {
-                    break;
-                }
+            if found.len() >= limit {
+                break;
+            }
+            let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
+            let key = keys::sites(partition);
+            let mut range = cmd("ZRANGEBYLEX");
+            range.arg(&key).arg(from).arg("+").arg("LIMIT").arg(0).arg(limit - found.len());
+            for id in self.link.query::<Vec<String>>(&range).await? {
+                let parsed = SiteId::parse(&id);
+                found.push(parsed.ok_or_else(|| StoreError::corrupt(&key, format!("no site id: {id:?}")))?);
             }
         }
         Ok(found)
@@ -254,7 +271,7 @@ impl Store {
     }
 }
 
-fn parse_spec(id: &SiteId, text: &str) -> Result<Site, StoreError> {
+pub(super) fn parse_spec(id: &SiteId, text: &str) -> Result<Site, StoreError> {
     let site: Site = serde_json::from_str(text).map_err(|e| StoreError::corrupt(keys::site(id), e))?;
     if site.v > Site::VERSION {
         return Err(StoreError::NewerSchema { found: site.v, known: Site::VERSION });
@@ -262,7 +279,10 @@ fn parse_spec(id: &SiteId, text: &str) -> Result<Site, StoreError> {
     Ok(site)
 }
 
-fn parse(id: &SiteId, mut fields: HashMap<String, String>) -> Result<Option<StoredSite>, StoreError> {
+pub(super) fn parse(
+    id: &SiteId,
+    mut fields: HashMap<String, String>,
+) -> Result<Option<StoredSite>, StoreError> {
     let Some(spec) = fields.remove("spec") else { return Ok(None) };
     let site = parse_spec(id, &spec)?;
     let corrupt = |e: serde_json::Error| StoreError::corrupt(keys::site(id), e);

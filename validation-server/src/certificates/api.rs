@@ -2,40 +2,58 @@
 
 use super::{
     Certificates,
+    bundles::{self, Wanted},
     etag::ETag,
     files::{file_with_key, public_file},
-    identity,
     item::{Item, State},
     listing::Page,
+    reader::{KeyReader, Reader},
     refusal::Refusal,
+    reports,
     route::{FileKind, Route, Target},
-    scope,
 };
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{
-        Method,
-        header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, TRANSFER_ENCODING},
-    },
-    web::{Bytes, Data},
+    dev::Payload,
+    http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, TRANSFER_ENCODING},
+    web::{self, Bytes, Data},
 };
+use futures_util::Stream;
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::{
-    domain::{Certificate, CertificateId, Frontend, Leaf, Right, Slot},
+    domain::{Certificate, CertificateId, Leaf, SiteId, Slot},
     error::chain,
     store::{AuditEntry, StoredSite},
     vault::Vault,
 };
+use std::{pin::Pin, time::Duration};
 
 /// What is kept of a path in the audit, in bytes. A hostname has 253 at most.
 const AUDITED_BYTES: usize = 400;
 
+/// How long a body may take to come.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A file with a private key that somebody may have.
+struct KeyFile<'a> {
+    id: &'a CertificateId,
+    certificate: &'a Certificate,
+    leaf: &'a Leaf,
+    site: &'a SiteId,
+    slot: Slot,
+}
+
 /// Answers any request.
-pub(crate) async fn answer(request: HttpRequest, role: Data<Certificates>) -> HttpResponse {
+pub(crate) async fn answer(
+    request: HttpRequest,
+    payload: web::Payload,
+    role: Data<Certificates>,
+) -> HttpResponse {
     let route = Route::parse(request.path(), request.query_string());
     let label = route.label();
-    let response = match role.answer(&request, route).await {
+    let mut payload = payload.into_inner();
+    let response = match role.answer(&request, &mut payload, route).await {
         Ok(response) => response,
         Err(refusal) => {
             match &refusal {
@@ -53,25 +71,47 @@ pub(crate) async fn answer(request: HttpRequest, role: Data<Certificates>) -> Ht
 }
 
 impl Certificates {
-    async fn answer(&self, request: &HttpRequest, route: Route) -> Result<HttpResponse, Refusal> {
+    async fn answer(
+        &self,
+        request: &HttpRequest,
+        payload: &mut Payload,
+        route: Route,
+    ) -> Result<HttpResponse, Refusal> {
         let vault = self.vault.get().ok_or(Refusal::Starting)?;
-        let frontend = identity::of(request, &self.store).await?;
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Err(Refusal::Method);
+        let reader = Reader::of(request, &self.store).await?;
+        let methods = route.methods();
+        if !methods.split(", ").any(|method| request.method() == method) {
+            return Err(Refusal::Method(methods));
         }
-        if has_body(request) {
-            return Err(Refusal::Mistaken("a body is not expected"));
+        if methods != "POST" && has_body(request) {
+            return Err(Refusal::Mistaken("a body is not expected".to_owned()));
         }
         match route {
             Route::List { after, limit } => {
-                let page = Page::load(&self.store, &frontend, after, limit).await?;
+                let page = Page::load(&self.store, &reader, after, limit).await?;
                 document(request, &page)
             }
-            Route::One(target) => self.one(request, &frontend, &target).await,
-            Route::File(target, slot, kind) => {
-                self.file(request, &frontend, &target, slot, kind, vault).await
+            Route::One(target) => self.one(request, &reader, &target).await,
+            Route::File(target, slot, kind) => self.file(request, &reader, &target, slot, kind, vault).await,
+            Route::Changes { cursor, limit, wait } => {
+                let _place = self.waiting.enter(reader.name())?;
+                Ok(plain(&self.changes(&reader, cursor, limit, wait).await?)?)
             }
-            Route::Mistaken(mistake) => Err(Refusal::Mistaken(mistake)),
+            Route::Bundles => {
+                let Ok(keys) = reader.with_keys() else { return Err(self.deny(request, &reader)) };
+                let wanted = Wanted::parse(&body(payload, bundles::BODY_BYTES).await?)?;
+                let lines = self.bundles(keys, &wanted, vault).await?;
+                Ok(HttpResponse::Ok()
+                    .insert_header((CACHE_CONTROL, "no-store"))
+                    .insert_header((CONTENT_TYPE, "application/x-ndjson"))
+                    .body(lines))
+            }
+            Route::Status => {
+                let report = body(payload, reports::BODY_BYTES).await?;
+                self.note_report(&reader, &report).await?;
+                Ok(HttpResponse::NoContent().insert_header((CACHE_CONTROL, "no-store")).finish())
+            }
+            Route::Mistaken(mistake) => Err(Refusal::Mistaken(mistake.to_owned())),
             Route::Nowhere => Err(Refusal::NotFound),
         }
     }
@@ -79,7 +119,7 @@ impl Certificates {
     async fn one(
         &self,
         request: &HttpRequest,
-        frontend: &Frontend,
+        reader: &Reader,
         target: &Target,
     ) -> Result<HttpResponse, Refusal> {
         #[derive(Serialize)]
@@ -90,10 +130,12 @@ impl Certificates {
             #[serde(flatten)]
             item: Item,
         }
-        let stored = self.site(target).await?;
-        let mut items = Item::load(&self.store, frontend, &stored, Timestamp::now()).await?;
+        let id = self.group_of(target).await?;
+        let group = self.store.load_followed(&[id]).await?.pop().ok_or(Refusal::NotFound)?;
+        let Some(stored) = &group.wanted else { return Err(Refusal::NotFound) };
+        let mut items = reader.items(&group, Timestamp::now());
         if items.is_empty() && !stored.serving.current.is_empty() {
-            return Err(self.deny(request, frontend));
+            return Err(self.deny(request, reader));
         }
         let name = match target {
             Target::Name(name) => Some(name.as_str()),
@@ -116,43 +158,58 @@ impl Certificates {
     async fn file(
         &self,
         request: &HttpRequest,
-        frontend: &Frontend,
+        reader: &Reader,
         target: &Target,
         slot: Slot,
         kind: FileKind,
         vault: &Vault,
     ) -> Result<HttpResponse, Refusal> {
-        let stored = self.site(target).await?;
-        if !scope::sees_site(frontend, &stored.site) {
-            return Err(self.deny(request, frontend));
+        let id = self.group_of(target).await?;
+        let stored = self.store.load_site(&id).await?.ok_or(Refusal::NotFound)?;
+        if !reader.sees_site(&stored.site) {
+            return Err(self.deny(request, reader));
         }
-        let (id, certificate, leaf) = self.certificate(frontend, &stored, target, slot).await?;
-        let in_scope = scope::sees_certificate(frontend, &stored.site, &leaf);
-        if !in_scope || (kind.holds_key() && !frontend.may(Right::ReadKey)) {
-            return Err(self.deny(request, frontend));
+        let (id, certificate, leaf) = self.certificate(reader, &stored, target, slot).await?;
+        if !reader.sees_certificate(&stored.site, &leaf) {
+            return Err(self.deny(request, reader));
         }
         let etag = ETag::of_file(&id, kind.as_str());
-        if etag.is_known_to(request.headers()) {
-            return Ok(not_modified(&etag));
-        }
         let content = if kind.holds_key() {
-            let content = file_with_key(&certificate, &leaf, &stored.id, slot, kind, vault)?;
-            // Before the key leaves: what can't be written down doesn't happen.
-            let what = format!("{}.{slot} {id} {}", stored.id, leaf.spki_sha256);
-            let (who, from) = (frontend.name.as_str(), peer(request));
-            self.store.audit(AuditEntry { who, from: &from, action: "read-key", what: &what }).await?;
-            self.counters.key_reads.inc();
-            content
+            let Ok(keys) = reader.with_keys() else { return Err(self.deny(request, reader)) };
+            if etag.is_known_to(request.headers()) {
+                return Ok(not_modified(&etag));
+            }
+            let key = KeyFile { id: &id, certificate: &certificate, leaf: &leaf, site: &stored.id, slot };
+            self.key_file(keys, &key, kind, vault).await?
         } else {
+            if etag.is_known_to(request.headers()) {
+                return Ok(not_modified(&etag));
+            }
             public_file(&certificate, kind)?
         };
         Ok(found(&etag, kind.content_type(), content))
     }
 
+    async fn key_file(
+        &self,
+        reader: KeyReader<'_>,
+        key: &KeyFile<'_>,
+        kind: FileKind,
+        vault: &Vault,
+    ) -> Result<Bytes, Refusal> {
+        let content = file_with_key(key.certificate, key.leaf, key.site, key.slot, kind, vault)?;
+        // Before the key leaves: what can't be written down doesn't happen.
+        let what = format!("{}.{} {} {}", key.site, key.slot, key.id, key.leaf.spki_sha256);
+        let entry = AuditEntry { who: reader.name(), from: &reader.from, action: "read-key", what: &what };
+        self.store.audit(entry).await?;
+        self.counters.key_reads.inc();
+        Ok(content)
+    }
+
     /// What a target has in a slot, for this frontend.
     async fn certificate(
         &self,
-        frontend: &Frontend,
+        reader: &Reader,
         stored: &StoredSite,
         target: &Target,
         slot: Slot,
@@ -160,7 +217,7 @@ impl Certificates {
         let serving = &stored.serving;
         let given = match target {
             Target::Item(item) if item.kept => serving.kept.clone(),
-            _ => serving.given_to(&frontend.scope.tags),
+            _ => serving.given_to(reader.tags()),
         };
         let found = self.load(stored, given.get(&slot)).await?.ok_or(Refusal::NotFound)?;
         if let Target::Name(name) = target
@@ -187,32 +244,28 @@ impl Certificates {
         Ok(Some((id.clone(), certificate, leaf)))
     }
 
-    async fn site(&self, target: &Target) -> Result<StoredSite, Refusal> {
-        let id = match target {
-            Target::Item(item) => Some(item.group.clone()),
-            Target::Name(name) => self.store.site_of(name).await?,
-        };
-        match id {
-            Some(id) => self.store.load_site(&id).await?.ok_or(Refusal::NotFound),
-            None => Err(Refusal::NotFound),
+    async fn group_of(&self, target: &Target) -> Result<SiteId, Refusal> {
+        match target {
+            Target::Item(item) => Ok(item.group.clone()),
+            Target::Name(name) => self.store.site_of(name).await?.ok_or(Refusal::NotFound),
         }
     }
 
     /// What is not this frontend's does not exist for it. The audit is written beside the answer, so that the answer
     /// doesn't wait for it.
-    fn deny(&self, request: &HttpRequest, frontend: &Frontend) -> Refusal {
+    fn deny(&self, request: &HttpRequest, reader: &Reader) -> Refusal {
         self.counters.denials.inc();
         if let Ok(place) = std::sync::Arc::clone(&self.denials).try_acquire_owned() {
             let store = self.store.clone();
-            let (who, from) = (frontend.name.clone(), peer(request));
+            let (who, from) = (reader.name().to_owned(), reader.from.clone());
             // A path is printable ASCII by the time it gets here.
             let what: String = request.path().chars().take(AUDITED_BYTES).collect();
             tokio::spawn(async move {
-                let entry = AuditEntry { who: who.as_str(), from: &from, action: "denied", what: &what };
+                let entry = AuditEntry { who: &who, from: &from, action: "denied", what: &what };
                 if let Err(error) = store.audit(entry).await {
                     tracing::warn!(
                         error = chain(&error),
-                        frontend = who.as_str(),
+                        frontend = who,
                         "a denied request is not in the audit"
                     );
                 }
@@ -254,6 +307,29 @@ fn has_body(request: &HttpRequest) -> bool {
         || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
 }
 
-fn peer(request: &HttpRequest) -> String {
-    request.peer_addr().map(|peer| peer.ip().to_canonical().to_string()).unwrap_or_default()
+/// A body of at most `limit` bytes, within a time that a sleeping client has no part in.
+async fn body(payload: &mut Payload, limit: usize) -> Result<Vec<u8>, Refusal> {
+    let read = async {
+        let mut body = Vec::new();
+        while let Some(chunk) =
+            std::future::poll_fn(|context| Pin::new(&mut *payload).poll_next(context)).await
+        {
+            let chunk = chunk.map_err(|_| Refusal::Mistaken("the body broke off".to_owned()))?;
+            if body.len() + chunk.len() > limit {
+                return Err(Refusal::TooLarge(limit));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    };
+    tokio::time::timeout(BODY_PATIENCE, read).await.map_err(|_| Refusal::TooSlow)?
+}
+
+/// A JSON document that is another one each time.
+fn plain(value: &impl Serialize) -> Result<HttpResponse, Refusal> {
+    let content = serde_json::to_vec(value).map_err(|e| Refusal::Damaged(e.into()))?;
+    Ok(HttpResponse::Ok()
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header((CONTENT_TYPE, "application/json"))
+        .body(content))
 }

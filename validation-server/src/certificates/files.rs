@@ -37,13 +37,7 @@ pub(crate) fn file_with_key(
     kind: FileKind,
     vault: &Vault,
 ) -> Result<Bytes, Refusal> {
-    let owner = lineage_of(site, slot);
-    let binding = Binding { kind: SealedKind::CertificateKey, owner: &owner, spki_sha256: &leaf.spki_sha256 };
-    let der = vault.open(&certificate.sealed_key, &binding).map_err(|e| Refusal::Damaged(e.into()))?;
-    let key = PKey::private_key_from_pkcs8(&der)
-        .and_then(|key| key.private_key_to_pem_pkcs8())
-        .map(Zeroizing::new)
-        .map_err(|e| Refusal::Damaged(e.into()))?;
+    let key = private_key(certificate, leaf, site, slot, vault)?;
     let before = match kind {
         FileKind::Bundle => public_file(certificate, FileKind::Fullchain)?,
         _ => Bytes::new(),
@@ -52,6 +46,26 @@ pub(crate) fn file_with_key(
     content.extend_from_slice(&before);
     content.extend_from_slice(&key);
     Ok(Bytes::from_owner(content))
+}
+
+/// The private key, PKCS#8 in PEM.
+///
+/// # Errors
+/// As [`file_with_key`].
+pub(crate) fn private_key(
+    certificate: &Certificate,
+    leaf: &Leaf,
+    site: &SiteId,
+    slot: Slot,
+    vault: &Vault,
+) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let owner = lineage_of(site, slot);
+    let binding = Binding { kind: SealedKind::CertificateKey, owner: &owner, spki_sha256: &leaf.spki_sha256 };
+    let der = vault.open(&certificate.sealed_key, &binding).map_err(|e| Refusal::Damaged(e.into()))?;
+    PKey::private_key_from_pkcs8(&der)
+        .and_then(|key| key.private_key_to_pem_pkcs8())
+        .map(Zeroizing::new)
+        .map_err(|e| Refusal::Damaged(e.into()))
 }
 
 impl FileKind {

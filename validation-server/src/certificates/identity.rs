@@ -25,25 +25,47 @@ pub(crate) fn on_connect(connection: &dyn Any, extensions: &mut Extensions) {
     }
 }
 
-/// The frontend that asks. A token counts before a client certificate.
+/// What a request shows of who sends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// SHA-256 of a bearer token, hex.
+    Token(String),
+    /// SHA-256 of the public key of a client certificate, hex.
+    Key(String),
+}
+
+/// Who a request claims to come from. A token counts before a client certificate.
 ///
 /// # Errors
-/// [`Refusal::Unauthorized`] for no, an unknown or a revoked one, [`Refusal::Store`] when it can't be looked up.
-pub(crate) async fn of(request: &HttpRequest, store: &Store) -> Result<Frontend, Refusal> {
-    let (identity, by_token) = match bearer_token(request.headers())? {
-        Some(token) => (sha256_hex(token.as_bytes()), true),
+/// [`Refusal::Unauthorized`] for nobody.
+pub(crate) fn of(request: &HttpRequest) -> Result<Identity, Refusal> {
+    match bearer_token(request.headers())? {
+        Some(token) => Ok(Identity::Token(sha256_hex(token.as_bytes()))),
         None => match request.conn_data::<ClientKey>() {
-            Some(ClientKey(identity)) => (identity.clone(), false),
-            None => return Err(Refusal::Unauthorized),
+            Some(ClientKey(identity)) => Ok(Identity::Key(identity.clone())),
+            None => Err(Refusal::Unauthorized),
         },
-    };
-    let frontend = store.frontend_of(&identity).await?.ok_or(Refusal::Unauthorized)?;
-    // A token can't stand for a key, nor the reverse.
-    let expected = if by_token { &frontend.token_sha256 } else { &frontend.spki_sha256 };
-    if frontend.revoked.is_some() || expected.as_ref() != Some(&identity) {
-        return Err(Refusal::Unauthorized);
     }
-    Ok(frontend)
+}
+
+impl Identity {
+    /// The frontend that has it now.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthorized`] for an unknown or a revoked one, [`Refusal::Store`] when it can't be looked up.
+    pub(crate) async fn frontend(&self, store: &Store) -> Result<Frontend, Refusal> {
+        let (Self::Token(digest) | Self::Key(digest)) = self;
+        let frontend = store.frontend_of(digest).await?.ok_or(Refusal::Unauthorized)?;
+        // A token can't stand for a key, nor the reverse.
+        let expected = match self {
+            Self::Token(_) => &frontend.token_sha256,
+            Self::Key(_) => &frontend.spki_sha256,
+        };
+        if frontend.revoked.is_some() || expected.as_ref() != Some(digest) {
+            return Err(Refusal::Unauthorized);
+        }
+        Ok(frontend)
+    }
 }
 
 /// RFC 6750 section 2.1. A header of any other form is an identity that is wrong, not one that is missing.

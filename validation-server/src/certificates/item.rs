@@ -1,16 +1,16 @@
 //! A site's certificates as JSON: metadata only, with links to the files.
 
 use super::{
-    refusal::Refusal,
     route::{FileKind, ItemId},
     scope,
 };
 use jiff::Timestamp;
+use openssl::sha::Sha256;
 use serde::Serialize;
 use shared::{
-    domain::{Certificate, CertificateId, DnsName, Frontend, Leaf, Right, Slot},
-    error::chain,
-    store::{Pointers, Store, StoreError, StoredSite},
+    digest::hex,
+    domain::{DnsName, Frontend, KeyType, Leaf, Right, Slot},
+    store::{FollowedCertificate, FollowedGroup, Pointers, StoredSite},
 };
 use std::collections::BTreeMap;
 
@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 #[derive(Debug, Serialize)]
 pub(crate) struct Item {
     id: ItemId,
+    /// Another one whenever names or certificates are.
+    version: String,
     /// What its certificates are valid for, of the names that are wanted.
     names: Vec<String>,
     lineages: BTreeMap<Slot, Lineage>,
@@ -48,89 +50,107 @@ pub(crate) enum State {
     Revoked,
 }
 
-/// What a slot points to.
-enum Loaded {
-    There(Box<Certificate>, Leaf),
-    Damaged,
-}
-
 impl Item {
     /// What a frontend sees of a group: what it serves, and what it serves on to names that this lacks. Nothing where
     /// nothing of it is this frontend's to see.
-    ///
-    /// # Errors
-    /// [`Refusal::Store`]. A single record that can't be read is no error.
-    pub(crate) async fn load(
-        store: &Store,
-        frontend: &Frontend,
-        stored: &StoredSite,
-        now: Timestamp,
-    ) -> Result<Vec<Self>, Refusal> {
+    pub(crate) fn of_group(frontend: &Frontend, group: &FollowedGroup, now: Timestamp) -> Vec<Self> {
         let mut items = Vec::new();
+        let Some(stored) = &group.wanted else { return items };
         if !scope::sees_site(frontend, &stored.site) {
-            return Ok(items);
+            return items;
         }
         let given = stored.serving.given_to(&frontend.scope.tags);
-        let Some(item) = Self::of(store, frontend, stored, false, &given, now).await? else {
-            return Ok(items);
-        };
+        let Some(item) = Self::of(frontend, group, stored, false, &given, now) else { return items };
         // Where a record is damaged, nobody knows what it lacks.
-        let lacks_a_name = |item: &Self| {
-            item.damaged.is_empty()
-                && stored.site.names.iter().any(|name| !item.names.iter().any(|own| own == name.as_str()))
-        };
-        let kept = if lacks_a_name(&item) && !stored.serving.kept.is_empty() {
-            Self::of(store, frontend, stored, true, &stored.serving.kept, now).await?
+        let lacks_a_name = item.damaged.is_empty()
+            && stored.site.names.iter().any(|name| !item.names.iter().any(|own| own == name.as_str()));
+        let kept = if lacks_a_name && !stored.serving.kept.is_empty() {
+            Self::of(frontend, group, stored, true, &stored.serving.kept, now)
         } else {
             None
         };
         if let Some(mut kept) = kept {
             kept.names.retain(|name| !item.names.contains(name));
             if !kept.names.is_empty() && kept.state() == State::Valid {
-                items.push(kept);
+                items.push(kept.with_version());
             }
         }
-        items.insert(0, item);
-        Ok(items)
+        items.insert(0, item.with_version());
+        items
     }
 
-    async fn of(
-        store: &Store,
+    fn of(
         frontend: &Frontend,
+        group: &FollowedGroup,
         stored: &StoredSite,
         kept: bool,
         pointers: &Pointers,
         now: Timestamp,
-    ) -> Result<Option<Self>, Refusal> {
+    ) -> Option<Self> {
         let mut item = Self {
             id: ItemId { group: stored.id.clone(), kept },
+            version: String::new(),
             names: Vec::new(),
             lineages: BTreeMap::new(),
             damaged: Vec::new(),
         };
         let mut covered = Vec::new();
         for (slot, id) in pointers {
-            match load(store, stored, *slot, id).await? {
-                Loaded::Damaged => item.damaged.push(*slot),
-                Loaded::There(certificate, leaf)
-                    if scope::sees_certificate(frontend, &stored.site, &leaf) =>
-                {
+            match group.certificates.get(id) {
+                Some(FollowedCertificate::There { leaf, key_type, issued: _ }) => {
+                    if !scope::sees_certificate(frontend, &stored.site, leaf) {
+                        continue;
+                    }
                     covered.extend(stored.site.names.iter().filter(|name| leaf.covers(name)).cloned());
-                    let state = State::of(&leaf, stored.is_revoked(*slot, id), now);
+                    let state = State::of(leaf, stored.is_revoked(*slot, id), now);
                     let links = links(&item.id, *slot, frontend.may(Right::ReadKey));
                     if item.names.is_empty() {
-                        item.names = leaf.names.clone();
+                        item.names.clone_from(&leaf.names);
                     }
-                    item.lineages.insert(*slot, Lineage::new(&certificate, leaf, state, links));
+                    item.lineages.insert(*slot, Lineage::new(*key_type, leaf, state, links));
                 }
-                Loaded::There(..) => {}
+                Some(FollowedCertificate::Damaged(reason)) => {
+                    tracing::error!(site = %stored.id, %slot, certificate = %id, reason, "a certificate can't be read");
+                    item.damaged.push(*slot);
+                }
+                None => item.damaged.push(*slot),
             }
         }
         if item.lineages.is_empty() && item.damaged.is_empty() {
-            return Ok(None);
+            return None;
         }
         item.names = names(stored, &covered, std::mem::take(&mut item.names));
-        Ok(Some(item))
+        Some(item)
+    }
+
+    /// What a frontend that has the same version need not fetch again.
+    fn with_version(mut self) -> Self {
+        let mut digest = Sha256::new();
+        for name in &self.names {
+            digest.update(name.as_bytes());
+            digest.update(b"\n");
+        }
+        for (slot, lineage) in &self.lineages {
+            digest.update(format!("{slot} {}\n", lineage.fingerprint_sha256).as_bytes());
+        }
+        self.version = hex(&digest.finish()[..8]);
+        self
+    }
+
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.lineages.keys().copied()
+    }
+
+    pub(crate) fn is_damaged(&self) -> bool {
+        !self.damaged.is_empty()
     }
 
     pub(crate) fn is_for(&self, name: &DnsName) -> bool {
@@ -153,20 +173,15 @@ impl Item {
 }
 
 impl Lineage {
-    fn new(
-        certificate: &Certificate,
-        leaf: Leaf,
-        state: State,
-        links: BTreeMap<&'static str, String>,
-    ) -> Self {
+    fn new(key_type: KeyType, leaf: &Leaf, state: State, links: BTreeMap<&'static str, String>) -> Self {
         Self {
-            serial: leaf.serial,
-            fingerprint_sha256: leaf.fingerprint_sha256,
-            spki_sha256: leaf.spki_sha256,
+            serial: leaf.serial.clone(),
+            fingerprint_sha256: leaf.fingerprint_sha256.clone(),
+            spki_sha256: leaf.spki_sha256.clone(),
             not_before: leaf.not_before,
             not_after: leaf.not_after,
-            issuer: leaf.issuer,
-            key_type: certificate.key_type.to_string(),
+            issuer: leaf.issuer.clone(),
+            key_type: key_type.to_string(),
             state,
             links,
         }
@@ -182,24 +197,6 @@ impl State {
         } else {
             Self::Valid
         }
-    }
-}
-
-async fn load(store: &Store, stored: &StoredSite, slot: Slot, id: &CertificateId) -> Result<Loaded, Refusal> {
-    let damaged = |reason: String| {
-        tracing::error!(site = %stored.id, %slot, certificate = %id, reason, "a certificate can't be read");
-        Loaded::Damaged
-    };
-    match store.load_certificate(&stored.id, id).await {
-        Ok(Some(certificate)) => match certificate.leaf() {
-            Ok(leaf) => Ok(Loaded::There(Box::new(certificate), leaf)),
-            Err(error) => Ok(damaged(chain(&error))),
-        },
-        Ok(None) => Ok(damaged("it is not there".to_owned())),
-        Err(error @ (StoreError::Corrupt { .. } | StoreError::NewerSchema { .. })) => {
-            Ok(damaged(chain(&error)))
-        }
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,15 +1,12 @@
 //! A page of everything in a frontend's scope.
 
-use super::{item::Item, refusal::Refusal, route::ItemId};
+use super::{item::Item, reader::Reader, refusal::Refusal, route::ItemId};
 use jiff::Timestamp;
 use serde::Serialize;
-use shared::{domain::Frontend, store::Store};
-use std::sync::Arc;
-use tokio::task::JoinSet;
+use shared::store::Store;
 
-/// Sites that are read from the store at once, and certificates that are asked for at the same time.
-const SITES_AT_ONCE: usize = 500;
-const CERTIFICATES_AT_ONCE: usize = 64;
+/// Groups that are read from the store at once.
+const GROUPS_AT_ONCE: usize = 200;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Page {
@@ -26,44 +23,27 @@ impl Page {
     /// [`Refusal::Store`]: a page is complete, or none.
     pub(crate) async fn load(
         store: &Store,
-        frontend: &Frontend,
+        reader: &Reader,
         after: Option<ItemId>,
         limit: usize,
     ) -> Result<Self, Refusal> {
         let now = Timestamp::now();
-        let frontend = Arc::new(frontend.clone());
         let mut found: Vec<Item> = Vec::new();
         // The page before may have ended between the items of one group.
-        if let Some(after) = &after
-            && let Some(stored) = store.load_site(&after.group).await?
-        {
-            found.extend(Item::load(store, &frontend, &stored, now).await?);
+        if let Some(after) = &after {
+            for group in store.load_followed(std::slice::from_ref(&after.group)).await? {
+                found.extend(reader.items(&group, now));
+            }
             found.retain(|item| item.id() > after);
         }
         let mut cursor = after.map(|after| after.group);
-        'pages: loop {
-            let sites = store.list_sites(cursor.as_ref(), SITES_AT_ONCE).await?;
-            let Some(last) = sites.last() else { break };
-            cursor = Some(last.id.clone());
-            let mut sites = sites.into_iter();
-            loop {
-                let mut loading = JoinSet::new();
-                for stored in sites.by_ref().take(CERTIFICATES_AT_ONCE) {
-                    let (store, frontend) = (store.clone(), Arc::clone(&frontend));
-                    loading.spawn(async move { Item::load(&store, &frontend, &stored, now).await });
-                }
-                if loading.is_empty() {
-                    break;
-                }
-                let before = found.len();
-                while let Some(loaded) = loading.join_next().await {
-                    found.extend(loaded.map_err(|e| Refusal::Damaged(e.into()))??);
-                }
-                found[before..].sort_by(|one, other| one.id().cmp(other.id()));
-                // One more than wanted says that there is a next page.
-                if found.len() > limit {
-                    break 'pages;
-                }
+        // One more than wanted says that there is a next page.
+        while found.len() <= limit {
+            let ids = store.list_site_ids(cursor.as_ref(), GROUPS_AT_ONCE).await?;
+            let Some(last) = ids.last() else { break };
+            cursor = Some(last.clone());
+            for group in store.load_followed(&ids).await? {
+                found.extend(reader.items(&group, now));
             }
         }
         let next = (found.len() > limit).then(|| found[limit - 1].id().clone());

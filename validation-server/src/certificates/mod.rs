@@ -1,31 +1,40 @@
 //! Role `certificates`: what frontends pull from, over HTTPS. Each request is answered for an identity that is looked up
 //! anew, so that a frontend that was revoked is refused at once, also on a connection that it has kept open.
 //!
-//! - [`route`] reads a request line into what is wanted; [`identity`] says by whom; [`scope`] whether that one may.
+//! - [`route`] reads a request line into what is wanted; [`identity`] says by whom; [`reader`] and [`scope`] what that one may.
 //! - [`api`] answers: [`listing`] and [`item`] are the JSON, [`files`] the PEM, [`etag`] and [`refusal`] their frame.
+//! - [`feed`] follows the store, [`changes`] are what of it a frontend sees; [`bundles`] are many keys at once, [`reports`] what
+//!   frontends say of themselves. [`waiting`] counts those who wait.
 //! - [`server`] speaks HTTPS with the context that [`tls`] holds and [`own_certificate`] keeps valid.
 //! - [`counters`] counts.
 //!
 //! A certificate that is out of scope is answered byte for byte as one that does not exist.
 
 mod api;
+mod bundles;
+mod changes;
 mod counters;
 mod etag;
+mod feed;
 mod files;
 mod identity;
 mod item;
 mod listing;
 mod own_certificate;
+mod reader;
 mod refusal;
+mod reports;
 mod route;
 mod scope;
 mod server;
 mod tls;
+mod waiting;
 
 pub(crate) use server::serve;
 
 use crate::{run::Failure, store_check};
 use counters::Counters;
+use feed::Feed;
 use own_certificate::OwnCertificate;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use serving::monitoring::NotReady;
@@ -40,6 +49,7 @@ use std::sync::{Arc, OnceLock};
 use tls::ServerTls;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use waiting::Waiting;
 
 /// Denied requests that are being written to the audit at once; further ones are only counted.
 const DENIALS_IN_FLIGHT: usize = 64;
@@ -55,6 +65,10 @@ pub(crate) struct Certificates {
     own: Arc<OwnCertificate>,
     counters: Arc<Counters>,
     denials: Arc<Semaphore>,
+    feed: Feed,
+    waiting: Waiting,
+    /// Set when the program ends: who waits is answered then.
+    stop: CancellationToken,
     store_up: Gauge,
 }
 
@@ -77,7 +91,12 @@ pub(crate) fn check(config: &Config) -> Result<(), Failure> {
 impl Certificates {
     /// # Errors
     /// A name or a file of the role's section that can't be used.
-    pub(crate) fn new(config: &Config, store: Store, registry: &mut Registry) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        config: &Config,
+        store: Store,
+        registry: &mut Registry,
+        stop: CancellationToken,
+    ) -> Result<Self, Failure> {
         let own = OwnCertificate::new(&config.certificates).map_err(|e| Failure::configuration(&e))?;
         let store_up = Gauge::default();
         registry.register("store_up", "Whether the store answered last", store_up.clone());
@@ -89,6 +108,9 @@ impl Certificates {
             own: Arc::new(own),
             counters: Arc::new(Counters::new(registry)),
             denials: Arc::new(Semaphore::new(DENIALS_IN_FLIGHT)),
+            feed: Feed::new(),
+            waiting: Waiting::new(registry),
+            stop,
             store_up,
         })
     }
@@ -130,6 +152,7 @@ impl Certificates {
         tokio::select! {
             ended = self.own.keep(&self.tls, &authority) => ended,
             never = report_forever(self.store.clone(), &vault, Role::Certificates.as_str()) => match never {},
+            never = self.feed.follow(&self.store) => match never {},
         }
     }
 

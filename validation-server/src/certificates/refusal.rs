@@ -20,18 +20,43 @@ pub(crate) enum Refusal {
     /// It doesn't exist, or is not this frontend's.
     #[error("there is no such certificate")]
     NotFound,
-    #[error("only GET and HEAD are answered")]
-    Method,
+    /// The methods that are answered.
+    #[error("only {0} is answered here")]
+    Method(&'static str),
     #[error("{0}")]
-    Mistaken(&'static str),
+    Mistaken(String),
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("the body took too long to come")]
+    TooSlow,
+    #[error("this frontend has too many requests waiting")]
+    TooMany,
+    /// Nothing can be said of what came after the cursor.
+    #[error("begin again without a cursor")]
+    Resync(Resync),
     /// The store has not been reached since this program began.
     #[error("not ready yet, try again")]
     Starting,
+    /// It can't be said what is new.
+    #[error("the store does not answer, try again")]
+    Away,
     #[error("the store does not answer, try again")]
     Store(#[source] StoreError),
     /// A record that can't be read or a key that can't be opened.
     #[error("the record can't be read")]
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why a cursor counts no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Resync {
+    /// The store had a failover, or was restored.
+    Epoch,
+    /// The frontend may see other things now.
+    Scope,
+    /// It is older than what is remembered of deletions.
+    Compacted,
 }
 
 impl Refusal {
@@ -40,26 +65,36 @@ impl Refusal {
         struct Body<'a> {
             error: &'a str,
             message: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            resync: Option<Resync>,
         }
         let (status, error) = self.status();
         let mut response = HttpResponseBuilder::new(status);
         response.insert_header((CACHE_CONTROL, "no-store"));
         match self {
             Self::Unauthorized => response.insert_header((WWW_AUTHENTICATE, "Bearer")),
-            Self::Method => response.insert_header((ALLOW, "GET, HEAD")),
-            Self::Starting | Self::Store(_) => response.insert_header((RETRY_AFTER, "1")),
-            Self::NotFound | Self::Mistaken(_) | Self::Damaged(_) => &mut response,
+            Self::Method(methods) => response.insert_header((ALLOW, *methods)),
+            Self::Starting | Self::Store(_) | Self::Away => response.insert_header((RETRY_AFTER, "1")),
+            Self::TooMany => response.insert_header((RETRY_AFTER, "10")),
+            // What is left of the body is not read.
+            Self::TooLarge(_) | Self::TooSlow => response.force_close(),
+            Self::NotFound | Self::Mistaken(_) | Self::Damaged(_) | Self::Resync(_) => &mut response,
         };
-        response.json(Body { error, message: self.to_string() })
+        let resync = if let Self::Resync(why) = self { Some(*why) } else { None };
+        response.json(Body { error, message: self.to_string(), resync })
     }
 
     fn status(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found"),
-            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed"),
+            Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed"),
             Self::Mistaken(_) => (StatusCode::BAD_REQUEST, "bad-request"),
-            Self::Starting | Self::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow"),
+            Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too-many"),
+            Self::Resync(_) => (StatusCode::GONE, "resync"),
+            Self::Starting | Self::Store(_) | Self::Away => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, "damaged"),
         }
     }

@@ -1,12 +1,15 @@
 //! From a request line to what is wanted. Pure; whatever it doesn't know is [`Route::Nowhere`].
 
 use serde::{Serialize, Serializer};
-use shared::domain::{DnsName, SiteId, Slot};
-use std::fmt;
+use shared::domain::{DnsName, FeedCursor, SiteId, Slot};
+use std::{fmt, time::Duration};
 
 /// Items on a page of the listing, unless asked for otherwise, and at most.
 const PAGE_ITEMS: usize = 500;
 const MOST_PAGE_ITEMS: usize = 1000;
+
+/// Proxies give up on a silent server after a minute.
+const LONGEST_WAIT: Duration = Duration::from_secs(55);
 
 const ROOT: &str = "/v1/certificates";
 
@@ -19,7 +22,14 @@ pub(crate) enum Route {
     },
     One(Target),
     File(Target, Slot, FileKind),
-    /// The listing with parameters that make no sense; in words.
+    Changes {
+        cursor: Option<FeedCursor>,
+        limit: usize,
+        wait: Duration,
+    },
+    Bundles,
+    Status,
+    /// One of them with parameters that make no sense; in words.
     Mistaken(&'static str),
     Nowhere,
 }
@@ -57,6 +67,12 @@ pub(crate) enum FileKind {
 impl Route {
     /// `path` as it came, nothing decoded; `query` without the question mark.
     pub(crate) fn parse(path: &str, query: &str) -> Self {
+        match path {
+            "/v1/changes" => return Self::parse_changes(query),
+            "/v1/bundles" => return Self::Bundles,
+            "/v1/frontends/self/status" => return Self::Status,
+            _ => {}
+        }
         match path.strip_prefix(ROOT) {
             Some("") => Self::parse_list(query),
             Some(rest) => Self::parse_below(rest).unwrap_or(Self::Nowhere),
@@ -71,6 +87,9 @@ impl Route {
             Self::One(_) => "one",
             Self::File(_, _, kind) if kind.holds_key() => "key",
             Self::File(..) => "file",
+            Self::Changes { .. } => "changes",
+            Self::Bundles => "bundles",
+            Self::Status => "status",
             Self::Nowhere => "nowhere",
         }
     }
@@ -93,6 +112,39 @@ impl Route {
             }
         }
         Self::List { after, limit }
+    }
+
+    fn parse_changes(query: &str) -> Self {
+        let (mut cursor, mut limit, mut wait) = (None, PAGE_ITEMS, Duration::ZERO);
+        for pair in query.split('&') {
+            match pair.split_once('=') {
+                Some(("cursor", "")) => cursor = None,
+                Some(("cursor", text)) => match text.parse() {
+                    Ok(known) => cursor = Some(known),
+                    Err(_) => {
+                        return Self::Mistaken("cursor: expected the one that the answer before has named");
+                    }
+                },
+                Some(("limit", number)) => match number.parse() {
+                    Ok(number) if number > 0 => limit = MOST_PAGE_ITEMS.min(number),
+                    _ => return Self::Mistaken("limit: expected a number from 1 to 1000"),
+                },
+                Some(("wait", seconds)) => match seconds.parse() {
+                    Ok(seconds) => wait = LONGEST_WAIT.min(Duration::from_secs(seconds)),
+                    Err(_) => return Self::Mistaken("wait: expected seconds, 0 to 55"),
+                },
+                _ => {}
+            }
+        }
+        Self::Changes { cursor, limit, wait }
+    }
+
+    /// The methods that it is asked with.
+    pub(crate) const fn methods(&self) -> &'static str {
+        match self {
+            Self::Bundles | Self::Status => "POST",
+            _ => "GET, HEAD",
+        }
     }
 
     fn parse_below(rest: &str) -> Option<Self> {
@@ -119,7 +171,7 @@ impl Target {
 }
 
 impl ItemId {
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (group, kept) = match text.strip_suffix(KEPT) {
             Some(group) => (group, true),
             None => (text, false),
@@ -241,7 +293,9 @@ mod tests {
             "/v1/certificates/a%2.com",
             "/v1/certificates/%ff.example.com",
             "/v1/certificates/*.example.com",
-            "/v1/changes",
+            "/v1/changes/",
+            "/v1/bundles/x",
+            "/v1/frontends/edge-1/status",
         ] {
             assert_eq!(Route::parse(path, ""), Route::Nowhere, "{path}");
         }
@@ -261,6 +315,22 @@ mod tests {
             ["limit=0", "limit=-1", "limit=x", "limit=", "after=", "after=../x", "after=shop.example.com"]
         {
             assert!(matches!(list(query), Route::Mistaken(_)), "{query}");
+        }
+    }
+
+    #[test]
+    fn changes_are_asked_for_with_a_cursor_or_without() {
+        let asked = |query: &str| Route::parse("/v1/changes", query);
+        let changes = |cursor: Option<&str>, limit, seconds| Route::Changes {
+            cursor: cursor.map(|text| text.parse().unwrap()),
+            limit,
+            wait: Duration::from_secs(seconds),
+        };
+        assert_eq!(asked(""), changes(None, 500, 0));
+        assert_eq!(asked("cursor=&wait=20"), changes(None, 500, 20));
+        assert_eq!(asked("cursor=e.s.1_2&limit=3&wait=3600"), changes(Some("e.s.1_2"), 3, 55));
+        for query in ["cursor=x", "limit=0", "wait=", "wait=-1", "wait=x"] {
+            assert!(matches!(asked(query), Route::Mistaken(_)), "{query}");
         }
     }
 

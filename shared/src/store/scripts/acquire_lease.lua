@@ -13,7 +13,10 @@ end
 -- A counter alone can be rolled back by a failover; the random part makes the token one of its kind.
 local token = redis.call('HINCRBY', KEYS[1], 'lease_count', 1) .. '.' .. ARGV[3]
 redis.call('HSET', KEYS[1], 'lease', token, 'lease_owner', ARGV[1], 'lease_until', now + ARGV[2])
-if redis.call('HSETNX', KEYS[1], 'spec', ARGV[5]) == 1 then
+if redis.call('HEXISTS', KEYS[1], 'spec') == 0 then
+  wanted_changes(ARGV[6], ARGV[5])
+  redis.call('HSET', KEYS[1], 'spec', ARGV[5])
+  redis.call('ZREM', base .. 'gone', ARGV[6])
   redis.call('ZADD', KEYS[2], 0, ARGV[6])
   redis.call('HDEL', KEYS[1], 'retired')
   set_sched(ARGV[6], ARGV[7])

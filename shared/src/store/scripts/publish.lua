@@ -9,10 +9,15 @@ for i = 2, #KEYS do
 end
 local last = 2 + 2 * tonumber(ARGV[2])
 local before, used = {}, {}
+local is_new, lets_go = false, false
 for i = 3, last, 2 do
   local field, value = ARGV[i], ARGV[i + 1]
   local kind, slot = string.match(field, '^(%a+):(%a+)$')
   local old = redis.call('HGET', KEYS[1], field)
+  if (kind or field == 'staged') and (old or '') ~= value then
+    is_new = true
+    lets_go = lets_go or (kind == 'kept' and value == '')
+  end
   if kind and old then before[#before + 1] = old end
   if value == '' then
     redis.call('HDEL', KEYS[1], field)
@@ -26,6 +31,10 @@ end
 local id = string.match(KEYS[1], '([^:]+)$')
 for _, certificate in ipairs(before) do
   if not used[certificate] then redis.call('UNLINK', base .. 'cert:' .. id .. ':' .. certificate) end
+end
+if is_new then
+  local number = changed(id)
+  if lets_go then redis.call('HSET', KEYS[1], 'unkept', number) end
 end
 for i = last + 1, #ARGV do tell(ARGV[i]) end
 return 1

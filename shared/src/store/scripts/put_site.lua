@@ -15,6 +15,7 @@ for _, group in ipairs(wish.retired) do
   local key = group_key(group.id)
   local spec = redis.call('HGET', key, 'spec')
   if spec then
+    wanted_changes(group.id, '')
     redis.call('HSET', key, 'retired', spec)
     redis.call('HDEL', key, 'spec', 'failure', 'cut', 'parked', 'retry', 'force')
     redis.call('HINCRBY', key, 'rev', 1)
@@ -25,7 +26,9 @@ for _, group in ipairs(wish.retired) do
 end
 for _, group in ipairs(wish.groups) do
   local key = group_key(group.id)
+  wanted_changes(group.id, group.spec)
   redis.call('HSET', key, 'spec', group.spec)
+  redis.call('ZREM', base .. 'gone', group.id)
   redis.call('HDEL', key, 'retired')
   redis.call('ZADD', base .. 'sites', 0, group.id)
   if group.place then

@@ -101,3 +101,47 @@ local function index(id)
     redis.call('ZREM', base .. 'parked', id)
   end
 end
+
+-- What frontends follow. `feed:CHUNK` are sorted sets of groups (score: the number of their last change), each so small that it is
+-- kept packed; `feed` has the chunks that there are. A group stands in it once. `former` has what its scope was before: lines of
+-- `NUMBER NAME,... TAG,...`, the number that of the change which ended it.
+local CHANGES_IN_A_CHUNK = 100
+
+local function leave_feed(id, number)
+  local chunk = math.floor(number / CHANGES_IN_A_CHUNK)
+  redis.call('ZREM', base .. 'feed:' .. chunk, id)
+  if redis.call('EXISTS', base .. 'feed:' .. chunk) == 0 then redis.call('ZREM', base .. 'feed', chunk) end
+end
+
+-- Answers the number of the change.
+local function changed(id)
+  local before = redis.call('HGET', group_key(id), 'seq')
+  if before then leave_feed(id, tonumber(before)) end
+  local number = redis.call('HINCRBY', base .. 'feed-state', 'seq', 1)
+  local chunk = math.floor(number / CHANGES_IN_A_CHUNK)
+  redis.call('ZADD', base .. 'feed:' .. chunk, number, id)
+  redis.call('ZADD', base .. 'feed', chunk, chunk)
+  redis.call('HSET', group_key(id), 'seq', number)
+  return number
+end
+
+local function scope_of(spec)
+  local site = cjson.decode(spec)
+  return table.concat(site.names, ',') .. ' ' .. table.concat(site.tags or {}, ',')
+end
+
+-- Its wanted state is another one, or none ('') from now on: those that no longer see it are to hear of that.
+local function wanted_changes(id, spec)
+  local key = group_key(id)
+  local known = redis.call('HMGET', key, 'spec', 'retired', 'former', 'seq')
+  local before = known[1] or known[2]
+  -- What no frontend was ever given changes for none.
+  if not known[4] or known[1] == spec then return end
+  local number = changed(id)
+  if not before or (spec ~= '' and scope_of(before) == scope_of(spec)) then return end
+  local former = { number .. ' ' .. scope_of(before) }
+  for line in string.gmatch(known[3] or '', '[^\n]+') do
+    if #former < 8 then former[#former + 1] = line end
+  end
+  redis.call('HSET', key, 'former', table.concat(former, '\n'))
+end

@@ -1,0 +1,210 @@
+//! The feed as a frontend sees it: what has changed in its scope since its cursor. Metadata only.
+
+use super::{
+    Certificates,
+    feed::Snapshot,
+    item::Item,
+    reader::Reader,
+    refusal::{Refusal, Resync},
+    route::ItemId,
+};
+use jiff::Timestamp;
+use serde::Serialize;
+use shared::{
+    domain::{FeedCursor, Partition},
+    store::FollowedGroup,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// Groups that are read from the store at once, and that one answer looks at, at most, until it says how far it has come.
+const GROUPS_AT_ONCE: usize = 200;
+const MOST_LOOKED_AT: usize = 5_000;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Changes {
+    cursor: String,
+    /// Whether there is more to be asked for at once.
+    more: bool,
+    items: Vec<Change>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+enum Change {
+    Put(Item),
+    /// It is gone, or out of the frontend's scope from now on.
+    Del {
+        id: ItemId,
+    },
+}
+
+/// What was found so far.
+struct Found {
+    items: Vec<Change>,
+    looked_at: usize,
+}
+
+impl Certificates {
+    /// Everything after `cursor`; everything at all without one. Where that is nothing, waits for something, `wait` at most.
+    ///
+    /// # Errors
+    /// [`Refusal::Resync`] for a cursor that nothing can be said of any more.
+    pub(crate) async fn changes(
+        &self,
+        reader: &Reader,
+        cursor: Option<FeedCursor>,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Changes, Refusal> {
+        let until = Instant::now() + wait;
+        let mut feed = self.feed.changes();
+        let mut reader = reader.clone();
+        let mut cursor = cursor;
+        loop {
+            let snapshot = feed.borrow_and_update().clone().ok_or(Refusal::Away)?;
+            let at = match cursor {
+                Some(cursor) => checked(cursor, &snapshot, &reader)?,
+                None => FeedCursor::new(&snapshot.head.epoch, reader.scope_version()),
+            };
+            let (changes, at) = self.page(&reader, &snapshot, at, limit).await?;
+            if !changes.items.is_empty() || changes.more || wait.is_zero() {
+                return Ok(changes);
+            }
+            cursor = Some(at);
+            let frontends = snapshot.head.frontends;
+            let ended = tokio::select! {
+                changed = feed.changed() => changed.is_err(),
+                () = tokio::time::sleep_until(until) => true,
+                () = self.stop.cancelled() => true,
+            };
+            // While the store is away nobody is sent off to come back at once.
+            if !ended && feed.borrow().is_none() {
+                let back = feed.wait_for(Option::is_some);
+                tokio::time::timeout_at(until, back)
+                    .await
+                    .map_err(|_| Refusal::Away)?
+                    .map_err(|_| Refusal::Away)?;
+            }
+            // A frontend may have been revoked, or may see other things now.
+            let known = feed.borrow().as_ref().map(|snapshot| snapshot.head.frontends);
+            if ended || known != Some(frontends) {
+                reader = reader.again(&self.store).await?;
+            }
+            if ended {
+                return Ok(changes);
+            }
+        }
+    }
+
+    /// One answer, and how far it goes.
+    async fn page(
+        &self,
+        reader: &Reader,
+        snapshot: &Snapshot,
+        mut cursor: FeedCursor,
+        limit: usize,
+    ) -> Result<(Changes, FeedCursor), Refusal> {
+        let now = Timestamp::now();
+        let mut found = Found { items: Vec::new(), looked_at: 0 };
+        for partition in Partition::all() {
+            let end = snapshot.head.end(partition);
+            while cursor.at(partition) < end {
+                if found.items.len() >= limit || found.looked_at >= MOST_LOOKED_AT {
+                    return Ok((found.into_answer(&cursor, true), cursor));
+                }
+                let after = cursor.at(partition);
+                let in_memory: Option<Vec<(u64, Arc<FollowedGroup>)>> = snapshot
+                    .after(partition, after)
+                    .map(|changes| changes.map(|(number, group)| (number, Arc::clone(group))).collect());
+                let (groups, last) = match in_memory {
+                    Some(groups) => (groups, end),
+                    None => self.load_changed(partition, after, end, limit - found.items.len()).await?,
+                };
+                for (number, group) in groups {
+                    found.add(reader, &group, after, now);
+                    if found.items.len() >= limit {
+                        cursor.advance(partition, number);
+                        break;
+                    }
+                }
+                if found.items.len() < limit {
+                    cursor.advance(partition, last);
+                }
+            }
+        }
+        Ok((found.into_answer(&cursor, false), cursor))
+    }
+
+    /// Some changes in their order, and the number up to which these are all.
+    async fn load_changed(
+        &self,
+        partition: Partition,
+        after: u64,
+        end: u64,
+        limit: usize,
+    ) -> Result<(Vec<(u64, Arc<FollowedGroup>)>, u64), Refusal> {
+        let limit = limit.clamp(1, GROUPS_AT_ONCE);
+        let changed = self.store.load_changed(partition, after, end, limit).await?;
+        let last = match changed.last() {
+            Some((number, _)) if changed.len() == limit => *number,
+            _ => end,
+        };
+        let ids: Vec<_> = changed.iter().map(|(_, id)| id.clone()).collect();
+        let mut groups = self.store.load_followed(&ids).await?.into_iter().peekable();
+        // Those without a record are left out of the answer.
+        let mut found = Vec::with_capacity(ids.len());
+        for (number, id) in changed {
+            if let Some(group) = groups.next_if(|group| group.id == id) {
+                found.push((number, Arc::new(group)));
+            }
+        }
+        Ok((found, last))
+    }
+}
+
+impl Found {
+    /// What a change of a group means to a reader who has seen everything up to `after`.
+    fn add(&mut self, reader: &Reader, group: &FollowedGroup, after: u64, now: Timestamp) {
+        self.looked_at += 1;
+        let items = reader.items(group, now);
+        let has = |kept: bool| items.iter().any(|item| item.id().kept == kept);
+        let (has_main, has_kept) = (has(false), has(true));
+        self.items.extend(items.into_iter().map(Change::Put));
+        // Whoever begins has nothing to let go of.
+        if after == 0 || !(reader.sees(group) || reader.saw(group, after)) {
+            return;
+        }
+        let id = |kept| ItemId { group: group.id.clone(), kept };
+        if !has_main {
+            self.items.push(Change::Del { id: id(false) });
+        }
+        if !has_kept && (group.keeps || group.unkept > after) {
+            self.items.push(Change::Del { id: id(true) });
+        }
+    }
+
+    fn into_answer(self, cursor: &FeedCursor, more: bool) -> Changes {
+        Changes { cursor: cursor.to_string(), more, items: self.items }
+    }
+}
+
+/// A cursor of which can be said what came after it.
+fn checked(cursor: FeedCursor, snapshot: &Snapshot, reader: &Reader) -> Result<FeedCursor, Refusal> {
+    let head = &snapshot.head;
+    // A store that went back without another epoch has lost something as well.
+    let is_ahead = Partition::all().any(|partition| cursor.at(partition) > head.end(partition));
+    let is_too_old = |partition: Partition| {
+        let at = cursor.at(partition);
+        at > 0 && at < head.floor(partition)
+    };
+    if cursor.epoch != head.epoch || is_ahead {
+        Err(Refusal::Resync(Resync::Epoch))
+    } else if cursor.scope != reader.scope_version() {
+        Err(Refusal::Resync(Resync::Scope))
+    } else if Partition::all().any(is_too_old) {
+        Err(Refusal::Resync(Resync::Compacted))
+    } else {
+        Ok(cursor)
+    }
+}

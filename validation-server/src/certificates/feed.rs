@@ -1,0 +1,209 @@
+//! What is new in the store, followed by one task for all frontends that wait: it asks a few times a second how far each
+//! partition has come, and keeps the latest changes in memory. A thousand frontends that wait cost the store nothing.
+
+use shared::{
+    domain::Partition,
+    error::chain,
+    store::{FeedHead, FollowedGroup, Store, StoreError},
+};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// Pause between two questions.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+/// After an error.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Changes that are kept in memory, of all partitions.
+const KEPT: usize = 1_000;
+/// More of one partition since the last question are left to those who ask for them.
+const MOST_AT_ONCE: usize = 200;
+
+/// The store as it was a moment ago.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) head: FeedHead,
+    tail: VecDeque<Change>,
+    /// By partition: the tail has every change after this one.
+    complete_after: Vec<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Change {
+    partition: Partition,
+    number: u64,
+    group: Arc<FollowedGroup>,
+}
+
+/// What there is to know of the store; nothing before it was asked once.
+#[derive(Clone)]
+pub(crate) struct Feed {
+    current: watch::Receiver<Option<Arc<Snapshot>>>,
+    sender: Arc<watch::Sender<Option<Arc<Snapshot>>>>,
+}
+
+impl Feed {
+    pub(crate) fn new() -> Self {
+        let (sender, current) = watch::channel(None);
+        Self { current, sender: Arc::new(sender) }
+    }
+
+    /// Tells of each change from now on; see [`Feed::current`].
+    pub(crate) fn changes(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
+        self.current.clone()
+    }
+
+    /// Asks the store for ever. While it does not answer, what was known of it is forgotten.
+    pub(crate) async fn follow(&self, store: &Store) -> Infallible {
+        let mut told = false;
+        loop {
+            let before = self.current.borrow().clone();
+            match next(store, before.as_deref()).await {
+                Ok(None) => told = false,
+                Ok(Some(snapshot)) => {
+                    told = false;
+                    self.sender.send_replace(Some(Arc::new(snapshot)));
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(error = chain(&error), "changes can't be followed");
+                    }
+                    self.sender.send_if_modified(|known| known.take().is_some());
+                    tokio::time::sleep(ASK_AGAIN).await;
+                    continue;
+                }
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+}
+
+/// The store as it is now, where that is different.
+async fn next(store: &Store, before: Option<&Snapshot>) -> Result<Option<Snapshot>, StoreError> {
+    let head = store.load_feed_head().await?;
+    let Some(before) = before else { return Ok(Some(Snapshot::at(head))) };
+    if before.head == head {
+        return Ok(None);
+    }
+    if before.head.epoch != head.epoch {
+        return Ok(Some(Snapshot::at(head)));
+    }
+    let mut snapshot = Snapshot { head, ..before.clone() };
+    for partition in Partition::all() {
+        let (from, to) = (before.head.end(partition), snapshot.head.end(partition));
+        if from != to {
+            let new = if to > from {
+                store.load_changed(partition, from, to, MOST_AT_ONCE + 1).await?
+            } else {
+                Vec::new()
+            };
+            let is_all = to > from && new.len() <= MOST_AT_ONCE;
+            let groups = if is_all {
+                let ids: Vec<_> = new.iter().map(|(_, id)| id.clone()).collect();
+                store.load_followed(&ids).await?
+            } else {
+                Vec::new()
+            };
+            snapshot.append(partition, groups, is_all);
+        }
+    }
+    Ok(Some(snapshot))
+}
+
+impl Snapshot {
+    /// One that has nothing in memory yet.
+    fn at(head: FeedHead) -> Self {
+        Self { complete_after: head.ends.clone(), head, tail: VecDeque::new() }
+    }
+
+    fn append(&mut self, partition: Partition, groups: Vec<FollowedGroup>, is_all: bool) {
+        if !is_all {
+            self.tail.retain(|change| change.partition != partition);
+            self.complete_after[partition.number()] = self.head.end(partition);
+            return;
+        }
+        for group in groups {
+            self.tail.retain(|change| change.group.id != group.id);
+            // By the number that the group has now: later than the head where it has changed again meanwhile.
+            let number = group.number.min(self.head.end(partition));
+            self.tail.push_back(Change { partition, number, group: Arc::new(group) });
+        }
+        while self.tail.len() > KEPT {
+            if let Some(oldest) = self.tail.pop_front() {
+                let after = &mut self.complete_after[oldest.partition.number()];
+                *after = (*after).max(oldest.number);
+            }
+        }
+    }
+
+    /// The changes of a partition after `after`, in their order, where they are all in memory.
+    pub(crate) fn after(
+        &self,
+        partition: Partition,
+        after: u64,
+    ) -> Option<impl Iterator<Item = (u64, &Arc<FollowedGroup>)>> {
+        if after < *self.complete_after.get(partition.number())? {
+            return None;
+        }
+        let of_partition =
+            self.tail.iter().filter(move |change| change.partition == partition && change.number > after);
+        Some(of_partition.map(|change| (change.number, &change.group)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::domain::SiteId;
+
+    fn group(id: &str, number: u64) -> FollowedGroup {
+        FollowedGroup {
+            id: SiteId::parse(id).unwrap(),
+            number,
+            wanted: None,
+            former: Vec::new(),
+            keeps: false,
+            unkept: 0,
+            certificates: Default::default(),
+        }
+    }
+
+    fn snapshot(end: u64) -> Snapshot {
+        let mut ends = vec![0; 64];
+        ends[0] = end;
+        Snapshot::at(FeedHead { ends, floors: vec![0; 64], ..FeedHead::default() })
+    }
+
+    fn numbers(snapshot: &Snapshot, after: u64) -> Option<Vec<u64>> {
+        let found = snapshot.after(Partition::FIRST, after)?;
+        Some(found.map(|(number, _)| number).collect())
+    }
+
+    #[test]
+    fn only_what_is_complete_is_answered_from_memory() {
+        let mut snapshot = snapshot(10);
+        assert_eq!(numbers(&snapshot, 9), None);
+        assert_eq!(numbers(&snapshot, 10), Some(vec![]));
+        snapshot.head.ends[0] = 12;
+        let groups = vec![group("00000000000000000001", 11), group("00000000000000000002", 12)];
+        snapshot.append(Partition::FIRST, groups, true);
+        assert_eq!(numbers(&snapshot, 9), None);
+        assert_eq!(numbers(&snapshot, 10), Some(vec![11, 12]));
+        snapshot.head.ends[0] = 13;
+        snapshot.append(Partition::FIRST, vec![group("00000000000000000001", 13)], true);
+        assert_eq!(numbers(&snapshot, 10), Some(vec![12, 13]), "a group stands in it once");
+        snapshot.head.ends[0] = 900;
+        snapshot.append(Partition::FIRST, Vec::new(), false);
+        assert_eq!((numbers(&snapshot, 899), numbers(&snapshot, 900)), (None, Some(vec![])));
+    }
+
+    #[test]
+    fn what_falls_out_of_memory_is_asked_of_the_store() {
+        let mut snapshot = snapshot(0);
+        for number in 1..=1_200 {
+            snapshot.head.ends[0] = number;
+            snapshot.append(Partition::FIRST, vec![group(&format!("{number:020x}"), number)], true);
+        }
+        assert_eq!(numbers(&snapshot, 199), None);
+        assert_eq!(numbers(&snapshot, 200).map(|found| found.len()), Some(KEPT));
+    }
+}

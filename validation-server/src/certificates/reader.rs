@@ -1,0 +1,107 @@
+//! What a request may see. Nothing is answered without a [`Reader`], and no key leaves without a [`KeyReader`]: both are
+//! made here, of a frontend that was just looked up, and nowhere else.
+
+use super::{identity, item::Item, refusal::Refusal, scope};
+use actix_web::HttpRequest;
+use jiff::Timestamp;
+use shared::{
+    digest::sha256_hex,
+    domain::{Frontend, Leaf, Right, Site},
+    store::{FollowedGroup, Store},
+};
+
+/// Somebody who may read of the certificates in a scope.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader {
+    frontend: Frontend,
+    identity: identity::Identity,
+    scope_version: String,
+    /// The address that the request came from.
+    pub(crate) from: String,
+}
+
+/// One who may also be given their private keys.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyReader<'a>(&'a Reader);
+
+impl Reader {
+    /// Whoever sent the request.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthorized`] for nobody that is known, [`Refusal::Store`] when that can't be looked up.
+    pub(crate) async fn of(request: &HttpRequest, store: &Store) -> Result<Self, Refusal> {
+        let identity = identity::of(request)?;
+        let from = request.peer_addr().map(|peer| peer.ip().to_canonical().to_string()).unwrap_or_default();
+        Self::look_up(identity, from, store).await
+    }
+
+    /// The same one as it is now: a request may wait for long.
+    ///
+    /// # Errors
+    /// As [`Reader::of`].
+    pub(crate) async fn again(&self, store: &Store) -> Result<Self, Refusal> {
+        Self::look_up(self.identity.clone(), self.from.clone(), store).await
+    }
+
+    async fn look_up(identity: identity::Identity, from: String, store: &Store) -> Result<Self, Refusal> {
+        let frontend = identity.frontend(store).await?;
+        let what = serde_json::to_string(&(&frontend.scope, &frontend.rights, frontend.created))
+            .map_err(|e| Refusal::Damaged(e.into()))?;
+        let scope_version = sha256_hex(what.as_bytes())[..8].to_owned();
+        Ok(Self { frontend, identity, scope_version, from })
+    }
+
+    /// The frontend's name.
+    pub(crate) fn name(&self) -> &str {
+        self.frontend.name.as_str()
+    }
+
+    /// Another one whenever the frontend may see other things.
+    pub(crate) fn scope_version(&self) -> &str {
+        &self.scope_version
+    }
+
+    /// What it may also be given keys of.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`]: to somebody without the right there are no keys.
+    pub(crate) fn with_keys(&self) -> Result<KeyReader<'_>, Refusal> {
+        if self.frontend.may(Right::ReadKey) { Ok(KeyReader(self)) } else { Err(Refusal::NotFound) }
+    }
+
+    /// What it sees of a group.
+    pub(crate) fn items(&self, group: &FollowedGroup, now: Timestamp) -> Vec<Item> {
+        Item::of_group(&self.frontend, group, now)
+    }
+
+    /// Whether a group is in its scope.
+    pub(crate) fn sees(&self, group: &FollowedGroup) -> bool {
+        group.wanted.as_ref().is_some_and(|wanted| scope::sees_site(&self.frontend, &wanted.site))
+    }
+
+    /// Whether a group was in its scope when it had followed the changes up to `number`, and may be known to it since.
+    pub(crate) fn saw(&self, group: &FollowedGroup, number: u64) -> bool {
+        group.was_seen(&self.frontend.scope, number)
+    }
+
+    /// Whether one certificate of a site is in its scope.
+    pub(crate) fn sees_certificate(&self, site: &Site, leaf: &Leaf) -> bool {
+        scope::sees_certificate(&self.frontend, site, leaf)
+    }
+
+    pub(crate) fn sees_site(&self, site: &Site) -> bool {
+        scope::sees_site(&self.frontend, site)
+    }
+
+    /// What its canaries are.
+    pub(crate) fn tags(&self) -> &[String] {
+        &self.frontend.scope.tags
+    }
+}
+
+impl std::ops::Deref for KeyReader<'_> {
+    type Target = Reader;
+    fn deref(&self) -> &Reader {
+        self.0
+    }
+}
