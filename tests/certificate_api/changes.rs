@@ -143,7 +143,7 @@ async fn what_leaves_a_scope_is_let_go_of_by_those_who_had_it_alone() -> Result<
     fleet.change_site(&site, |wanted| wanted.tags = vec!["us".to_owned()]).await?;
     let (put, del) = (format!("put {site}"), format!("del {site}"));
     followers[1].catch_up_to(std::slice::from_ref(&put)).await?;
-    ensure!(followers[0].catch_up("")? == [del.clone()]);
+    ensure!(followers[0].catch_up("")? == std::slice::from_ref(&del));
     ensure!(followers[2].catch_up("")?.is_empty(), "who never saw it hears nothing of it");
 
     // A name in it that this frontend's patterns don't cover: by tag alone.

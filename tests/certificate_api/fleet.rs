@@ -168,7 +168,7 @@ impl Fleet {
             before: Some(before),
             site,
             groups,
-            retired: place.clone(),
+            retired: place,
             place,
             touched: Vec::new(),
             events: Vec::new(),

@@ -3,6 +3,7 @@
 //! - `access`: every identity on every route, revocation, the audit.
 //! - `bundles`, `changes`: what agents live on.
 //! - `documents`: listings, names, files, entity tags.
+//! - `frontends`: every make of frontend, with an agent beside it.
 //! - `service`: the server's own certificate, TLS, a store that is away, keyrings, the end.
 
 mod access;
@@ -10,4 +11,5 @@ mod bundles;
 mod changes;
 mod documents;
 mod fleet;
+mod frontends;
 mod service;

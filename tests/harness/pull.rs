@@ -45,7 +45,7 @@ impl Pull {
         for (key, path) in [("ca_file", ca), ("token_file", token), ("directory", directory)] {
             signpost.set(&format!("agent.{key}"), path.display().to_string())?;
         }
-        for key in ["nginx_test", "nginx_reload"] {
+        for key in ["nginx.test", "nginx.reload"] {
             signpost.set(&format!("agent.{key}"), Vec::<toml::Value>::new())?;
         }
         Ok(())

@@ -1,13 +1,13 @@
-//! The certificate server's HTTP interface: the paged listing, and files.
+//! The certificate server's HTTP interface, as an agent uses it: changes, bundles, reports.
 
 use crate::{
     config::{AgentConfig, Credentials},
-    listing::{BadItem, Item, ListingError, Page},
+    wire::{Changes, ItemId, Line, WireError, parse_bundles},
 };
 use openssl::pkey::PKey;
-use reqwest::{Certificate, Identity, Response, StatusCode, header, redirect};
+use reqwest::{Certificate, Identity, RequestBuilder, Response, StatusCode, header, redirect};
+use shared::domain::FrontendReport;
 use std::{
-    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,32 +16,20 @@ use std::{
 use url::Url;
 use zeroize::Zeroizing;
 
-/// Items on one page.
+/// Items in one answer.
 const PAGE_ITEMS: usize = 500;
-/// More pages are no listing but a server that goes round in circles.
-const MOST_PAGES: usize = 10_000;
 const PAGE_LIMIT_BYTES: usize = 16 * 1024 * 1024;
-const FILE_LIMIT_BYTES: usize = 1024 * 1024;
+/// A certificate with its chain and key is some kilobytes.
+const BUNDLES_LIMIT_BYTES: usize = 16 * 1024 * 1024;
+/// How long an answer may take beyond what was asked for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Asks the certificate server. Remembers pages by their ETag for as long as it lives.
-pub(crate) struct Client {
-    files: FileClient,
-    pages: HashMap<String, (String, Page)>,
-}
-
-/// The part that several tasks share.
+/// Asks the certificate server. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct FileClient {
+pub(crate) struct Client {
     http: reqwest::Client,
     server: Url,
     token: Option<Arc<Zeroizing<String>>>,
-}
-
-/// The whole listing, each page complete.
-#[derive(Debug, Default)]
-pub(crate) struct Listing {
-    pub(crate) items: Vec<Item>,
-    pub(crate) bad: Vec<BadItem>,
 }
 
 /// The client cannot be made.
@@ -75,11 +63,9 @@ pub(crate) enum FetchError {
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
     #[error(transparent)]
-    Listing(#[from] ListingError),
-    #[error("the listing's pages go round in circles")]
-    Circle,
-    #[error("the listing links to {0:?}, which is not on the certificate server")]
-    ForeignLink(String),
+    Wire(#[from] WireError),
+    #[error("the certificate server has to be asked for everything again ({0})")]
+    Resync(String),
 }
 
 impl FetchError {
@@ -101,8 +87,7 @@ impl Client {
             .no_proxy()
             .https_only(true)
             .redirect(redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(10))
-            .timeout(Duration::from_secs(60));
+            .connect_timeout(Duration::from_secs(10));
         if let Some(path) = &config.ca_file {
             let roots =
                 Certificate::from_pem_bundle(&read(path)?).map_err(|_| ClientError::Tls(path.clone()))?;
@@ -125,85 +110,77 @@ impl Client {
             }
         }
         let http = builder.build().map_err(ClientError::Http)?;
-        Ok(Self { files: FileClient { http, server: config.server.clone(), token }, pages: HashMap::new() })
+        Ok(Self { http, server: config.server.clone(), token })
     }
 
-    /// Every page, or an error: half a listing is none.
-    pub(crate) async fn list(&mut self) -> Result<Listing, FetchError> {
-        let mut listing = Listing::default();
-        let mut after: Option<String> = None;
-        for _ in 0..MOST_PAGES {
-            let page = self.page(after.as_deref()).await?;
-            listing.items.extend(page.items);
-            listing.bad.extend(page.bad);
-            match page.next {
-                None => return Ok(listing),
-                // The cursor is an identifier, and identifiers only go up.
-                Some(next) if after.as_ref().is_some_and(|after| next <= *after) => {
-                    return Err(FetchError::Circle);
+    /// What has changed since a cursor, or everything there is, page by page; where that is nothing, once there is something,
+    /// or `wait` is over.
+    ///
+    /// # Errors
+    /// [`FetchError::Resync`]: this cursor counts no more.
+    pub(crate) async fn changes(&self, cursor: Option<&str>, wait: Duration) -> Result<Changes, FetchError> {
+        let mut url = self.url("/v1/changes");
+        let mut query = url.query_pairs_mut();
+        query.append_pair("limit", &PAGE_ITEMS.to_string());
+        if let Some(cursor) = cursor {
+            query.append_pair("cursor", cursor);
+        }
+        if !wait.is_zero() {
+            query.append_pair("wait", &wait.as_secs().to_string());
+        }
+        drop(query);
+        let response = self.send(self.http.get(url).timeout(wait + PATIENCE)).await?;
+        match response.status() {
+            StatusCode::OK => Ok(Changes::parse(&read_body(response, PAGE_LIMIT_BYTES).await?)?),
+            StatusCode::GONE => {
+                #[derive(serde::Deserialize)]
+                struct Why {
+                    resync: String,
                 }
-                Some(next) => after = Some(next),
+                let body = read_body(response, PAGE_LIMIT_BYTES).await?;
+                let why = serde_json::from_slice(&body)
+                    .map_or_else(|_| "unknown".to_owned(), |why: Why| why.resync);
+                Err(FetchError::Resync(why))
             }
+            _ => Err(failure(&response)),
         }
-        Err(FetchError::Circle)
     }
 
-    pub(crate) fn files(&self) -> &FileClient {
-        &self.files
-    }
-
-    async fn page(&mut self, after: Option<&str>) -> Result<Page, FetchError> {
-        let mut url =
-            self.files.server.join("/v1/certificates").map_err(|_| FetchError::ForeignLink(String::new()))?;
-        url.query_pairs_mut().append_pair("limit", &PAGE_ITEMS.to_string());
-        if let Some(after) = after {
-            url.query_pairs_mut().append_pair("after", after);
-        }
-        let key = after.unwrap_or_default().to_owned();
-        let known = self.pages.get(&key);
-        let response = self.files.get(url, known.map(|(etag, _)| etag.as_str())).await?;
-        if response.status() == StatusCode::NOT_MODIFIED
-            && let Some((_, page)) = known
-        {
-            return Ok(page.clone());
-        }
+    /// Certificates with their keys, a line for each id.
+    ///
+    /// # Errors
+    /// [`FetchError`]: part of an answer is none.
+    pub(crate) async fn bundles(&self, ids: &[ItemId]) -> Result<Vec<Line>, FetchError> {
+        let body = serde_json::json!({ "ids": ids }).to_string();
+        let request = self.http.post(self.url("/v1/bundles")).timeout(2 * PATIENCE);
+        let response = self.send(request.header(header::CONTENT_TYPE, "application/json").body(body)).await?;
         if response.status() != StatusCode::OK {
             return Err(failure(&response));
         }
-        let etag =
-            response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-        let page = Page::parse(&read_body(response, PAGE_LIMIT_BYTES).await?)?;
-        match etag {
-            Some(etag) => self.pages.insert(key, (etag, page.clone())),
-            None => self.pages.remove(&key),
-        };
-        Ok(page)
-    }
-}
-
-impl FileClient {
-    /// One file, by a link of the listing.
-    pub(crate) async fn file(&self, link: &str) -> Result<Zeroizing<Vec<u8>>, FetchError> {
-        let foreign = || FetchError::ForeignLink(link.to_owned());
-        let url = self.server.join(link).map_err(|_| foreign())?;
-        // The credentials go along: to nobody else.
-        if url.origin() != self.server.origin() || !url.path().starts_with("/v1/") {
-            return Err(foreign());
-        }
-        let response = self.get(url, None).await?;
-        if response.status() != StatusCode::OK {
-            return Err(failure(&response));
-        }
-        Ok(Zeroizing::new(read_body(response, FILE_LIMIT_BYTES).await?))
+        let body = Zeroizing::new(read_body(response, BUNDLES_LIMIT_BYTES).await?);
+        Ok(parse_bundles(&body, ids)?)
     }
 
-    async fn get(&self, url: Url, etag: Option<&str>) -> Result<Response, FetchError> {
-        let mut request = self.http.get(url);
+    /// Tells the centre how this frontend is.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub(crate) async fn report(&self, report: &FrontendReport) -> Result<(), FetchError> {
+        let body = serde_json::to_vec(report).map_err(WireError::from)?;
+        let request = self.http.post(self.url("/v1/frontends/self/status")).timeout(PATIENCE);
+        let response = self.send(request.header(header::CONTENT_TYPE, "application/json").body(body)).await?;
+        if response.status().is_success() { Ok(()) } else { Err(failure(&response)) }
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.server.clone();
+        url.set_path(path);
+        url
+    }
+
+    async fn send(&self, mut request: RequestBuilder) -> Result<Response, FetchError> {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.as_str());
-        }
-        if let Some(etag) = etag {
-            request = request.header(header::IF_NONE_MATCH, etag);
         }
         request.send().await.map_err(transport)
     }

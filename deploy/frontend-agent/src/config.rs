@@ -1,12 +1,21 @@
 //! The section `[agent]` of the one configuration file, checked and made ready to use.
 
-use shared::config::{Agent, Config, ConfigError};
+use crate::formats::Format;
+use shared::config::{
+    Agent, AgentApache, AgentFiles, AgentHaproxy, AgentHook, AgentLocal, AgentNginx, Config, ConfigError,
+    Secret,
+};
 use std::{
+    fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 use url::Url;
+
+/// The longest that the certificate server lets anybody wait, seconds.
+const LONGEST_POLL: u64 = 55;
 
 /// Everything the agent needs to know.
 #[derive(Clone, Debug)]
@@ -16,9 +25,11 @@ pub(crate) struct AgentConfig {
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) credentials: Credentials,
     pub(crate) store: StoreConfig,
+    /// How long one question for changes may wait for an answer.
     pub(crate) poll: Duration,
-    pub(crate) nginx_test: Vec<String>,
-    pub(crate) nginx_reload: Vec<String>,
+    /// Words in the name of an issuer whose certificates are not published.
+    pub(crate) refused_issuers: Vec<String>,
+    pub(crate) servers: Vec<ServerConfig>,
 }
 
 /// Where certificates are kept. All that `status` needs.
@@ -27,6 +38,29 @@ pub(crate) struct StoreConfig {
     pub(crate) directory: PathBuf,
     /// The group that may read keys.
     pub(crate) group_id: Option<u32>,
+    pub(crate) formats: Vec<Format>,
+}
+
+/// A web server of this machine.
+#[derive(Clone, Debug)]
+pub(crate) enum ServerConfig {
+    Nginx(AgentNginx),
+    Haproxy(AgentHaproxy),
+    Apache(AgentApache),
+    /// Caddy and Traefik that ask this machine.
+    Local(LocalConfig),
+    Traefik,
+    Envoy,
+    Files(AgentFiles),
+    Hook(AgentHook),
+}
+
+/// What the agent answers to programs on the same machine, and to whom.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalConfig {
+    pub(crate) listen: SocketAddr,
+    pub(crate) secret: Secret,
+    pub(crate) caddy_config: Option<PathBuf>,
 }
 
 /// How the agent shows who it is. Files, read at every connection setup, never values.
@@ -47,10 +81,28 @@ pub(crate) enum AgentConfigError {
     BadServer(String),
     #[error("agent: name either token_file, or certificate_file and key_file")]
     Credentials,
-    #[error("agent.poll_seconds: at least 1")]
+    #[error("agent.poll_seconds: 1 to {LONGEST_POLL}")]
     Poll,
+    #[error(
+        "agent.servers: {0:?} is none; there are nginx, haproxy, apache, local, traefik, envoy, files and hook"
+    )]
+    Server(String),
+    #[error("agent.local.listen: {0:?} is no loopback address with a port, such as 127.0.0.1:9631")]
+    Listen(String),
+    #[error(
+        "agent.local.secret_file: who asks there gets private keys, so a password of 16 characters or more is needed"
+    )]
+    NoSecret,
+    #[error("agent.hook.command: there is none to run")]
+    NoHook,
     #[error("agent.group: there is no group {0:?} on this machine")]
     NoGroup(String),
+    #[error("agent.formats: {0:?} is none; there are combined, pkcs12 and kubernetes-secret")]
+    Format(String),
+    #[error("agent.pkcs12_password_file: the format pkcs12 needs one")]
+    NoPassword,
+    #[error("agent.pkcs12_password_file: {0} can't be read")]
+    Password(PathBuf),
 }
 
 impl AgentConfig {
@@ -74,17 +126,54 @@ impl AgentConfig {
                 }
                 _ => return Err(AgentConfigError::Credentials),
             };
-        if agent.poll_seconds == 0 {
+        if !(1..=LONGEST_POLL).contains(&agent.poll_seconds) {
             return Err(AgentConfigError::Poll);
         }
         Ok(Self {
             server,
             credentials,
             store: StoreConfig::check(&agent)?,
+            servers: ServerConfig::all(&agent)?,
             ca_file: agent.ca_file,
             poll: Duration::from_secs(agent.poll_seconds),
-            nginx_test: agent.nginx_test,
-            nginx_reload: agent.nginx_reload,
+            refused_issuers: agent.refused_issuers,
+        })
+    }
+}
+
+impl ServerConfig {
+    fn all(agent: &Agent) -> Result<Vec<Self>, AgentConfigError> {
+        agent.servers.iter().map(|name| Self::of(name, agent)).collect()
+    }
+
+    fn of(name: &str, agent: &Agent) -> Result<Self, AgentConfigError> {
+        Ok(match name {
+            "nginx" => Self::Nginx(agent.nginx.clone()),
+            "haproxy" => Self::Haproxy(agent.haproxy.clone()),
+            "apache" => Self::Apache(agent.apache.clone()),
+            "local" => Self::Local(LocalConfig::check(&agent.local)?),
+            "traefik" => Self::Traefik,
+            "envoy" => Self::Envoy,
+            "files" => Self::Files(agent.files.clone()),
+            "hook" if agent.hook.command.is_empty() => return Err(AgentConfigError::NoHook),
+            "hook" => Self::Hook(agent.hook.clone()),
+            _ => return Err(AgentConfigError::Server(name.to_owned())),
+        })
+    }
+}
+
+impl LocalConfig {
+    fn check(local: &AgentLocal) -> Result<Self, AgentConfigError> {
+        let listen = local.listen.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback());
+        let secret = local.secret_file.as_ref().and_then(|path| fs::read_to_string(path).ok());
+        let secret = secret.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
+        Ok(Self {
+            listen: listen.ok_or_else(|| AgentConfigError::Listen(local.listen.clone()))?,
+            secret: secret
+                .filter(|secret| secret.len() >= 16)
+                .map(Secret::from)
+                .ok_or(AgentConfigError::NoSecret)?,
+            caddy_config: local.caddy_config.clone(),
         })
     }
 }
@@ -97,8 +186,34 @@ impl StoreConfig {
     }
 
     fn check(agent: &Agent) -> Result<Self, AgentConfigError> {
+        let mut formats: Vec<Format> =
+            agent.formats.iter().map(|name| format(name, agent)).collect::<Result<_, _>>()?;
+        // HAProxy reads one file for each certificate.
+        let has_combined = formats.iter().any(|format| matches!(format, Format::Combined));
+        if agent.servers.iter().any(|name| name == "haproxy") && !has_combined {
+            formats.push(Format::Combined);
+        }
         let group_id = agent.group.as_deref().map(group_id).transpose()?;
-        Ok(Self { directory: agent.directory.clone(), group_id })
+        Ok(Self { directory: agent.directory.clone(), group_id, formats })
+    }
+
+    /// In a directory, for its owner alone, and nothing besides PEM files.
+    #[cfg(test)]
+    pub(crate) fn at(directory: PathBuf) -> Self {
+        Self { directory, group_id: None, formats: Vec::new() }
+    }
+}
+
+fn format(name: &str, agent: &Agent) -> Result<Format, AgentConfigError> {
+    match name {
+        "combined" => Ok(Format::Combined),
+        "kubernetes-secret" => Ok(Format::KubernetesSecret),
+        "pkcs12" => {
+            let path = agent.pkcs12_password_file.as_ref().ok_or(AgentConfigError::NoPassword)?;
+            let password = fs::read_to_string(path).map_err(|_| AgentConfigError::Password(path.clone()))?;
+            Ok(Format::Pkcs12(Secret::from(password.trim_end_matches(['\r', '\n']).to_owned())))
+        }
+        other => Err(AgentConfigError::Format(other.to_owned())),
     }
 }
 
@@ -125,11 +240,16 @@ mod tests {
         }
     }
 
+    fn local(listen: &str) -> Agent {
+        let local = AgentLocal { listen: listen.into(), ..AgentLocal::default() };
+        Agent { servers: vec!["local".into()], local, ..agent() }
+    }
+
     #[test]
     fn a_server_and_a_token_are_enough() {
         let config = AgentConfig::check(agent()).unwrap();
         assert_eq!(config.store.directory, Path::new("/var/lib/signpost-agent"));
-        assert_eq!(config.poll, Duration::from_secs(60));
+        assert_eq!(config.poll, Duration::from_secs(50));
         assert!(matches!(config.credentials, Credentials::Token(_)));
     }
 
@@ -143,7 +263,14 @@ mod tests {
             (both, "token_file"),
             (half, "certificate_file and key_file"),
             (Agent { poll_seconds: 0, ..agent() }, "poll_seconds"),
+            (Agent { poll_seconds: 56, ..agent() }, "poll_seconds"),
             (Agent { group: Some("no such group".into()), ..agent() }, "agent.group"),
+            (Agent { formats: vec!["pem".into()], ..agent() }, "agent.formats"),
+            (Agent { servers: vec!["lighttpd".into()], ..agent() }, "agent.servers"),
+            (Agent { servers: vec!["hook".into()], ..agent() }, "agent.hook.command"),
+            (Agent { servers: vec!["local".into()], ..agent() }, "agent.local.secret_file"),
+            (local("0.0.0.0:9631"), "agent.local.listen"),
+            (Agent { formats: vec!["pkcs12".into()], ..agent() }, "pkcs12_password_file"),
         ] {
             let error = AgentConfig::check(agent).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

@@ -1,14 +1,20 @@
 //! The agent's directory. What is on disk is the truth: there is no other record of what is published.
 //!
 //! ```text
-//! store/ID/VERSION/    {ecdsa,rsa}-{fullchain,privkey}.pem, fullchain.pem, privkey.pem, meta.json
+//! store/ID/VERSION/    {ecdsa,rsa}-{fullchain,privkey}.pem, fullchain.pem, privkey.pem, meta.json, and the formats that are wanted
 //! store/ID/removed     since when the server no longer lists it (only then)
 //! live/ID              -> ../store/ID/VERSION, flipped by rename(2)
-//! nginx/               map.conf, names.conf
-//! status.json          what the last sync did          lock    held during a sync
+//! nginx/, haproxy/...  what the adapters write for their servers
+//! status.json          how far the agent has come, and how the last sync went
+//! lock                 held during a sync
 //! ```
 
-use crate::{config::StoreConfig, listing::ItemId};
+use crate::{
+    config::StoreConfig,
+    formats::Format,
+    index::{Index, Live, LiveSlot},
+    wire::ItemId,
+};
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -30,12 +36,16 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Directory {
     root: PathBuf,
     group_id: Option<u32>,
+    formats: Vec<Format>,
 }
 
 /// `meta.json`: what a version holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meta {
     pub(crate) id: ItemId,
+    /// As the centre calls it.
+    #[serde(default)]
+    pub(crate) version: String,
     pub(crate) names: Vec<String>,
     pub(crate) slots: BTreeMap<Slot, SlotMeta>,
     /// Sizes in bytes, by which a damaged version is noticed.
@@ -52,17 +62,6 @@ pub(crate) struct SlotMeta {
     pub(crate) not_after: Timestamp,
 }
 
-/// An item that is live.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Kept {
-    pub(crate) version: String,
-    pub(crate) meta: Meta,
-    /// Since when the server no longer lists it.
-    pub(crate) removed: Option<Timestamp>,
-    /// False when a file is missing, cut off, or readable by others than the configuration says.
-    pub(crate) intact: bool,
-}
-
 /// Held during a sync.
 #[derive(Debug)]
 pub(crate) struct Lock {
@@ -77,7 +76,7 @@ impl Directory {
     pub(crate) fn open(config: &StoreConfig) -> io::Result<Self> {
         let directory = Self::existing(config);
         fs::create_dir_all(config.directory.parent().unwrap_or(Path::new("/")))?;
-        for path in [directory.root.clone(), directory.store(), directory.live(), directory.nginx()] {
+        for path in [directory.root.clone(), directory.store(), directory.live()] {
             match directory.make_directory(&path) {
                 // Made by an earlier sync or by a package, perhaps before there was a group.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => directory.let_group_enter(&path)?,
@@ -89,7 +88,7 @@ impl Directory {
 
     /// Without making anything.
     pub(crate) fn existing(config: &StoreConfig) -> Self {
-        Self { root: config.directory.clone(), group_id: config.group_id }
+        Self { root: config.directory.clone(), group_id: config.group_id, formats: config.formats.clone() }
     }
 
     pub(crate) fn store(&self) -> PathBuf {
@@ -100,8 +99,14 @@ impl Directory {
         self.root.join("live")
     }
 
-    pub(crate) fn nginx(&self) -> PathBuf {
-        self.root.join("nginx")
+    /// What an adapter of this name writes for its server.
+    pub(crate) fn of_adapter(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The formats that are made of each certificate besides PEM.
+    pub(crate) fn formats(&self) -> &[Format] {
+        &self.formats
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -135,13 +140,13 @@ impl Directory {
     ///
     /// # Errors
     /// From the file system, when the directory itself cannot be read: that is no empty one.
-    pub(crate) fn scan(&self) -> io::Result<BTreeMap<ItemId, Kept>> {
-        let mut found = BTreeMap::new();
+    pub(crate) fn scan(&self) -> io::Result<Index> {
+        let mut found = Index::new();
         for entry in fs::read_dir(self.live())? {
             let name = entry?.file_name();
             let Some(id) = name.to_str().and_then(|name| ItemId::parse(name).ok()) else { continue };
             match self.load(&id) {
-                Ok(kept) => drop(found.insert(id, kept)),
+                Ok(live) => drop(found.insert(id, live)),
                 Err(error) => {
                     tracing::warn!(%id, %error, "a published item can't be read and is fetched again")
                 }
@@ -150,20 +155,37 @@ impl Directory {
         Ok(found)
     }
 
-    fn load(&self, id: &ItemId) -> io::Result<Kept> {
-        let target = fs::read_link(self.live().join(id.as_str()))?;
-        let version = target.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-        let files = self.item(id).join(&version);
-        let meta: Meta = serde_json::from_slice(&fs::read(files.join("meta.json"))?)?;
-        if meta.id != *id {
-            return Err(io::Error::new(ErrorKind::InvalidData, "meta.json is of another item"));
-        }
-        let intact = meta.files.iter().all(|(name, bytes)| self.is_intact(&files.join(name), *bytes));
+    fn load(&self, id: &ItemId) -> io::Result<Live> {
+        let (directory, meta) = self.load_meta(id)?;
+        let files = self.item(id).join(&directory);
+        let complete = self
+            .formats
+            .iter()
+            .all(|format| meta.slots.keys().all(|slot| meta.files.contains_key(&format.file_name(*slot))));
+        let intact =
+            complete && meta.files.iter().all(|(name, bytes)| self.is_intact(&files.join(name), *bytes));
         let removed = match fs::read_to_string(self.removed_marker(id)) {
             Ok(text) => Some(text.trim().parse().unwrap_or_else(|_| Timestamp::now())),
             Err(_) => None,
         };
-        Ok(Kept { version, meta, removed, intact })
+        let mut live = meta.into_live(&directory)?;
+        (live.intact, live.removed) = (intact, removed);
+        Ok(live)
+    }
+
+    /// All that is known of what is live of an item, and the directory where it is.
+    ///
+    /// # Errors
+    /// From the file system, or for what no agent has written.
+    pub(crate) fn load_meta(&self, id: &ItemId) -> io::Result<(String, Meta)> {
+        let target = fs::read_link(self.live().join(id.as_str()))?;
+        let directory = target.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let meta: Meta =
+            serde_json::from_slice(&fs::read(self.item(id).join(&directory).join("meta.json"))?)?;
+        if meta.id != *id {
+            return Err(io::Error::new(ErrorKind::InvalidData, "meta.json is of another item"));
+        }
+        Ok((directory, meta))
     }
 
     fn removed_marker(&self, id: &ItemId) -> PathBuf {
@@ -222,7 +244,7 @@ impl Directory {
     /// Whether a published file is as it was written, and readable by whom the configuration says.
     fn is_intact(&self, path: &Path, bytes: u64) -> bool {
         let Ok(found) = fs::symlink_metadata(path) else { return false };
-        let is_key = path.to_string_lossy().ends_with("privkey.pem");
+        let is_key = !path.to_string_lossy().ends_with("fullchain.pem");
         let owner = match self.group_id {
             Some(group_id) => found.gid() == group_id && found.mode() & 0o777 == 0o640,
             None => found.mode() & 0o777 == 0o600,
@@ -230,27 +252,35 @@ impl Directory {
         found.is_file() && found.len() == bytes && (owner || !is_key)
     }
 
-    /// A new file with a private key: owner and mode are set before the content.
+    /// A new file with a private key: owner and mode are set before the content. Not on disk before [`Directory::sync`].
     ///
     /// # Errors
     /// From the file system.
     pub(crate) fn create_key_file(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         if let Some(group_id) = self.group_id {
             fchown(&file, None, Some(group_id))?;
             file.set_permissions(fs::Permissions::from_mode(0o640))?;
         }
-        write_and_sync(file, content)
+        file.write_all(content)
     }
 
-    /// A new file that is no secret.
+    /// A new file that is no secret. Not on disk before [`Directory::sync`].
     ///
     /// # Errors
     /// From the file system.
     pub(crate) fn create_public_file(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
         file.set_permissions(fs::Permissions::from_mode(0o644))?;
-        write_and_sync(file, content)
+        file.write_all(content)
+    }
+
+    /// Returns once everything that was written is on disk.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&File::open(&self.root)?)?)
     }
 
     /// Replaces a file so that a reader finds the old content or the new, never a part.
@@ -267,15 +297,38 @@ impl Directory {
         }
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
-        write_and_sync(file, content)?;
+        let mut file = file;
+        file.write_all(content)?;
+        file.sync_all()?;
         fs::rename(&temporary, path)?;
         sync_directory(path.parent().unwrap_or(Path::new("/")))
     }
 }
 
-fn write_and_sync(mut file: File, content: &[u8]) -> io::Result<()> {
-    file.write_all(content)?;
-    file.sync_all()
+impl Meta {
+    /// What is kept of it in memory.
+    ///
+    /// # Errors
+    /// For what no agent has written.
+    pub(crate) fn into_live(self, directory: &str) -> io::Result<Live> {
+        let slots: Option<Box<[(Slot, LiveSlot)]>> = self
+            .slots
+            .iter()
+            .map(|(slot, meta)| {
+                Some((*slot, LiveSlot::new(&meta.fingerprint_sha256, meta.not_before, meta.not_after)?))
+            })
+            .collect();
+        Ok(Live {
+            version: self.version.into(),
+            directory: directory.into(),
+            names: self.names.into_iter().map(Into::into).collect(),
+            slots: slots.ok_or_else(|| {
+                io::Error::new(ErrorKind::InvalidData, "meta.json has a fingerprint that is none")
+            })?,
+            removed: None,
+            intact: true,
+        })
+    }
 }
 
 /// So that a rename survives a power failure.
@@ -290,7 +343,7 @@ mod tests {
     #[test]
     fn two_syncs_exclude_each_other() {
         let root = tempfile::tempdir().unwrap();
-        let config = StoreConfig { directory: root.path().join("a/b"), group_id: None };
+        let config = StoreConfig::at(root.path().join("a/b"));
         let directory = Directory::open(&config).unwrap();
         assert_eq!(fs::metadata(directory.root()).unwrap().permissions().mode() & 0o777, 0o700);
         let held = directory.lock().unwrap();
@@ -302,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_missing_is_no_empty_one() {
-        let config = StoreConfig { directory: "/nonexistent/signpost".into(), group_id: None };
+        let config = StoreConfig::at("/nonexistent/signpost".into());
         assert!(Directory::existing(&config).scan().is_err());
     }
 }

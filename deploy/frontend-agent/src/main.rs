@@ -4,11 +4,13 @@
 mod client;
 mod config;
 mod disk;
-mod listing;
-mod nginx;
+mod formats;
+mod index;
+mod install;
 mod publish;
 mod removal;
 mod run;
+mod servers;
 mod status;
 mod sync;
 #[cfg(test)]
@@ -16,18 +18,18 @@ mod sync_tests;
 #[cfg(test)]
 mod test_pki;
 mod verify;
+mod wire;
 
 use crate::{
-    client::Client,
     config::{AgentConfig, AgentConfigError, StoreConfig},
     disk::Directory,
     status::Overview,
-    sync::Report,
+    sync::{Agent, Report},
 };
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use shared::error::chain;
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 /// Pulls certificates onto a frontend and reloads its web server.
 #[derive(Debug, Parser)]
@@ -89,12 +91,14 @@ fn execute(arguments: &Arguments) -> anyhow::Result<bool> {
         }
         Verb::Sync { confirm_removals } => {
             let config = AgentConfig::load(file)?;
-            let mut client = Client::new(&config)?;
-            let report = tokio::runtime::Runtime::new()?.block_on(sync::sync(
-                &config,
-                &mut client,
-                confirm_removals,
-            ))?;
+            let mut agent = Agent::new(config)?;
+            let report = tokio::runtime::Runtime::new()?.block_on(async {
+                let report = agent.pass(Duration::ZERO, confirm_removals).await?;
+                if let Err(error) = agent.report().await {
+                    tracing::warn!(error = chain(&error), "the centre was not told how this frontend is");
+                }
+                anyhow::Ok(report)
+            })?;
             if arguments.json {
                 println!("{}", serde_json::to_string_pretty(&report)?);
             } else {
@@ -122,10 +126,9 @@ fn show(report: &Report) {
         println!("removed    {id}");
     }
     println!(
-        "{} published, {} unchanged, {} waiting, {} removed, {} failed in {} ms{}",
+        "{} published, {} unchanged, {} removed, {} failed in {} ms{}",
         report.published.len(),
         report.unchanged,
-        report.waiting,
         report.removed.len(),
         report.failed.len(),
         report.duration_ms,

@@ -2,9 +2,9 @@
 //! symbolic link. A reader meets the old version or the new one; a crash at any moment leaves one of them.
 
 use crate::{
-    disk::{Directory, Meta, SlotMeta, sync_directory},
-    listing::ItemId,
+    disk::{Directory, Meta, SlotMeta},
     verify::Pair,
+    wire::ItemId,
 };
 use jiff::Timestamp;
 use shared::domain::Slot;
@@ -20,26 +20,26 @@ const EARLIER_VERSIONS: usize = 1;
 
 /// The moments after which a crash leaves something on disk; tests stop at each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    DirectoryMade,
-    FilesWritten,
+enum Step {
     VersionNamed,
     LinkMade,
     Live,
 }
 
-/// Publishes `pairs` as the new version of an item.
-///
-/// # Errors
-/// From the file system; then the version that was live before still is.
-pub(crate) fn publish(
-    directory: &Directory,
-    id: &ItemId,
-    names: &[String],
-    pairs: &[Pair],
-    now: Timestamp,
-) -> io::Result<Meta> {
-    publish_in_steps(directory, id, names, pairs, now, |_| Ok(()))
+/// What is to become live of an item.
+pub(crate) struct Publication<'a> {
+    pub(crate) id: &'a ItemId,
+    /// As the centre calls it.
+    pub(crate) version: &'a str,
+    pub(crate) names: &'a [String],
+    pub(crate) pairs: &'a [Pair],
+}
+
+/// A version that is written, and that nobody sees yet.
+pub(crate) struct Prepared {
+    pub(crate) meta: Meta,
+    /// The name of its directory from now on.
+    pub(crate) directory: String,
 }
 
 /// The names of a slot's two files.
@@ -69,59 +69,92 @@ pub(crate) fn clear_leftovers(directory: &Directory) -> io::Result<()> {
     Ok(())
 }
 
-fn publish_in_steps(
+/// Writes a new version of an item beside the live one.
+///
+/// # Errors
+/// From the file system; nothing is left of it then.
+pub(crate) fn prepare(
     directory: &Directory,
-    id: &ItemId,
-    names: &[String],
-    pairs: &[Pair],
+    publication: &Publication<'_>,
     now: Timestamp,
-    mut after: impl FnMut(Step) -> io::Result<()>,
-) -> io::Result<Meta> {
-    let item = directory.item(id);
+) -> io::Result<Prepared> {
+    let item = directory.item(publication.id);
     if !item.exists() {
         directory.make_directory(&item)?;
-        sync_directory(&directory.store())?;
     }
     // New inodes and a new directory each time: nginx tells files apart by inode and by mtime in seconds.
     let version = free_version(&item, now);
-    let unfinished = item.join(format!(".new-{version}"));
+    let unfinished = unfinished(&item, &version);
     directory.make_directory(&unfinished)?;
-    after(Step::DirectoryMade)?;
-    let meta = write_version(directory, &unfinished, id, names, pairs, now)?;
-    after(Step::FilesWritten)?;
-    fs::rename(&unfinished, item.join(&version))?;
-    sync_directory(&item)?;
+    match write_version(directory, &unfinished, publication, now) {
+        Ok(meta) => Ok(Prepared { meta, directory: version }),
+        Err(error) => {
+            // The disk may be full: what is half written helps nobody.
+            let _ = fs::remove_dir_all(&unfinished);
+            Err(error)
+        }
+    }
+}
+
+/// Makes prepared versions live, each by one rename(2). They are on disk before, so that not even a power failure leaves half
+/// of one; and each one that is live stays so after this returns.
+///
+/// # Errors
+/// For all of them where they can't be brought to disk; else the result of each.
+pub(crate) fn commit(directory: &Directory, prepared: &[Prepared]) -> io::Result<Vec<io::Result<()>>> {
+    if prepared.is_empty() {
+        return Ok(Vec::new());
+    }
+    directory.sync()?;
+    let results = prepared.iter().map(|version| make_live(directory, version, |_| Ok(()))).collect();
+    directory.sync()?;
+    Ok(results)
+}
+
+fn make_live(
+    directory: &Directory,
+    prepared: &Prepared,
+    mut after: impl FnMut(Step) -> io::Result<()>,
+) -> io::Result<()> {
+    let (id, version) = (&prepared.meta.id, &prepared.directory);
+    let item = directory.item(id);
+    fs::rename(unfinished(&item, version), item.join(version))?;
     after(Step::VersionNamed)?;
     let link = directory.live().join(format!(".{id}"));
     match fs::remove_file(&link) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    symlink(Path::new("../store").join(id.as_str()).join(&version), &link)?;
+    symlink(Path::new("../store").join(id.as_str()).join(version), &link)?;
     after(Step::LinkMade)?;
     fs::rename(&link, directory.live().join(id.as_str()))?;
-    sync_directory(&directory.live())?;
     after(Step::Live)?;
     directory.unmark_removed(id)?;
-    prune(&item, &version)?;
-    Ok(meta)
+    prune(&item, version)
+}
+
+fn unfinished(item: &Path, version: &str) -> PathBuf {
+    item.join(format!(".new-{version}"))
 }
 
 fn write_version(
     directory: &Directory,
     path: &Path,
-    id: &ItemId,
-    names: &[String],
-    pairs: &[Pair],
+    publication: &Publication<'_>,
     now: Timestamp,
 ) -> io::Result<Meta> {
     let (mut slots, mut files) = (BTreeMap::new(), BTreeMap::new());
-    for pair in pairs {
+    for pair in publication.pairs {
         let (fullchain, privkey) = file_names(pair.slot);
         directory.create_public_file(&path.join(&fullchain), &pair.fullchain)?;
         directory.create_key_file(&path.join(&privkey), &pair.privkey)?;
         files.insert(fullchain, pair.fullchain.len() as u64);
         files.insert(privkey, pair.privkey.len() as u64);
+        for format in directory.formats() {
+            let (name, content) = (format.file_name(pair.slot), format.render(pair, publication.names)?);
+            directory.create_key_file(&path.join(&name), &content)?;
+            files.insert(name, content.len() as u64);
+        }
         let leaf = &pair.leaf;
         let slot = SlotMeta {
             fingerprint_sha256: leaf.fingerprint_sha256.clone(),
@@ -133,9 +166,15 @@ fn write_version(
         slots.insert(pair.slot, slot);
     }
     link_missing_slots(path, &slots)?;
-    let meta = Meta { id: id.clone(), names: names.to_vec(), slots, files, published: now };
-    directory.create_public_file(&path.join("meta.json"), &serde_json::to_vec_pretty(&meta)?)?;
-    sync_directory(path)?;
+    let meta = Meta {
+        id: publication.id.clone(),
+        version: publication.version.to_owned(),
+        names: publication.names.to_vec(),
+        slots,
+        files,
+        published: now,
+    };
+    directory.create_public_file(&path.join("meta.json"), &serde_json::to_vec(&meta)?)?;
     Ok(meta)
 }
 
@@ -204,7 +243,7 @@ mod tests {
     impl Fixture {
         fn new(group_id: Option<u32>) -> Self {
             let root = tempfile::tempdir().unwrap();
-            let config = StoreConfig { directory: root.path().join("agent"), group_id };
+            let config = StoreConfig { group_id, ..StoreConfig::at(root.path().join("agent")) };
             let directory = Directory::open(&config).unwrap();
             let id = ItemId::parse("01ab").unwrap();
             Self { _root: root, directory, pki: TestPki::new(), id, names: vec!["a.example".to_owned()] }
@@ -217,13 +256,21 @@ mod tests {
                 fingerprint_sha256: &issued.fingerprint,
                 names: &self.names,
                 live_not_before: None,
+                refused_issuers: &[],
                 now: Timestamp::now(),
             };
             verify(issued.fullchain, issued.privkey, &expected).unwrap()
         }
 
+        fn prepare(&self, pairs: &[Pair]) -> Prepared {
+            let publication = Publication { id: &self.id, version: "v", names: &self.names, pairs };
+            prepare(&self.directory, &publication, Timestamp::now()).unwrap()
+        }
+
         fn publish(&self, pairs: &[Pair]) -> Meta {
-            publish(&self.directory, &self.id, &self.names, pairs, Timestamp::now()).unwrap()
+            let prepared = [self.prepare(pairs)];
+            commit(&self.directory, &prepared).unwrap().pop().unwrap().unwrap();
+            self.directory.load_meta(&self.id).unwrap().1
         }
 
         fn live(&self) -> PathBuf {
@@ -261,29 +308,29 @@ mod tests {
 
     #[test]
     fn a_crash_after_any_step_leaves_a_whole_version_and_the_next_sync_goes_on() {
-        for stop in [Step::DirectoryMade, Step::FilesWritten, Step::VersionNamed, Step::LinkMade, Step::Live]
-        {
+        for stop in [None, Some(Step::VersionNamed), Some(Step::LinkMade), Some(Step::Live)] {
             let fixture = Fixture::new(None);
             let old = fixture.publish(&[fixture.pair(Slot::Ecdsa)]);
-            let pairs = [fixture.pair(Slot::Ecdsa)];
-            let crashed = publish_in_steps(
-                &fixture.directory,
-                &fixture.id,
-                &fixture.names,
-                &pairs,
-                Timestamp::now(),
-                |step| {
+            let prepared = fixture.prepare(&[fixture.pair(Slot::Ecdsa)]);
+            if let Some(stop) = stop {
+                let crashed = make_live(&fixture.directory, &prepared, |step| {
                     if step == stop { Err(io::Error::other("power cut")) } else { Ok(()) }
-                },
-            );
-            assert!(crashed.is_err());
+                });
+                assert!(crashed.is_err());
+            } else {
+                // And one that was cut off in the middle of a file.
+                let half = unfinished(&fixture.directory.item(&fixture.id), "1");
+                fixture.directory.make_directory(&half).unwrap();
+                fs::write(half.join("ecdsa-privkey.pem"), "half").unwrap();
+            }
             let kept = fixture.directory.scan().unwrap().remove(&fixture.id).unwrap();
             assert!(kept.intact);
-            assert_eq!(kept.meta == old, stop != Step::Live, "after {stop:?}");
+            let now = fixture.directory.load_meta(&fixture.id).unwrap().1;
+            assert_eq!(now == old, stop != Some(Step::Live), "after {stop:?}");
 
             clear_leftovers(&fixture.directory).unwrap();
             let next = fixture.publish(&[fixture.pair(Slot::Ecdsa)]);
-            assert_eq!(fixture.directory.scan().unwrap()[&fixture.id].meta, next);
+            assert_eq!(fixture.directory.load_meta(&fixture.id).unwrap().1, next);
             let entries = fs::read_dir(fixture.directory.item(&fixture.id)).unwrap().count();
             assert_eq!(entries, 1 + EARLIER_VERSIONS, "after {stop:?}");
         }

@@ -1,31 +1,38 @@
-//! `frontend-agent run`: syncs for ever, at moments that the frontends of a fleet do not share.
+//! `frontend-agent run`: waits for changes for ever; after errors at moments that the frontends of a fleet do not share.
 
 use crate::{
-    client::{Client, ClientError},
     config::AgentConfig,
-    sync::{Report, SyncError, sync},
+    sync::{Agent, Report, SyncError},
 };
 use shared::error::chain;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The first pause after an error, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
+/// Between two passes that both found something: what comes in a rush is taken in together.
+const BREATH: Duration = Duration::from_millis(300);
+/// Between two tries of what has failed.
+const MEND_EVERY: Duration = Duration::from_secs(60);
+/// How often the centre is told that all is as it was.
+const REPORT_EVERY: Duration = Duration::from_secs(600);
+
 /// Syncs until SIGTERM or SIGINT. Neither cuts a publication or a reload in two: those do not wait for anything.
 ///
 /// # Errors
 /// When signals cannot be listened to; what goes wrong in a sync is logged and tried again.
-pub(crate) async fn run(config: &AgentConfig) -> std::io::Result<()> {
+pub(crate) async fn run(config: &AgentConfig) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut client = None;
-    let mut pause = Pause::new(config.poll);
+    let agent = Agent::new(config.clone())?;
+    let mut loop_state = Loop { config, agent, pause: Pause::new(), wait: Duration::ZERO, reported: None };
     tracing::info!(server = %config.server, directory = %config.store.directory.display(), "started");
+    loop_state.begin();
     loop {
         let next = tokio::select! {
-            pause = one_pass(config, &mut client, &mut pause) => pause,
+            pause = loop_state.turn() => pause,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         };
@@ -39,45 +46,72 @@ pub(crate) async fn run(config: &AgentConfig) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Syncs once, and answers how long to wait before the next time.
-async fn one_pass(config: &AgentConfig, client: &mut Option<Client>, pause: &mut Pause) -> Duration {
-    match try_pass(config, client).await {
-        Ok(report) => {
-            log_report(&report);
-            pause.after_success()
-        }
-        Err(error) => {
-            let wanted = match &error {
-                PassError::Sync(SyncError::Fetch(error)) => error.retry_after(),
-                _ => None,
-            };
-            let next = pause.after_error(wanted);
-            tracing::warn!(
-                error = chain(&error),
-                next_seconds = next.as_secs(),
-                "sync failed, everything stays as it is"
-            );
-            // The credentials may have been renewed on disk.
-            *client = None;
-            next
+/// What lasts from pass to pass.
+struct Loop<'a> {
+    config: &'a AgentConfig,
+    agent: Agent,
+    pause: Pause,
+    /// How long the next question may wait for its answer: not at all for the first one.
+    wait: Duration,
+    reported: Option<Instant>,
+}
+
+impl Loop<'_> {
+    /// Serves what is on disk, whoever else is there.
+    fn begin(&mut self) {
+        match self.agent.serve_what_is_here() {
+            Ok((0, _)) => tracing::info!("there is nothing here to serve yet: waiting for the centre"),
+            Ok((items, refused)) => {
+                tracing::info!(items, "serving what is here");
+                for problem in refused {
+                    tracing::warn!(problem, "a web server does not take what is here");
+                }
+            }
+            Err(error) => tracing::warn!(error = chain(&error), "what is here is not served yet"),
         }
     }
-}
 
-#[derive(Debug, thiserror::Error)]
-enum PassError {
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error(transparent)]
-    Sync(#[from] SyncError),
-}
+    /// Syncs once, and answers how long to wait before the next time.
+    async fn turn(&mut self) -> Duration {
+        match self.agent.pass(self.wait, false).await {
+            Ok(report) => {
+                log_report(&report);
+                let soon =
+                    if report.is_success() { self.config.poll } else { self.config.poll.min(MEND_EVERY) };
+                self.wait = report.again_in.map_or(soon, |again| again.min(soon));
+                self.tell(report.changed_something() || !report.is_success()).await;
+                self.pause.reset();
+                BREATH
+            }
+            Err(error) => {
+                let wanted = match &error {
+                    SyncError::Fetch(error) => error.retry_after(),
+                    _ => None,
+                };
+                let next = self.pause.after_error(wanted);
+                tracing::warn!(
+                    error = chain(&error),
+                    next_seconds = next.as_secs(),
+                    "sync failed, everything stays as it is"
+                );
+                next
+            }
+        }
+    }
 
-async fn try_pass(config: &AgentConfig, client: &mut Option<Client>) -> Result<Report, PassError> {
-    let client = match client {
-        Some(client) => client,
-        None => client.insert(Client::new(config)?),
-    };
-    Ok(sync(config, client, false).await?)
+    /// Tells the centre how this frontend is, where there is something to tell or it has not heard for long.
+    async fn tell(&mut self, news: bool) {
+        let is_due = self.reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
+        if !news && !is_due {
+            return;
+        }
+        match self.agent.report().await {
+            Ok(()) => self.reported = Some(Instant::now()),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the centre was not told how this frontend is")
+            }
+        }
+    }
 }
 
 fn log_report(report: &Report) {
@@ -85,7 +119,7 @@ fn log_report(report: &Report) {
         tracing::info!(id = %published.id, names = published.names.join(" "), "published");
     }
     for id in &report.removed {
-        tracing::info!(%id, "no longer listed: out of service");
+        tracing::info!(%id, "no longer wanted here: out of service");
     }
     if !report.is_success() {
         tracing::warn!(problems = report.problems(), "some of it failed");
@@ -95,21 +129,19 @@ fn log_report(report: &Report) {
     }
 }
 
-/// Pauses: the poll interval give or take a fifth; after errors growing ones with decorrelated jitter.
+/// Pauses after errors: growing ones with decorrelated jitter.
 #[derive(Debug)]
 struct Pause {
-    poll: Duration,
     last: Duration,
 }
 
 impl Pause {
-    fn new(poll: Duration) -> Self {
-        Self { poll, last: FIRST_PAUSE }
+    const fn new() -> Self {
+        Self { last: FIRST_PAUSE }
     }
 
-    fn after_success(&mut self) -> Duration {
+    fn reset(&mut self) {
         self.last = FIRST_PAUSE;
-        between(self.poll.mul_f64(0.8), self.poll.mul_f64(1.2))
     }
 
     fn after_error(&mut self, wanted: Option<Duration>) -> Duration {
@@ -132,16 +164,13 @@ mod tests {
 
     #[test]
     fn pauses_grow_after_errors_and_stay_in_bounds() {
-        let mut pause = Pause::new(Duration::from_secs(60));
+        let mut pause = Pause::new();
         for _ in 0..200 {
             let next = pause.after_error(None);
             assert!((FIRST_PAUSE..=LONGEST_PAUSE).contains(&next));
         }
         assert_eq!(pause.after_error(Some(Duration::from_secs(900))), Duration::from_secs(900));
-        for _ in 0..200 {
-            let next = pause.after_success();
-            assert!((Duration::from_secs(48)..=Duration::from_secs(72)).contains(&next));
-        }
+        pause.reset();
         assert!(pause.after_error(None) <= FIRST_PAUSE * 3);
     }
 }

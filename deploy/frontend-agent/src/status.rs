@@ -1,27 +1,43 @@
-//! What is on disk, and how the last sync went.
+//! `status.json`: how far the agent has come, what is still to be done, and how the last sync went.
 
-use crate::{
-    disk::{Directory, Kept},
-    listing::ItemId,
-    sync::{Failed, Report},
-};
+use crate::{disk::Directory, index::Live, sync::Report, wire::ItemId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use shared::{digest::hex, domain::FrontendReport};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::PathBuf,
+};
 use url::Url;
 
-/// `status.json`.
+/// What an agent knows besides its certificates. One that was lost costs a question for everything.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Status {
     pub(crate) server: Option<String>,
+    /// Everything up to there is published, but for what has failed.
+    pub(crate) cursor: Option<String>,
+    /// Another one after each sync: what another process remembers is old then.
+    pub(crate) generation: u64,
     pub(crate) last_attempt: Option<Timestamp>,
     /// The last pass without any problem.
     pub(crate) last_success: Option<Timestamp>,
     pub(crate) last_error: Option<String>,
-    pub(crate) failed: Vec<Failed>,
-    /// The names changed, but the web server does not know yet.
-    pub(crate) reload_owed: bool,
+    /// Items that could not be published, tried again and again.
+    pub(crate) failed: BTreeMap<ItemId, Failure>,
+    /// Items that were to go out of service and were too many at once.
+    pub(crate) withheld: BTreeSet<ItemId>,
+    /// Web servers that may not know yet what changed.
+    pub(crate) owed: BTreeSet<String>,
+}
+
+/// Why an item stays as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) names: Vec<String>,
+    pub(crate) reason: String,
+    pub(crate) since: Timestamp,
 }
 
 /// All that `frontend-agent status` shows.
@@ -35,9 +51,8 @@ pub(crate) struct Overview {
 #[derive(Debug, Serialize)]
 pub(crate) struct Shown {
     pub(crate) id: ItemId,
-    pub(crate) names: Vec<String>,
+    pub(crate) names: Vec<Box<str>>,
     pub(crate) certificates: BTreeMap<String, ShownCertificate>,
-    pub(crate) published: Timestamp,
     pub(crate) intact: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) removed: Option<Timestamp>,
@@ -46,12 +61,10 @@ pub(crate) struct Shown {
 #[derive(Debug, Serialize)]
 pub(crate) struct ShownCertificate {
     pub(crate) fingerprint_sha256: String,
-    pub(crate) serial: String,
     pub(crate) not_after: Timestamp,
 }
 
 impl Status {
-    /// An unreadable one is as good as none: it holds nothing that a sync depends on.
     pub(crate) fn load(directory: &Directory) -> Self {
         fs::read(file(directory)).ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
     }
@@ -65,7 +78,6 @@ impl Status {
     pub(crate) fn note_report(&mut self, report: &Report, server: &Url) {
         self.server = Some(server.to_string());
         self.last_attempt = Some(Timestamp::now());
-        self.failed = report.failed.clone();
         if report.is_success() {
             self.last_success = self.last_attempt;
             self.last_error = None;
@@ -79,13 +91,40 @@ impl Status {
         self.last_attempt = Some(Timestamp::now());
         self.last_error = Some(error);
     }
+
+    /// A failure that was there before keeps its moment.
+    pub(crate) fn note_failure(&mut self, id: &ItemId, names: Vec<String>, reason: String) {
+        let since = self.failed.get(id).map_or_else(Timestamp::now, |before| before.since);
+        self.failed.insert(id.clone(), Failure { names, reason, since });
+    }
+
+    /// What the centre is told.
+    pub(crate) fn to_report(&self, items: usize) -> FrontendReport {
+        let problems = self.failed.iter().map(|(id, failure)| shared::domain::ItemProblem {
+            id: Some(id.to_string()),
+            names: failure.names.clone(),
+            reason: failure.reason.clone(),
+            since: failure.since,
+            serves: None,
+        });
+        FrontendReport {
+            agent: concat!("frontend-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
+            cursor: self.cursor.clone(),
+            items: items as u64,
+            problem_count: self.failed.len() as u64,
+            problems: problems.collect(),
+            served: Vec::new(),
+            probes: false,
+        }
+        .bounded()
+    }
 }
 
 impl Overview {
     /// # Errors
     /// From the file system, when the agent's directory cannot be read.
     pub(crate) fn of(directory: &Directory) -> io::Result<Self> {
-        let items = directory.scan()?.into_iter().map(|(id, kept)| Shown::of(id, kept)).collect();
+        let items = directory.scan()?.into_iter().map(|(id, live)| Shown::of(id, live)).collect();
         Ok(Self { status: Status::load(directory), items })
     }
 
@@ -101,18 +140,22 @@ impl Overview {
             for (slot, certificate) in &item.certificates {
                 let days = certificate.not_after.duration_since(now).as_hours() / 24;
                 let fingerprint: String = certificate.fingerprint_sha256.chars().take(16).collect();
-                text.push_str(&format!(
-                    "{slot:5}  {fingerprint}  {days:4} days  {}{state}\n",
-                    item.names.join(" ")
-                ));
+                let names = item.names.join(" ");
+                text.push_str(&format!("{slot:5}  {fingerprint}  {days:4} days  {names}{state}\n"));
             }
         }
         let status = &self.status;
+        for failure in status.failed.values() {
+            text.push_str(&format!(
+                "FAILED since {}: {}: {}\n",
+                failure.since,
+                failure.names.join(" "),
+                failure.reason
+            ));
+        }
         let moment = |at: Option<Timestamp>| at.map_or_else(|| "never".to_owned(), |at| at.to_string());
-        text.push_str(&format!(
-            "{} items in service\n",
-            self.items.iter().filter(|i| i.removed.is_none()).count()
-        ));
+        let in_service = self.items.iter().filter(|item| item.removed.is_none()).count();
+        text.push_str(&format!("{in_service} items in service\n"));
         text.push_str(&format!(
             "last sync: {}, last without a problem: {}\n",
             moment(status.last_attempt),
@@ -121,30 +164,35 @@ impl Overview {
         if let Some(error) = &status.last_error {
             text.push_str(&format!("last problem: {error}\n"));
         }
-        if status.reload_owed {
-            text.push_str("the web server has not been reloaded since names changed\n");
+        if !status.withheld.is_empty() {
+            text.push_str(&format!(
+                "{} items are no longer listed and stay in service: {}\n",
+                status.withheld.len(),
+                crate::removal::Withheld::REMEDY
+            ));
+        }
+        for server in &status.owed {
+            text.push_str(&format!("{server} may not know yet what changed\n"));
         }
         text
     }
 }
 
 impl Shown {
-    fn of(id: ItemId, kept: Kept) -> Self {
-        let certificates = kept.meta.slots.into_iter().map(|(slot, meta)| {
+    fn of(id: ItemId, live: Live) -> Self {
+        let certificates = live.slots.iter().map(|(slot, kept)| {
             let shown = ShownCertificate {
-                fingerprint_sha256: meta.fingerprint_sha256,
-                serial: meta.serial,
-                not_after: meta.not_after,
+                fingerprint_sha256: hex(&kept.fingerprint),
+                not_after: Timestamp::from_second(kept.not_after).unwrap_or_default(),
             };
             (slot.to_string(), shown)
         });
         Self {
             id,
-            names: kept.meta.names,
             certificates: certificates.collect(),
-            published: kept.meta.published,
-            intact: kept.intact,
-            removed: kept.removed,
+            names: live.names.into_vec(),
+            intact: live.intact,
+            removed: live.removed,
         }
     }
 }

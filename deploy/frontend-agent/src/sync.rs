@@ -1,49 +1,48 @@
-//! One pass: list, fetch what changed, verify, publish, tell nginx, and put the vanished aside.
+//! One pass: what has changed, fetched, verified, published, and shown to the web servers; what went, put aside.
 //!
-//! Nothing is withdrawn because something failed. An error, a timeout, a refusal or half a listing changes nothing on
-//! disk; one bad item is reported, and the others are published.
+//! Nothing is withdrawn because something failed. An error, a timeout, a refusal or half an answer changes nothing on disk; one
+//! bad item is reported, and the others are published.
 
 use crate::{
-    client::{Client, FetchError, FileClient, Listing},
+    client::{Client, ClientError, FetchError},
     config::AgentConfig,
-    disk::{Directory, Kept, Meta, SlotMeta},
-    listing::{BadItem, Item, ItemId, Lineage},
-    nginx::{Nginx, NginxError, differs},
-    publish::{clear_leftovers, publish},
+    disk::{Directory, Lock},
+    index::{Index, names_in_service},
+    install::{Installed, Installer},
+    publish::clear_leftovers,
     removal::{Withheld, grace_is_over, judge},
+    servers::{self, Applied, ListenError, Server, View},
     status::Status,
-    verify::{Expected, VerifyError, verify},
+    wire::{Changes, Item, ItemId},
 };
 use jiff::Timestamp;
 use serde::Serialize;
-use shared::{domain::Slot, error::chain};
+use shared::error::chain;
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    time::Instant,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    io, mem,
+    time::{Duration, Instant},
 };
-use tokio::task::JoinSet;
-use zeroize::Zeroizing;
-
-/// Items whose files are fetched at the same time.
-const IN_FLIGHT: usize = 8;
 
 /// What a pass did.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) published: Vec<Published>,
+    /// Told of, and on disk already.
     pub(crate) unchanged: usize,
-    /// Listed without a certificate so far.
-    pub(crate) waiting: usize,
     pub(crate) removed: Vec<ItemId>,
     pub(crate) deleted: Vec<ItemId>,
     pub(crate) failed: Vec<Failed>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) withheld: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) nginx_error: Option<String>,
+    /// What the web servers refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) server_errors: Vec<String>,
     pub(crate) reloaded: bool,
     pub(crate) duration_ms: u64,
+    /// When a web server that was reloaded a moment ago may be reloaded again.
+    #[serde(skip)]
+    pub(crate) again_in: Option<Duration>,
 }
 
 #[derive(Debug, Serialize)]
@@ -53,7 +52,7 @@ pub(crate) struct Published {
 }
 
 /// One item that stays as it was.
-#[derive(Clone, Debug, Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Failed {
     pub(crate) id: Option<ItemId>,
     pub(crate) names: Vec<String>,
@@ -68,25 +67,37 @@ pub(crate) enum SyncError {
     #[error("the agent's directory can't be used")]
     Disk(#[source] io::Error),
     #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
     Fetch(#[from] FetchError),
 }
 
-/// Why one item is not published.
-#[derive(Debug, thiserror::Error)]
-enum ItemError {
-    #[error("this frontend may not read the key")]
-    NoKey,
-    #[error("the {0} certificate")]
-    Fetch(Slot, #[source] FetchError),
-    #[error("the {0} certificate is refused")]
-    Verify(Slot, #[source] VerifyError),
-    #[error("the files can't be written")]
-    Disk(#[from] io::Error),
+/// What pulls. It remembers what it has seen on disk for as long as nobody else has written there.
+pub(crate) struct Agent {
+    config: AgentConfig,
+    /// Made anew after an error: the credentials may have been renewed on disk.
+    client: Option<Client>,
+    servers: Vec<Box<dyn Server>>,
+    known: Option<(u64, Index)>,
+}
+
+/// One pass while it goes on.
+struct Pass<'a> {
+    directory: &'a Directory,
+    installer: Installer<'a>,
+    index: Index,
+    status: Status,
+    report: Report,
+    /// Items that the centre still has, in a pass that asks for everything.
+    seen: HashSet<ItemId>,
+    gone: BTreeSet<ItemId>,
+    /// Something in the answer can't be read: nobody knows what it meant.
+    unreadable: bool,
 }
 
 impl Report {
     pub(crate) fn is_success(&self) -> bool {
-        self.failed.is_empty() && self.withheld.is_none() && self.nginx_error.is_none()
+        self.failed.is_empty() && self.withheld.is_none() && self.server_errors.is_empty()
     }
 
     /// Every problem of a pass that otherwise went through, on one line.
@@ -96,269 +107,356 @@ impl Report {
             let names = failed.names.first().map(|name| format!(" ({name})")).unwrap_or_default();
             format!("{id}{names}: {}", failed.reason)
         });
-        let others = [&self.withheld, &self.nginx_error].into_iter().flatten().cloned();
-        failed.chain(others).collect::<Vec<_>>().join("; ")
+        failed.chain(self.withheld.clone()).chain(self.server_errors.clone()).collect::<Vec<_>>().join("; ")
+    }
+
+    pub(crate) fn changed_something(&self) -> bool {
+        !self.published.is_empty() || !self.removed.is_empty() || self.reloaded
     }
 }
 
-/// Runs one pass, and notes in `status.json` how it went.
-///
-/// # Errors
-/// [`SyncError`] when nothing could be done. Problems of single items are in the report.
-pub(crate) async fn sync(
-    config: &AgentConfig,
-    client: &mut Client,
-    confirmed: bool,
-) -> Result<Report, SyncError> {
-    let directory = Directory::open(&config.store).map_err(SyncError::Disk)?;
-    let _lock = directory.lock().map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => SyncError::Busy,
-        _ => SyncError::Disk(error),
-    })?;
-    let mut status = Status::load(&directory);
-    let result = pass(config, client, &directory, &mut status, confirmed).await;
-    match &result {
-        Ok(report) => status.note_report(report, &config.server),
-        Err(error) => status.note_error(chain(error), &config.server),
+impl Agent {
+    /// # Errors
+    /// [`ListenError`].
+    pub(crate) fn new(config: AgentConfig) -> Result<Self, ListenError> {
+        let servers = servers::of(&config.servers)?;
+        Ok(Self { config, client: None, servers, known: None })
     }
-    status.store(&directory).map_err(SyncError::Disk)?;
-    result
-}
 
-async fn pass(
-    config: &AgentConfig,
-    client: &mut Client,
-    directory: &Directory,
-    status: &mut Status,
-    confirmed: bool,
-) -> Result<Report, SyncError> {
-    let started = Instant::now();
-    clear_leftovers(directory).map_err(SyncError::Disk)?;
-    let mut live = directory.scan().map_err(SyncError::Disk)?;
-    let listing = client.list().await?;
-    let now = Timestamp::now();
-    let mut report = Report::default();
-    report.failed.extend(listing.bad.iter().map(|bad| Failed {
-        id: bad.id.clone(),
-        names: Vec::new(),
-        reason: bad.reason.clone(),
-    }));
+    /// Shows the web servers what is on disk, before anybody is asked for anything. Answers how many items that are, and what
+    /// the servers refused.
+    ///
+    /// # Errors
+    /// [`SyncError::Busy`] and [`SyncError::Disk`].
+    pub(crate) fn serve_what_is_here(&mut self) -> Result<(usize, Vec<String>), SyncError> {
+        let directory = Directory::open(&self.config.store).map_err(SyncError::Disk)?;
+        let _lock = lock(&directory)?;
+        let mut status = Status::load(&directory);
+        let mut pass = Pass::begin(&self.config, &directory, self.known.take(), &mut status)?;
+        let told = pass.tell(&mut self.servers).map_err(SyncError::Disk);
+        let items = pass.index.values().filter(|live| live.is_in_service()).count();
+        let Pass { index, status, report, .. } = pass;
+        status.store(&directory).map_err(SyncError::Disk)?;
+        self.known = Some((status.generation, index));
+        told.map(|_| (items, report.server_errors))
+    }
 
-    let mut changed = Vec::new();
-    for item in &listing.items {
-        match live.get(&item.id) {
-            _ if item.lineages.is_empty() => report.waiting += 1,
-            Some(kept) if is_current(item, kept) => report.unchanged += 1,
-            kept => changed.push(Wanted::of(item, kept)),
+    /// Asks for changes, waiting for some as long as `wait`, and publishes them. `confirmed`: however many items vanished, they
+    /// may go.
+    ///
+    /// # Errors
+    /// [`SyncError`] when nothing could be done. Problems of single items are in the report.
+    pub(crate) async fn pass(&mut self, wait: Duration, confirmed: bool) -> Result<Report, SyncError> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => Client::new(&self.config)?,
+        };
+        let result = self.pass_with(&client, wait, confirmed).await;
+        self.client = result.is_ok().then_some(client);
+        result
+    }
+
+    async fn pass_with(
+        &mut self,
+        client: &Client,
+        wait: Duration,
+        confirmed: bool,
+    ) -> Result<Report, SyncError> {
+        let directory = Directory::open(&self.config.store).map_err(SyncError::Disk)?;
+        // Nobody is kept from the directory by an answer that is waited for.
+        let asked = Status::load(&directory).cursor;
+        let answer = client.changes(asked.as_deref(), wait).await;
+        let _lock = lock(&directory)?;
+        let mut status = Status::load(&directory);
+        let answer = if status.cursor == asked {
+            answer
+        } else {
+            client.changes(status.cursor.as_deref(), Duration::ZERO).await
+        };
+        let result = match answer {
+            Err(FetchError::Resync(why)) => {
+                tracing::info!(why, "everything is asked for again");
+                status.cursor = None;
+                match client.changes(None, Duration::ZERO).await {
+                    Ok(first) => self.take_in(client, &directory, &mut status, first, confirmed).await,
+                    Err(error) => Err(error.into()),
+                }
+            }
+            Err(error) => Err(error.into()),
+            Ok(first) => self.take_in(client, &directory, &mut status, first, confirmed).await,
+        };
+        match &result {
+            Ok(report) => status.note_report(report, &self.config.server),
+            Err(error) => status.note_error(chain(error), &self.config.server),
+        }
+        status.generation += 1;
+        if let Some((generation, _)) = &mut self.known {
+            *generation = status.generation;
+        }
+        status.store(&directory).map_err(SyncError::Disk)?;
+        result
+    }
+
+    /// Tells the centre how this frontend is.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub(crate) async fn report(&self) -> Result<(), FetchError> {
+        let status = Status::load(&Directory::existing(&self.config.store));
+        let in_service =
+            |(_, index): &(u64, Index)| index.values().filter(|live| live.is_in_service()).count();
+        let items = self.known.as_ref().map_or(0, in_service);
+        match &self.client {
+            Some(client) => client.report(&status.to_report(items)).await,
+            // After an error there is nobody to tell.
+            None => Ok(()),
         }
     }
-    for batch in changed.chunks(IN_FLIGHT) {
-        for (wanted, fetched) in fetch_all(client.files(), batch).await {
-            let item = wanted.item;
-            match fetched.and_then(|files| install(directory, wanted, files, now)) {
-                Ok(meta) => {
-                    report.published.push(Published { id: item.id.clone(), names: item.names.clone() });
-                    live.insert(
-                        item.id.clone(),
-                        Kept { version: String::new(), meta, removed: None, intact: true },
-                    );
+
+    async fn take_in(
+        &mut self,
+        client: &Client,
+        directory: &Directory,
+        status: &mut Status,
+        first: Changes,
+        confirmed: bool,
+    ) -> Result<Report, SyncError> {
+        let started = Instant::now();
+        let mut pass = Pass::begin(&self.config, directory, self.known.take(), status)?;
+        let done = pass.run(client, &mut self.servers, first, confirmed).await;
+        pass.report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        *status = pass.status;
+        self.known = Some((status.generation, pass.index));
+        done.map(|()| pass.report)
+    }
+}
+
+impl<'a> Pass<'a> {
+    /// What is on disk is read only where it is not known.
+    fn begin(
+        config: &'a AgentConfig,
+        directory: &'a Directory,
+        known: Option<(u64, Index)>,
+        status: &mut Status,
+    ) -> Result<Self, SyncError> {
+        let index = match known {
+            Some((generation, index)) if generation == status.generation => index,
+            _ => {
+                clear_leftovers(directory).map_err(SyncError::Disk)?;
+                directory.scan().map_err(SyncError::Disk)?
+            }
+        };
+        Ok(Self {
+            directory,
+            installer: Installer::new(directory, &config.refused_issuers),
+            index,
+            status: mem::take(status),
+            report: Report::default(),
+            seen: HashSet::new(),
+            gone: BTreeSet::new(),
+            unreadable: false,
+        })
+    }
+
+    async fn run(
+        &mut self,
+        client: &Client,
+        servers: &mut [Box<dyn Server>],
+        first: Changes,
+        confirmed: bool,
+    ) -> Result<(), SyncError> {
+        let is_complete = self.status.cursor.is_none();
+        let mut page = first;
+        let reached;
+        loop {
+            let (cursor, more) = (mem::take(&mut page.cursor), page.more);
+            self.take_page(client, page).await?;
+            if !more {
+                reached = cursor;
+                break;
+            }
+            page = client.changes(Some(&cursor), Duration::ZERO).await?;
+        }
+        self.mend(client).await?;
+        if is_complete {
+            let missing =
+                self.index.iter().filter(|(id, live)| live.is_in_service() && !self.seen.contains(*id));
+            self.gone.extend(missing.map(|(id, _)| id.clone()));
+        }
+        let going = self.judge(is_complete, confirmed);
+        let now = Timestamp::now();
+        let was_in_service = self.put_out_of_service(&going, now);
+        let refused = self.tell(servers).map_err(SyncError::Disk)?;
+        if refused {
+            // They are served on, so they stay.
+            for id in was_in_service {
+                self.index.entry(id.clone()).and_modify(|live| live.removed = None);
+                self.status.withheld.insert(id);
+            }
+        } else {
+            for id in was_in_service {
+                self.directory.mark_removed(&id, now).map_err(SyncError::Disk)?;
+                self.report.removed.push(id);
+            }
+            self.delete_the_long_gone(now).map_err(SyncError::Disk)?;
+        }
+        // Last: killed before, all of it is said again, and done already.
+        self.status.cursor = Some(reached);
+        Ok(())
+    }
+
+    async fn take_page(&mut self, client: &Client, page: Changes) -> Result<(), SyncError> {
+        for bad in page.bad {
+            self.unreadable |= bad.id.is_none();
+            self.seen.extend(bad.id.clone());
+            self.report.failed.push(Failed { id: bad.id, names: Vec::new(), reason: bad.reason });
+        }
+        for id in page.del {
+            self.status.failed.remove(&id);
+            if self.index.get(&id).is_some_and(|live| live.is_in_service()) {
+                self.gone.insert(id);
+            }
+        }
+        let mut wanted: BTreeMap<ItemId, Vec<String>> = BTreeMap::new();
+        for Item { id, version, names, lineages } in page.put {
+            self.seen.insert(id.clone());
+            self.gone.remove(&id);
+            self.status.withheld.remove(&id);
+            let is_current =
+                |live: &crate::index::Live| *live.version == *version && live.intact && live.is_in_service();
+            if lineages.is_empty() || self.index.get(&id).is_some_and(is_current) {
+                self.status.failed.remove(&id);
+                self.report.unchanged += 1;
+            } else {
+                wanted.insert(id, names);
+            }
+        }
+        self.fetch(client, wanted).await
+    }
+
+    /// What failed before, and what was damaged on disk.
+    async fn mend(&mut self, client: &Client) -> Result<(), SyncError> {
+        let mut wanted: BTreeMap<ItemId, Vec<String>> = BTreeMap::new();
+        let damaged = self
+            .index
+            .iter()
+            .filter(|(id, live)| !live.intact && live.is_in_service() && !self.gone.contains(*id));
+        for (id, live) in damaged {
+            wanted.insert(id.clone(), live.names.iter().map(ToString::to_string).collect());
+        }
+        for (id, failure) in &self.status.failed {
+            wanted.entry(id.clone()).or_insert_with(|| failure.names.clone());
+        }
+        // What has just failed in this pass can wait for the next one.
+        for failed in &self.report.failed {
+            failed.id.as_ref().map(|id| wanted.remove(id));
+        }
+        self.fetch(client, wanted).await
+    }
+
+    async fn fetch(
+        &mut self,
+        client: &Client,
+        wanted: BTreeMap<ItemId, Vec<String>>,
+    ) -> Result<(), SyncError> {
+        let ids: Vec<ItemId> = wanted.keys().cloned().collect();
+        let mut fetching = self.installer.fetch(client, ids);
+        while let Some(fetched) = fetching.next().await {
+            for (id, outcome) in self.installer.install(fetched?, &self.index) {
+                match outcome {
+                    Installed::Live(live) => {
+                        let names = live.names.iter().map(ToString::to_string).collect();
+                        self.report.published.push(Published { id: id.clone(), names });
+                        self.status.failed.remove(&id);
+                        self.index.insert(id, live);
+                    }
+                    // The change that says so is on its way.
+                    Installed::Gone => drop(self.status.failed.remove(&id)),
+                    Installed::Failed(reason) => {
+                        let names = wanted.get(&id).cloned().unwrap_or_default();
+                        self.status.note_failure(&id, names.clone(), reason.clone());
+                        self.report.failed.push(Failed { id: Some(id), names, reason });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that may go out of service; the others are remembered.
+    fn judge(&mut self, is_complete: bool, confirmed: bool) -> BTreeSet<ItemId> {
+        let mut gone = mem::take(&mut self.status.withheld);
+        gone.append(&mut self.gone);
+        gone.retain(|id| self.index.get(id).is_some_and(|live| live.is_in_service()));
+        let in_service = self.index.values().filter(|live| live.is_in_service()).count();
+        let listed = if is_complete { self.seen.len() } else { usize::MAX };
+        match judge(gone.len(), in_service, listed, self.unreadable, confirmed) {
+            Ok(()) => gone,
+            Err(withheld) => {
+                self.report.withheld = Some(format!("{withheld}; {}", Withheld::REMEDY));
+                self.status.withheld = gone;
+                BTreeSet::new()
+            }
+        }
+    }
+
+    fn put_out_of_service(&mut self, going: &BTreeSet<ItemId>, now: Timestamp) -> Vec<ItemId> {
+        for id in going {
+            self.index.entry(id.clone()).and_modify(|live| live.removed = Some(now));
+        }
+        going.iter().cloned().collect()
+    }
+
+    /// Shows every web server what is live. That one may not know it yet is on disk before its files are, so that a crash in
+    /// between loses no reload. Answers whether one of them refused.
+    fn tell(&mut self, servers: &mut [Box<dyn Server>]) -> io::Result<bool> {
+        let report = &mut self.report;
+        let names = names_in_service(&self.index, |name, older, younger| {
+            let reason = format!("{name} is also a name of {younger}, whose certificate is younger");
+            report.failed.push(Failed { id: Some(older.clone()), names: vec![name.to_owned()], reason });
+        });
+        let mut refused = false;
+        for server in servers {
+            let owed = self.status.owed.contains(server.name());
+            let view = View { directory: self.directory, index: &self.index, names: &names, owed };
+            if !owed && server.differs(&view) {
+                self.status.owed.insert(server.name().to_owned());
+                self.status.store(self.directory)?;
+            }
+            match server.apply(&view) {
+                Ok(Applied::Later(left)) => {
+                    report.again_in = Some(report.again_in.map_or(left, |before| before.min(left)));
+                }
+                Ok(applied) => {
+                    report.reloaded |= applied == Applied::Changed { reloaded: true };
+                    self.status.owed.remove(server.name());
                 }
                 Err(error) => {
-                    let (id, names) = (Some(item.id.clone()), item.names.clone());
-                    report.failed.push(Failed { id, names, reason: chain(&error) });
+                    refused = true;
+                    report.server_errors.push(chain(&error));
                 }
             }
         }
+        Ok(refused)
     }
 
-    let vanished = judge_vanished(&listing, &live, confirmed, &mut report);
-    let names = names_in_service(&live, &vanished, &mut report);
-    tell_nginx(config, directory, &names, status, &mut report).map_err(SyncError::Disk)?;
-    if report.nginx_error.is_none() {
-        put_aside(directory, &live, &listing, &vanished, now, &mut report).map_err(SyncError::Disk)?;
-    }
-    report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(report)
-}
-
-/// That a reload is owed is on disk before the names are, so that a crash in between loses no reload.
-fn tell_nginx(
-    config: &AgentConfig,
-    directory: &Directory,
-    names: &BTreeMap<String, ItemId>,
-    status: &mut Status,
-    report: &mut Report,
-) -> io::Result<()> {
-    let owed_before = status.reload_owed;
-    if !owed_before && differs(directory, names) {
-        status.reload_owed = true;
-        status.store(directory)?;
-    }
-    let nginx = Nginx { test: &config.nginx_test, reload: &config.nginx_reload };
-    match nginx.apply(directory, names, owed_before) {
-        Ok(applied) => {
-            report.reloaded = applied.reloaded;
-            status.reload_owed = false;
+    /// Only after the web servers let go of the names.
+    fn delete_the_long_gone(&mut self, now: Timestamp) -> io::Result<()> {
+        let over = |removed: Option<Timestamp>| removed.is_some_and(|since| grace_is_over(since, now));
+        let ids: Vec<ItemId> =
+            self.index.iter().filter(|(_, live)| over(live.removed)).map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            self.directory.delete(&id)?;
+            self.index.remove(&id);
+            self.report.deleted.push(id);
         }
-        Err(error) => {
-            if matches!(error, NginxError::Refused { .. }) {
-                status.reload_owed = owed_before;
-            }
-            report.nginx_error = Some(chain(&error));
-        }
-    }
-    Ok(())
-}
-
-fn is_current(item: &Item, kept: &Kept) -> bool {
-    let fingerprints =
-        item.lineages.iter().map(|(slot, lineage)| (slot, lineage.fingerprint_sha256.as_str()));
-    let published = kept.meta.slots.iter().map(|(slot, meta)| (slot, meta.fingerprint_sha256.as_str()));
-    kept.intact && kept.removed.is_none() && kept.meta.names == item.names && fingerprints.eq(published)
-}
-
-/// An item that differs from what is on disk.
-struct Wanted<'a> {
-    item: &'a Item,
-    live: BTreeMap<Slot, SlotMeta>,
-}
-
-/// The two files of a slot as they came.
-type Files = BTreeMap<Slot, (Vec<u8>, Zeroizing<Vec<u8>>)>;
-
-impl<'a> Wanted<'a> {
-    fn of(item: &'a Item, kept: Option<&Kept>) -> Self {
-        Self { item, live: kept.map(|kept| kept.meta.slots.clone()).unwrap_or_default() }
+        Ok(())
     }
 }
 
-/// Fetches the files of some items at once; each item succeeds or fails alone.
-async fn fetch_all<'a, 'b>(
-    client: &FileClient,
-    batch: &'b [Wanted<'a>],
-) -> Vec<(&'b Wanted<'a>, Result<Files, ItemError>)> {
-    let mut tasks = JoinSet::new();
-    for (number, wanted) in batch.iter().enumerate() {
-        let client = client.clone();
-        let lineages = wanted.item.lineages.clone();
-        tasks.spawn(async move {
-            let mut files = Files::new();
-            for (slot, lineage) in &lineages {
-                match fetch_pair(&client, *slot, lineage).await {
-                    Ok(pair) => drop(files.insert(*slot, pair)),
-                    Err(error) => return (number, Err(error)),
-                }
-            }
-            (number, Ok(files))
-        });
-    }
-    let mut fetched = tasks.join_all().await;
-    fetched.sort_by_key(|(number, _)| *number);
-    fetched.into_iter().map(|(number, files)| (&batch[number], files)).collect()
-}
-
-async fn fetch_pair(
-    client: &FileClient,
-    slot: Slot,
-    lineage: &Lineage,
-) -> Result<(Vec<u8>, Zeroizing<Vec<u8>>), ItemError> {
-    let privkey = lineage.links.privkey.as_deref().ok_or(ItemError::NoKey)?;
-    let failed = |error| ItemError::Fetch(slot, error);
-    let fullchain = client.file(&lineage.links.fullchain).await.map_err(failed)?;
-    Ok((fullchain.to_vec(), client.file(privkey).await.map_err(failed)?))
-}
-
-/// Verifies every pair of an item, and publishes them together or not at all.
-fn install(
-    directory: &Directory,
-    wanted: &Wanted<'_>,
-    files: Files,
-    now: Timestamp,
-) -> Result<Meta, ItemError> {
-    let item = wanted.item;
-    let mut pairs = Vec::new();
-    for (slot, (fullchain, privkey)) in files {
-        let expected = Expected {
-            slot,
-            fingerprint_sha256: &item.lineages[&slot].fingerprint_sha256,
-            names: &item.names,
-            live_not_before: wanted.live.get(&slot).map(|live| live.not_before),
-            now,
-        };
-        pairs.push(verify(fullchain, privkey, &expected).map_err(|error| ItemError::Verify(slot, error))?);
-    }
-    Ok(publish(directory, &item.id, &item.names, &pairs, now)?)
-}
-
-/// The live items that a complete listing no longer has, if they may go.
-fn judge_vanished(
-    listing: &Listing,
-    live: &BTreeMap<ItemId, Kept>,
-    confirmed: bool,
-    report: &mut Report,
-) -> BTreeSet<ItemId> {
-    let bad_ids = listing.bad.iter().filter_map(|BadItem { id, .. }| id.as_ref());
-    let listed: BTreeSet<&ItemId> = listing.items.iter().map(|item| &item.id).chain(bad_ids).collect();
-    let in_service = live.iter().filter(|(_, kept)| kept.removed.is_none());
-    let vanished: BTreeSet<ItemId> =
-        in_service.clone().map(|(id, _)| id).filter(|id| !listed.contains(id)).cloned().collect();
-    let unreadable = listing.bad.iter().any(|bad| bad.id.is_none());
-    match judge(vanished.len(), in_service.count(), listed.len(), unreadable, confirmed) {
-        Ok(()) => vanished,
-        Err(withheld) => {
-            report.withheld = Some(format!("{withheld}; {}", Withheld::REMEDY));
-            BTreeSet::new()
-        }
-    }
-}
-
-/// Which item answers for a name. Where two claim one, the younger certificate does, and the clash is reported.
-fn names_in_service(
-    live: &BTreeMap<ItemId, Kept>,
-    vanished: &BTreeSet<ItemId>,
-    report: &mut Report,
-) -> BTreeMap<String, ItemId> {
-    let mut in_service: Vec<&Kept> = live
-        .iter()
-        .filter(|(id, kept)| kept.removed.is_none() && !vanished.contains(*id))
-        .map(|(_, kept)| kept)
-        .collect();
-    in_service.sort_by_key(|kept| kept.meta.slots.values().map(|slot| slot.not_before).max());
-    let mut names: BTreeMap<String, ItemId> = BTreeMap::new();
-    for kept in in_service {
-        for name in &kept.meta.names {
-            if let Some(older) = names.insert(name.clone(), kept.meta.id.clone()) {
-                let reason =
-                    format!("{name} is also a name of {}, whose certificate is younger", kept.meta.id);
-                report.failed.push(Failed { id: Some(older), names: vec![name.clone()], reason });
-            }
-        }
-    }
-    names
-}
-
-/// Notes the vanished, and deletes those that vanished a day ago. Only after nginx let go of the names.
-fn put_aside(
-    directory: &Directory,
-    live: &BTreeMap<ItemId, Kept>,
-    listing: &Listing,
-    vanished: &BTreeSet<ItemId>,
-    now: Timestamp,
-    report: &mut Report,
-) -> io::Result<()> {
-    for id in vanished {
-        directory.mark_removed(id, now)?;
-        report.removed.push(id.clone());
-    }
-    let listed = |id: &ItemId| {
-        listing.items.iter().any(|item| item.id == *id)
-            || listing.bad.iter().any(|bad| bad.id.as_ref() == Some(id))
-    };
-    for (id, kept) in live {
-        if kept.removed.is_some_and(|since| grace_is_over(since, now)) && !listed(id) {
-            directory.delete(id)?;
-            report.deleted.push(id.clone());
-        }
-    }
-    Ok(())
+fn lock(directory: &Directory) -> Result<Lock, SyncError> {
+    directory.lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => SyncError::Busy,
+        _ => SyncError::Disk(error),
+    })
 }

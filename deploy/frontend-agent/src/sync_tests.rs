@@ -2,19 +2,20 @@
 //! withdrawn.
 
 use crate::{
-    client::Client,
-    config::{AgentConfig, Credentials, StoreConfig},
+    config::{AgentConfig, Credentials, ServerConfig, StoreConfig},
     disk::Directory,
-    listing::ItemId,
-    sync::{Report, SyncError, sync},
+    formats::Format,
+    sync::{Agent, Report, SyncError},
     test_pki::{Issued, TestPki, days},
+    wire::ItemId,
 };
 use openssl::{
     pkey::PKey,
     ssl::{SslAcceptor, SslMethod},
     x509::X509,
 };
-use shared::domain::Slot;
+use serde_json::json;
+use shared::{config::AgentNginx, domain::Slot};
 use std::{
     collections::BTreeMap,
     fs,
@@ -27,79 +28,115 @@ use std::{
     time::Duration,
 };
 
-/// What the server answers: path with query -> status, ETag and body.
-type Answers = Arc<Mutex<BTreeMap<String, (u16, String, Vec<u8>)>>>;
+/// What the server answers.
+#[derive(Default)]
+struct Answers {
+    /// Path with query -> status and body.
+    pages: BTreeMap<String, (u16, Vec<u8>)>,
+    /// The lines of bundles, by id.
+    bundles: BTreeMap<String, String>,
+    /// In the place of any answer to a question for bundles.
+    bundles_fail: Option<(u16, Vec<u8>)>,
+    asked: Vec<String>,
+}
 
-const LIST: &str = "/v1/certificates?limit=500";
+const FIRST: &str = "/v1/changes?limit=500";
 
 struct World {
     root: tempfile::TempDir,
     pki: TestPki,
-    answers: Answers,
-    asked: Arc<Mutex<Vec<String>>>,
+    answers: Arc<Mutex<Answers>>,
     config: AgentConfig,
-    client: Client,
+    agent: Agent,
 }
 
 impl World {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let pki = TestPki::new();
-        let (answers, asked) = (Answers::default(), Arc::default());
-        let port = serve(&pki, Arc::clone(&answers), Arc::clone(&asked));
+        let answers = Arc::<Mutex<Answers>>::default();
+        let port = serve(&pki, Arc::clone(&answers));
         fs::write(root.path().join("ca.pem"), pki.ca_pem()).unwrap();
         fs::write(root.path().join("token"), "secret-token\n").unwrap();
         let log_line = |word: &str| {
             ["sh".into(), "-c".into(), format!("echo {word} >> {}", root.path().join("log").display())]
                 .to_vec()
         };
+        let nginx = AgentNginx { test: log_line("test"), reload: log_line("reload"), min_reload_seconds: 0 };
         let config = AgentConfig {
             server: format!("https://localhost:{port}").parse().unwrap(),
             ca_file: Some(root.path().join("ca.pem")),
             credentials: Credentials::Token(root.path().join("token")),
-            store: StoreConfig { directory: root.path().join("agent"), group_id: None },
-            poll: Duration::from_secs(60),
-            nginx_test: log_line("test"),
-            nginx_reload: log_line("reload"),
+            store: StoreConfig::at(root.path().join("agent")),
+            poll: Duration::from_secs(50),
+            refused_issuers: Vec::new(),
+            servers: vec![ServerConfig::Nginx(nginx)],
         };
-        let client = Client::new(&config).unwrap();
-        Self { root, pki, answers, asked, config, client }
+        let agent = Agent::new(config.clone()).unwrap();
+        Self { root, pki, answers, config, agent }
     }
 
-    fn answer(&self, path: &str, status: u16, etag: &str, body: impl Into<Vec<u8>>) {
-        self.answers.lock().unwrap().insert(path.to_owned(), (status, etag.to_owned(), body.into()));
+    fn nginx(&mut self) -> &mut AgentNginx {
+        let Some(ServerConfig::Nginx(nginx)) = self.config.servers.first_mut() else { panic!("no nginx") };
+        nginx
     }
 
-    fn list(&self, items: &[String]) {
-        self.answer(LIST, 200, "", page(items, None));
+    /// The agent begins anew, as after a restart.
+    fn restart(&mut self) {
+        self.agent = Agent::new(self.config.clone()).unwrap();
     }
 
-    /// Serves a fresh pair for `names`, and gives its lineage as JSON.
-    fn offer(&self, id: &str, names: &[&str], slot: Slot) -> String {
-        self.offer_pair(id, &self.pki.issue(names, slot, days(-1), days(90)))
+    fn answer(&self, path: &str, status: u16, body: impl Into<Vec<u8>>) {
+        self.answers.lock().unwrap().pages.insert(path.to_owned(), (status, body.into()));
     }
 
-    fn offer_pair(&self, id: &str, issued: &Issued) -> String {
-        let slot = issued.slot;
-        let link = |file: &str| format!("/v1/certificates/{id}/{slot}/{file}");
-        self.answer(&link("fullchain.pem"), 200, "", issued.fullchain.clone());
-        self.answer(&link("privkey.pem"), 200, "", issued.privkey.to_vec());
-        format!(
-            r#""{slot}":{{"fingerprint_sha256":"{}","not_after":"2100-01-01T00:00:00Z","links":{{"fullchain":"{}","privkey":"{}"}}}}"#,
-            issued.fingerprint,
-            link("fullchain.pem"),
-            link("privkey.pem")
-        )
+    /// What an agent without a cursor is told; it ends at the cursor `one`, after which there is nothing.
+    fn everything(&self, items: &[String]) {
+        self.answer(FIRST, 200, page("one", false, items));
+        self.after("one", "one", &[]);
+    }
+
+    /// What is told after a cursor.
+    fn after(&self, cursor: &str, next: &str, items: &[String]) {
+        self.answer(&after(cursor), 200, page(next, false, items));
+    }
+
+    /// A fresh pair for `names` in the bundle `id`; answers its change.
+    fn offer(&self, id: &str, names: &[&str], slots: &[Slot]) -> String {
+        let pairs: Vec<Issued> =
+            slots.iter().map(|slot| self.pki.issue(names, *slot, days(-1), days(90))).collect();
+        self.offer_pairs(id, names, &pairs)
+    }
+
+    fn offer_pairs(&self, id: &str, names: &[&str], pairs: &[Issued]) -> String {
+        let (mut lineages, mut certificates) = (serde_json::Map::new(), serde_json::Map::new());
+        for pair in pairs {
+            let slot = pair.slot.to_string();
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            let lineage =
+                json!({ "fingerprint_sha256": pair.fingerprint, "not_after": "2100-01-01T00:00:00Z" });
+            lineages.insert(slot.clone(), lineage);
+            let files = json!({
+                "fingerprint_sha256": pair.fingerprint,
+                "fullchain": text(&pair.fullchain),
+                "privkey": text(&pair.privkey),
+            });
+            certificates.insert(slot, files);
+        }
+        let version =
+            pairs.first().map_or_else(|| "none".to_owned(), |pair| pair.fingerprint[..16].to_owned());
+        let bundle = json!({ "id": id, "version": version, "names": names, "certificates": certificates });
+        self.answers.lock().unwrap().bundles.insert(id.to_owned(), bundle.to_string());
+        json!({ "op": "put", "id": id, "version": version, "names": names, "lineages": lineages }).to_string()
     }
 
     /// One item with an ECDSA certificate for NAME.example.
     fn simple(&self, id: &str) -> String {
-        let name = format!("{id}.example");
-        item(id, &[&name], &[self.offer(id, &[&name], Slot::Ecdsa)])
+        self.offer(id, &[&format!("{id}.example")], &[Slot::Ecdsa])
     }
 
     async fn sync(&mut self) -> Result<Report, SyncError> {
-        sync(&self.config, &mut self.client, false).await
+        self.agent.pass(Duration::ZERO, false).await
     }
 
     fn map(&self) -> String {
@@ -115,20 +152,20 @@ impl World {
     }
 }
 
-fn item(id: &str, names: &[&str], lineages: &[String]) -> String {
-    format!(
-        r#"{{"id":"{id}","names":{},"lineages":{{{}}}}}"#,
-        serde_json::to_string(names).unwrap(),
-        lineages.join(",")
-    )
+fn after(cursor: &str) -> String {
+    format!("{FIRST}&cursor={cursor}")
 }
 
-fn page(items: &[String], next: Option<&str>) -> String {
-    format!(r#"{{"items":[{}],"next":{}}}"#, items.join(","), serde_json::to_string(&next).unwrap())
+fn page(cursor: &str, more: bool, items: &[String]) -> String {
+    format!(r#"{{"cursor":"{cursor}","more":{more},"items":[{}]}}"#, items.join(","))
+}
+
+fn del(id: &str) -> String {
+    format!(r#"{{"op":"del","id":"{id}"}}"#)
 }
 
 /// An HTTPS server on loopback; a path without an answer is a 404. One request per connection.
-fn serve(pki: &TestPki, answers: Answers, asked: Arc<Mutex<Vec<String>>>) -> u16 {
+fn serve(pki: &TestPki, answers: Arc<Mutex<Answers>>) -> u16 {
     let own = pki.issue(&["localhost"], Slot::Ecdsa, days(-1), days(30));
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
     acceptor.set_private_key(&PKey::private_key_from_pem(&own.privkey).unwrap()).unwrap();
@@ -139,26 +176,30 @@ fn serve(pki: &TestPki, answers: Answers, asked: Arc<Mutex<Vec<String>>>) -> u16
     thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
             let Ok(mut tls) = acceptor.accept(stream) else { continue };
-            let mut request = Vec::new();
+            let mut head = Vec::new();
             let mut byte = [0];
-            while !request.ends_with(b"\r\n\r\n") && tls.read(&mut byte).is_ok_and(|count| count == 1) {
-                request.push(byte[0]);
+            while !head.ends_with(b"\r\n\r\n") && tls.read(&mut byte).is_ok_and(|count| count == 1) {
+                head.push(byte[0]);
             }
-            let request = String::from_utf8_lossy(&request).to_ascii_lowercase();
-            let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-            let found = answers.lock().unwrap().get(&path).cloned();
-            let (mut status, etag, mut body) = found.unwrap_or((404, String::new(), Vec::new()));
-            if !request.contains("authorization: bearer secret-token\r\n") {
-                (status, body) = (401, Vec::new());
-            } else if !etag.is_empty() && request.contains(&format!("if-none-match: {etag}")) {
-                (status, body) = (304, Vec::new());
-            }
-            asked.lock().unwrap().push(format!("{status} {path}"));
-            let etag = if etag.is_empty() { String::new() } else { format!("ETag: {etag}\r\n") };
-            let head = format!(
-                "HTTP/1.1 {status} x\r\n{etag}Content-Length: {}\r\nConnection: close\r\n\r\n",
-                body.len()
-            );
+            let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            let mut body = vec![0; length.unwrap_or(0)];
+            tls.read_exact(&mut body).ok();
+            let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+            let (status, body) = {
+                let mut answers = answers.lock().unwrap();
+                let answer = if !head.contains("authorization: bearer secret-token\r\n") {
+                    (401, Vec::new())
+                } else if path == "/v1/bundles" {
+                    answers.bundles(&body)
+                } else {
+                    answers.pages.get(&path).cloned().unwrap_or((404, Vec::new()))
+                };
+                answers.asked.push(format!("{} {path}", answer.0));
+                answer
+            };
+            let head =
+                format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
             tls.write_all(&[head.as_bytes(), &body].concat()).ok();
             tls.shutdown().ok();
         }
@@ -166,49 +207,68 @@ fn serve(pki: &TestPki, answers: Answers, asked: Arc<Mutex<Vec<String>>>) -> u16
     port
 }
 
+impl Answers {
+    fn bundles(&self, body: &[u8]) -> (u16, Vec<u8>) {
+        if let Some(failure) = &self.bundles_fail {
+            return failure.clone();
+        }
+        let wanted: serde_json::Value = serde_json::from_slice(body).unwrap();
+        let mut lines = String::new();
+        for id in wanted["ids"].as_array().unwrap() {
+            let id = id.as_str().unwrap();
+            let missing = json!({ "id": id, "missing": true }).to_string();
+            lines.push_str(self.bundles.get(id).unwrap_or(&missing));
+            lines.push('\n');
+        }
+        (200, lines.into_bytes())
+    }
+}
+
 #[tokio::test]
 async fn publishes_reloads_once_and_then_does_nothing() {
     let mut world = World::new();
-    let dual = item(
-        "dual1",
-        &["d.example", "*.d.example"],
-        &[
-            world.offer("dual1", &["d.example", "*.d.example"], Slot::Ecdsa),
-            world.offer("dual1", &["d.example", "*.d.example"], Slot::Rsa),
-        ],
-    );
-    world.list(&[dual, world.simple("single1"), item("waiting1", &["w.example"], &[])]);
+    let dual = world.offer("dual1", &["d.example", "*.d.example"], &Slot::ALL);
+    world.everything(&[dual, world.simple("single1"), world.offer("waiting1", &["w.example"], &[])]);
     let report = world.sync().await.unwrap();
     assert!(report.is_success() && report.reloaded, "{}", report.problems());
-    assert_eq!((report.published.len(), report.waiting), (2, 1));
+    assert_eq!((report.published.len(), report.unchanged), (2, 1));
     assert_eq!(world.map(), "*.d.example dual1;\nd.example dual1;\nsingle1.example single1;\n");
     assert!(world.live("dual1/rsa-privkey.pem").exists());
 
     let report = world.sync().await.unwrap();
-    assert_eq!((report.published.len(), report.unchanged, report.reloaded), (0, 2, false));
+    assert_eq!((report.published.len(), report.reloaded), (0, false));
     assert_eq!(world.nginx_log(), "test\nreload\n");
+    let asked = world.answers.lock().unwrap().asked.clone();
+    assert_eq!(
+        asked,
+        [format!("200 {FIRST}"), "200 /v1/bundles".to_owned(), format!("200 {}", after("one"))]
+    );
 }
 
 #[tokio::test]
 async fn a_renewal_is_published_without_a_reload() {
     let mut world = World::new();
-    world.list(&[world.simple("shop")]);
+    world.everything(&[world.simple("shop")]);
     world.sync().await.unwrap();
     let before = fs::read(world.live("shop/ecdsa-fullchain.pem")).unwrap();
-    world.list(&[world.simple("shop")]);
+    world.after("one", "two", &[world.simple("shop")]);
     let report = world.sync().await.unwrap();
     assert_eq!((report.published.len(), report.reloaded), (1, false));
     assert_ne!(fs::read(world.live("shop/ecdsa-fullchain.pem")).unwrap(), before);
+    // It goes on from there, also after a restart.
+    world.after("two", "three", &[world.simple("other")]);
+    world.restart();
+    assert_eq!(world.sync().await.unwrap().published.len(), 1);
 }
 
 #[tokio::test]
 async fn no_failure_of_the_server_changes_anything() {
     let mut world = World::new();
     let items = [world.simple("a1"), world.simple("b1")];
-    world.list(&items);
+    world.everything(&items);
     world.sync().await.unwrap();
     let (map, key) = (world.map(), fs::read(world.live("a1/privkey.pem")).unwrap());
-    let whole = page(&items, None);
+    let whole = page("two", false, &[del("a1")]);
     for (status, body) in [
         (500, String::new()),
         (503, whole.clone()),
@@ -218,26 +278,27 @@ async fn no_failure_of_the_server_changes_anything() {
         (204, String::new()),
         (200, String::new()),
         (200, "{}".to_owned()),
-        (200, whole[..whole.len() / 2].to_owned()),
+        (200, whole[..whole.len() - 1].to_owned()),
         (200, "<html>maintenance</html>".to_owned()),
+        // Everything has to be asked for again, and that fails.
+        (410, r#"{"resync":"epoch"}"#.to_owned()),
     ] {
-        world.answer(LIST, status, "", body);
+        world.answer(&after("one"), status, body);
+        world.answer(FIRST, 500, "");
         assert!(world.sync().await.is_err(), "{status}");
     }
-    // The second page fails.
-    world.answer(LIST, 200, "", page(&items[..1], Some("a1")));
+    // The second page fails: nothing of the first is taken out of service.
+    world.answer(&after("one"), 200, page("half", true, &[del("a1")]));
     assert!(world.sync().await.is_err());
-    // The pages go round in circles.
-    world.answer("/v1/certificates?limit=500&after=a1", 200, "", page(&[], Some("a1")));
-    assert!(world.sync().await.is_err());
-    // Nothing listed at all: no error of the server, but no order to withdraw everything either.
-    world.list(&[]);
+    // Everything is asked for again, and there is nothing at all: no order to withdraw everything.
+    world.answer(&after("one"), 410, r#"{"resync":"epoch"}"#);
+    world.answer(FIRST, 200, page("new", false, &[]));
     let report = world.sync().await.unwrap();
     assert!(report.withheld.as_ref().is_some_and(|text| text.contains("nothing at all")), "{report:?}");
     assert!(!report.is_success());
     // The server is gone.
     world.config.server = "https://localhost:1".parse().unwrap();
-    world.client = Client::new(&world.config).unwrap();
+    world.restart();
     assert!(world.sync().await.is_err());
 
     assert_eq!(world.map(), map);
@@ -246,110 +307,154 @@ async fn no_failure_of_the_server_changes_anything() {
 }
 
 #[tokio::test]
-async fn a_vanished_item_leaves_the_map_keeps_its_files_and_can_come_back() {
+async fn what_is_gone_leaves_the_map_keeps_its_files_and_can_come_back() {
     let mut world = World::new();
     let items = [world.simple("a1"), world.simple("b1")];
-    world.list(&items);
+    world.everything(&items);
     world.sync().await.unwrap();
-    world.list(&items[..1]);
+    world.after("one", "two", &[del("b1"), del("never-seen")]);
     let report = world.sync().await.unwrap();
     assert_eq!(report.removed, [ItemId::parse("b1").unwrap()]);
     assert!(report.is_success() && report.reloaded);
     assert_eq!(world.map(), "a1.example a1;\n");
     assert!(world.live("b1/privkey.pem").exists());
 
-    // A day later the files go.
+    world.after("two", "three", &items[1..]);
+    world.sync().await.unwrap();
+    assert!(world.map().contains("b1.example"), "it is back");
+    // Asked for everything, it is not there: gone as well. A day later the files go.
+    world.answer(&after("three"), 410, r#"{"resync":"scope"}"#);
+    world.everything(&items[..1]);
+    assert_eq!(world.sync().await.unwrap().removed.len(), 1);
     let directory = Directory::existing(&world.config.store);
     directory.mark_removed(&ItemId::parse("b1").unwrap(), days(-2)).unwrap();
-    world.list(&items);
-    let report = world.sync().await.unwrap();
-    assert!(report.deleted.is_empty(), "it is listed again");
-    assert!(world.map().contains("b1.example"));
-    world.list(&items[..1]);
-    world.sync().await.unwrap();
-    directory.mark_removed(&ItemId::parse("b1").unwrap(), days(-2)).unwrap();
+    world.restart();
     let report = world.sync().await.unwrap();
     assert_eq!(report.deleted.len(), 1);
     assert!(!world.live("b1").exists());
 }
 
 #[tokio::test]
-async fn many_vanished_at_once_need_a_confirmation() {
+async fn many_gone_at_once_need_a_confirmation() {
     let mut world = World::new();
     let items: Vec<_> = (0..24).map(|number| world.simple(&format!("i{number:03}"))).collect();
-    world.list(&items);
+    world.everything(&items);
     assert_eq!(world.sync().await.unwrap().published.len(), 24);
-    world.list(&items[..2]);
+    let gone: Vec<String> = (2..24).map(|number| del(&format!("i{number:03}"))).collect();
+    world.after("one", "two", &gone);
+    world.after("two", "two", &[]);
     let report = world.sync().await.unwrap();
     assert!(report.removed.is_empty() && report.withheld.is_some());
     assert_eq!(world.map().lines().count(), 24);
-    let report = sync(&world.config, &mut world.client, true).await.unwrap();
-    assert_eq!((report.removed.len(), world.map().lines().count()), (22, 2));
+    // It is remembered, also by another process, and one of them comes back.
+    world.restart();
+    world.after("two", "three", &items[5..6]);
+    world.after("three", "three", &[]);
+    assert!(world.sync().await.unwrap().withheld.is_some_and(|text| text.contains("21 of 24")));
+    let report = world.agent.pass(Duration::ZERO, true).await.unwrap();
+    assert_eq!((report.removed.len(), world.map().lines().count()), (21, 3));
+    assert!(world.sync().await.unwrap().is_success());
 }
 
 #[tokio::test]
-async fn one_bad_item_is_reported_and_the_others_are_published() {
+async fn one_bad_item_is_reported_tried_again_and_the_others_are_published() {
     let mut world = World::new();
-    let foreign = world
-        .simple("foreign")
-        .replace("\"/v1/certificates/foreign/ecdsa/privkey.pem\"", "\"https://evil.example/v1/k\"");
-    let wrong_name =
-        item("wrongname", &["other.example"], &[world.offer("wrongname", &["a.example"], Slot::Ecdsa)]);
-    let no_key =
-        world.simple("nokey").replace(",\"privkey\":\"/v1/certificates/nokey/ecdsa/privkey.pem\"", "");
+    let wrong_name = world.offer("wrongname", &["a.example"], &[Slot::Ecdsa]);
+    let of_wrong_name = |answers: &mut Answers| {
+        let bundle = answers.bundles.get_mut("wrongname").unwrap();
+        *bundle = bundle.replace("a.example", "other.example");
+    };
+    of_wrong_name(&mut world.answers.lock().unwrap());
+    let broken = world.simple("broken");
+    let refusal = r#"{"id":"broken","error":"can't be read"}"#.to_owned();
+    let bundle = world.answers.lock().unwrap().bundles.insert("broken".to_owned(), refusal).unwrap();
     let gone = world.simple("gone");
-    world.answer("/v1/certificates/gone/ecdsa/privkey.pem", 404, "", "");
+    world.answers.lock().unwrap().bundles.remove("gone");
     let dangerous = world.simple("evil").replace("evil.example", "evil.example; include /etc/shadow");
-    world.list(&[foreign, wrong_name, no_key, gone, dangerous, world.simple("good")]);
+    world.everything(&[wrong_name, broken, gone, dangerous, world.simple("good")]);
     let report = world.sync().await.unwrap();
-    assert_eq!((report.published.len(), report.failed.len()), (1, 5), "{}", report.problems());
+    assert_eq!((report.published.len(), report.failed.len()), (1, 3), "{}", report.problems());
     assert_eq!(world.map(), "good.example good;\n");
-    for words in [
-        "not on the certificate server",
-        "does not cover other.example",
-        "may not read the key",
-        "404",
-        "no hostname",
-    ] {
+    for words in ["does not cover other.example", "can't be read", "no hostname"] {
         assert!(report.problems().contains(words), "{words} in {}", report.problems());
     }
     assert!(!report.problems().contains("BEGIN"));
+    // What failed is asked for again, without being told of again.
+    world.answers.lock().unwrap().bundles.insert("broken".to_owned(), bundle);
+    world.restart();
+    let report = world.sync().await.unwrap();
+    assert_eq!((report.published.len(), report.failed.len()), (1, 1), "{}", report.problems());
+    assert!(world.map().contains("broken.example"));
 }
 
 #[tokio::test]
-async fn an_older_certificate_does_not_replace_a_newer_one() {
+async fn half_an_answer_publishes_nothing() {
     let mut world = World::new();
-    world.list(&[world.simple("shop")]);
+    world.everything(&[world.simple("a1"), world.simple("b1")]);
+    let whole = world.answers.lock().unwrap().bundles(br#"{"ids":["a1","b1"]}"#).1;
+    let first_line = whole.iter().position(|byte| *byte == b'\n').unwrap();
+    for (status, body) in
+        [(200, whole[..=first_line].to_vec()), (200, whole[..whole.len() - 1].to_vec()), (503, whole.clone())]
+    {
+        world.answers.lock().unwrap().bundles_fail = Some((status, body));
+        assert!(world.sync().await.is_err());
+        assert!(!world.live("a1").exists());
+    }
+    world.answers.lock().unwrap().bundles_fail = None;
+    assert_eq!(world.sync().await.unwrap().published.len(), 2);
+}
+
+#[tokio::test]
+async fn an_older_certificate_does_not_replace_a_newer_one_unless_the_operator_went_back() {
+    let mut world = World::new();
+    world.everything(&[world.simple("shop")]);
     world.sync().await.unwrap();
     let key = fs::read(world.live("shop/privkey.pem")).unwrap();
     let old = world.pki.issue(&["shop.example"], Slot::Ecdsa, days(-30), days(60));
-    world.list(&[item("shop", &["shop.example"], &[world.offer_pair("shop", &old)])]);
+    world.after("one", "two", &[world.offer_pairs("shop", &["shop.example"], &[old])]);
     let report = world.sync().await.unwrap();
     assert!(report.problems().contains("older than the live one"), "{}", report.problems());
     assert_eq!(fs::read(world.live("shop/privkey.pem")).unwrap(), key);
+    world.after("two", "two", &[]);
+    let back = |answers: &mut Answers| {
+        let bundle = answers.bundles.get_mut("shop").unwrap();
+        *bundle = bundle.replace(r#""id":"shop""#, r#""rolled_back":true,"id":"shop""#);
+    };
+    back(&mut world.answers.lock().unwrap());
+    assert!(world.sync().await.unwrap().is_success());
+    assert_ne!(fs::read(world.live("shop/privkey.pem")).unwrap(), key);
 }
 
 #[tokio::test]
-async fn an_unchanged_listing_is_not_sent_twice_and_pages_are_followed() {
+async fn a_certificate_of_a_staging_ca_is_not_published() {
     let mut world = World::new();
-    let items = [world.simple("a1"), world.simple("b1")];
-    world.answer(LIST, 200, "\"one\"", page(&items[..1], Some("a1")));
-    world.answer("/v1/certificates?limit=500&after=a1", 200, "\"two\"", page(&items[1..], None));
+    world.config.refused_issuers = vec!["test ca".to_owned()];
+    world.restart();
+    world.everything(&[world.simple("shop")]);
+    let report = world.sync().await.unwrap();
+    assert!(report.problems().contains("agent.refused_issuers"), "{}", report.problems());
+    assert!(!world.live("shop").exists());
+}
+
+#[tokio::test]
+async fn pages_are_followed() {
+    let mut world = World::new();
+    world.answer(FIRST, 200, page("half", true, &[world.simple("a1")]));
+    world.answer(&after("half"), 200, page("one", false, &[world.simple("b1")]));
     assert_eq!(world.sync().await.unwrap().published.len(), 2);
-    world.asked.lock().unwrap().clear();
-    assert_eq!(world.sync().await.unwrap().unchanged, 2);
-    let asked = world.asked.lock().unwrap().clone();
-    assert_eq!(asked, [format!("304 {LIST}"), "304 /v1/certificates?limit=500&after=a1".to_owned()]);
 }
 
 #[tokio::test]
 async fn a_reload_that_failed_is_owed_until_it_succeeds() {
     let mut world = World::new();
-    world.list(&[world.simple("shop")]);
-    let reload = std::mem::replace(&mut world.config.nginx_reload, vec!["/nonexistent/nginx".to_owned()]);
+    world.everything(&[world.simple("shop")]);
+    let good = world.config.servers.clone();
+    world.nginx().reload = vec!["/nonexistent/nginx".to_owned()];
+    world.restart();
     let report = world.sync().await.unwrap();
-    assert!(report.nginx_error.is_some() && !report.is_success());
-    world.config.nginx_reload = reload;
+    assert!(!report.server_errors.is_empty() && !report.is_success());
+    world.config.servers = good;
+    world.restart();
     let report = world.sync().await.unwrap();
     assert!(report.reloaded && report.is_success());
     assert!(!world.sync().await.unwrap().reloaded);
@@ -358,34 +463,77 @@ async fn a_reload_that_failed_is_owed_until_it_succeeds() {
 #[tokio::test]
 async fn a_damaged_or_widely_readable_key_is_replaced() {
     let mut world = World::new();
-    world.list(&[world.simple("shop")]);
+    world.everything(&[world.simple("shop")]);
     world.sync().await.unwrap();
     let key = world.live("shop/ecdsa-privkey.pem");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    world.restart();
     assert_eq!(world.sync().await.unwrap().published.len(), 1);
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     fs::write(&key, "").unwrap();
+    world.restart();
     assert_eq!(world.sync().await.unwrap().published.len(), 1);
     assert!(fs::metadata(&key).unwrap().len() > 0);
-    assert_eq!(world.sync().await.unwrap().unchanged, 1);
+    assert_eq!(world.sync().await.unwrap().published.len(), 0);
+}
+
+#[tokio::test]
+async fn other_formats_are_made_and_made_up_for() {
+    let mut world = World::new();
+    world.everything(&[world.offer("shop", &["shop.example"], &Slot::ALL)]);
+    world.sync().await.unwrap();
+    world.config.store.formats =
+        vec![Format::Combined, Format::Pkcs12("secret".to_owned().into()), Format::KubernetesSecret];
+    world.restart();
+    assert_eq!(world.sync().await.unwrap().published.len(), 1, "they were wanted only now");
+    let read = |name: &str| fs::read(world.live("shop").join(name)).unwrap();
+    let mode = |name: &str| fs::metadata(world.live("shop").join(name)).unwrap().permissions().mode() & 0o777;
+    for slot in Slot::ALL {
+        let key = PKey::private_key_from_pem(&read(&format!("{slot}-privkey.pem"))).unwrap();
+        let combined = read(&format!("combined.pem.{slot}"));
+        assert!(PKey::private_key_from_pem(&combined).unwrap().public_eq(&key));
+        assert_eq!(X509::stack_from_pem(&combined).unwrap().len(), 2);
+        let store = openssl::pkcs12::Pkcs12::from_der(&read(&format!("{slot}.p12"))).unwrap();
+        assert!(store.parse2("wrong").is_err());
+        let store = store.parse2("secret").unwrap();
+        assert!(store.pkey.unwrap().public_eq(&key) && store.ca.unwrap().len() == 1);
+        let secret: serde_json::Value =
+            serde_json::from_slice(&read(&format!("{slot}-secret.json"))).unwrap();
+        let data =
+            |name: &str| openssl::base64::decode_block(secret["data"][name].as_str().unwrap()).unwrap();
+        assert_eq!(data("tls.key"), read(&format!("{slot}-privkey.pem")));
+        assert_eq!(
+            (secret["type"].as_str(), data("tls.crt")),
+            (Some("kubernetes.io/tls"), read(&format!("{slot}-fullchain.pem")))
+        );
+        for name in [format!("combined.pem.{slot}"), format!("{slot}.p12"), format!("{slot}-secret.json")] {
+            assert_eq!(mode(&name), 0o600, "{name}");
+        }
+    }
 }
 
 #[tokio::test]
 async fn a_crash_between_the_names_and_the_reload_loses_no_reload() {
     let mut world = World::new();
-    world.list(&[world.simple("shop")]);
+    world.everything(&[world.simple("shop")]);
     let directory = Directory::open(&world.config.store).unwrap();
     // The test command sees what a crash at that moment would leave.
     let seen = world.root.path().join("seen");
-    world.config.nginx_test = ["cp", "-r"]
+    world.nginx().test = ["cp", "-r"]
         .map(str::to_owned)
         .into_iter()
         .chain([directory.root().display().to_string(), seen.display().to_string()])
         .collect();
+    world.restart();
     world.sync().await.unwrap();
-    let status = fs::read_to_string(seen.join("status.json")).unwrap();
-    assert!(status.contains(r#""reload_owed": true"#), "{status}");
+    let status: serde_json::Value =
+        serde_json::from_slice(&fs::read(seen.join("status.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&status["owed"], &status["cursor"]),
+        (&json!(["nginx"]), &json!(null)),
+        "what was told is told again"
+    );
     assert!(fs::read_to_string(seen.join("nginx/map.conf")).unwrap().contains("shop.example"));
     let status = fs::read_to_string(directory.root().join("status.json")).unwrap();
-    assert!(status.contains(r#""reload_owed": false"#), "{status}");
+    assert!(status.contains(r#""owed": []"#) && status.contains(r#""cursor": "one""#), "{status}");
 }

@@ -32,6 +32,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) names: &'a [String],
     /// When the certificate that is live now became valid: a new one is not older.
     pub(crate) live_not_before: Option<Timestamp>,
+    /// Words that no issuer in the chain may have in its name: a certificate of a staging CA is for nobody.
+    pub(crate) refused_issuers: &'a [String],
     pub(crate) now: Timestamp,
 }
 
@@ -54,6 +56,8 @@ pub(crate) enum VerifyError {
     KeyMismatch,
     #[error("the chain is broken at certificate {0}: it is not signed by the next one")]
     Chain(usize),
+    #[error("it was issued by {0:?}, and agent.refused_issuers has {1:?}")]
+    Issuer(String, String),
     #[error("the certificate does not cover {0}")]
     Name(String),
     #[error("the certificate becomes valid only at {0}")]
@@ -89,6 +93,7 @@ pub(crate) fn verify(
     }
     check_key(x509, &key, expected.slot)?;
     check_chain(&chain)?;
+    check_issuers(&chain, expected.refused_issuers)?;
     if let Some(name) = expected.names.iter().find(|name| !is_covered(name, &leaf.names)) {
         return Err(VerifyError::Name(name.clone()));
     }
@@ -117,6 +122,19 @@ fn check_chain(chain: &[X509]) -> Result<(), VerifyError> {
             && certificate.verify(&*issuer.public_key()?)?;
         if !linked {
             return Err(VerifyError::Chain(number + 1));
+        }
+    }
+    Ok(())
+}
+
+fn check_issuers(chain: &[X509], refused: &[String]) -> Result<(), VerifyError> {
+    for certificate in chain {
+        let entries = certificate.issuer_name().entries();
+        let parts: Vec<String> =
+            entries.filter_map(|entry| Some(entry.data().to_string().ok()?.to_owned())).collect();
+        let issuer = parts.join(", ");
+        if let Some(word) = refused.iter().find(|word| issuer.to_lowercase().contains(&word.to_lowercase())) {
+            return Err(VerifyError::Issuer(issuer, word.clone()));
         }
     }
     Ok(())
@@ -181,6 +199,7 @@ mod tests {
             fingerprint_sha256: &pair.fingerprint,
             names,
             live_not_before: None,
+            refused_issuers: &[],
             now: Timestamp::now(),
         }
     }
@@ -212,6 +231,7 @@ mod tests {
         };
         let with = |what: &str| what.to_owned();
         let at = expected(&good, &names);
+        let refused_issuers = ["staging".to_owned(), "test".to_owned()];
         let foreign_names = ["c.a.example".to_owned()];
         let leaf_end = good.fullchain.len() - pki.ca_pem().len();
         let broken_chain = [&good.fullchain[..leaf_end], &TestPki::new().ca_pem()[..]].concat();
@@ -250,6 +270,12 @@ mod tests {
                 &future.privkey[..],
                 Expected { fingerprint_sha256: &future.fingerprint, ..at },
                 "only at",
+            ),
+            (
+                &good.fullchain,
+                &good.privkey[..],
+                Expected { refused_issuers: &refused_issuers, ..at },
+                "issued by \"Test CA\"",
             ),
             (&broken_chain, &good.privkey[..], at, "broken at certificate 1"),
             (&both, &good.privkey[..], at, "no clean PEM"),

@@ -1,8 +1,9 @@
 //! From a file and the environment to values.
 
 use super::{
+    agent::Agent,
     mistakes::{Mistake, Source, find_mistakes},
-    sections::{Agent, Ca, Certificates, Challenge, Frontends, Issuer, Notify, StoreSection, Telemetry},
+    sections::{Ca, Certificates, Challenge, Frontends, Issuer, Notify, StoreSection, Telemetry},
     store_url::StoreUrl,
 };
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
 //! The one TOML file of all programs. Every value has a default, and each can be overridden from the environment as
 //! `SIGNPOST_SECTION__KEY`.
 
+mod agent;
 mod load;
 mod mistakes;
 mod notify;
@@ -8,12 +9,13 @@ mod origin;
 mod sections;
 mod store_url;
 
+pub use agent::{Agent, AgentApache, AgentFiles, AgentHaproxy, AgentHook, AgentLocal, AgentNginx};
 pub use load::{Config, ConfigError, DEFAULT_PATH};
 pub use mistakes::Mistake;
 pub use notify::{Interval, InvalidInterval, LeastSeverity};
 pub use origin::{Origin, OriginOf};
 pub use sections::{
-    Agent, Ca, Canary, Certificates, Challenge, Frontends, Issuer, LogFormat, Notify, Program, SelfCheck,
+    Ca, Canary, Certificates, Challenge, Frontends, Issuer, LogFormat, Notify, Program, SelfCheck,
     StoreSection, Telemetry, TelemetryListen,
 };
 pub use store_url::{ClusterUrl, HostPort, Secret, SentinelUrl, StoreUrl, StoreUrlError};

@@ -355,47 +355,6 @@ impl Telemetry {
     }
 }
 
-/// `[agent]`: the program on a frontend.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Agent {
-    /// `https://certs.hoster.example:8443`
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub server: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_file: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub certificate_file: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key_file: Option<PathBuf>,
-    pub directory: PathBuf,
-    /// The group that may read keys; absent: only the owner may.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    pub poll_seconds: u64,
-    pub nginx_test: Vec<String>,
-    pub nginx_reload: Vec<String>,
-}
-
-impl Default for Agent {
-    fn default() -> Self {
-        Self {
-            server: None,
-            ca_file: None,
-            token_file: None,
-            certificate_file: None,
-            key_file: None,
-            directory: "/var/lib/signpost-agent".into(),
-            group: None,
-            poll_seconds: 60,
-            nginx_test: ["nginx", "-t"].map(Into::into).to_vec(),
-            nginx_reload: ["nginx", "-s", "reload"].map(Into::into).to_vec(),
-        }
-    }
-}
-
 fn any_address(port: u16) -> SocketAddr {
     SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))
 }

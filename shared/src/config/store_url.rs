@@ -52,6 +52,12 @@ pub struct HostPort {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 /// The URL can't be read; says what was expected.
 #[derive(Debug, thiserror::Error)]
 #[error("store.url: {0}")]

@@ -43,6 +43,8 @@ enum Line<'a> {
         id: &'a str,
         version: &'a str,
         names: &'a [String],
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        rolled_back: bool,
         certificates: BTreeMap<Slot, Files<'a>>,
     },
     Unchanged {
@@ -132,6 +134,7 @@ impl Certificates {
                         id: text,
                         version: item.version(),
                         names: item.names(),
+                        rolled_back: item.is_rolled_back(),
                         certificates: certificates
                             .iter()
                             .map(|(slot, opened)| Ok((*slot, opened.files()?)))

@@ -26,6 +26,9 @@ pub(crate) struct Item {
     /// Slots whose record can't be read. The item is listed all the same: what vanished would be taken down.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     damaged: Vec<Slot>,
+    /// The operator has gone back to an older certificate: that it is older is no reason to refuse it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    rolled_back: bool,
 }
 
 /// What is served of one kind of key.
@@ -93,6 +96,7 @@ impl Item {
             names: Vec::new(),
             lineages: BTreeMap::new(),
             damaged: Vec::new(),
+            rolled_back: stored.held.is_some() && !kept,
         };
         let mut covered = Vec::new();
         for (slot, id) in pointers {
@@ -147,6 +151,10 @@ impl Item {
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> {
         self.lineages.keys().copied()
+    }
+
+    pub(crate) fn is_rolled_back(&self) -> bool {
+        self.rolled_back
     }
 
     pub(crate) fn is_damaged(&self) -> bool {

@@ -1,0 +1,83 @@
+//! Files by name, for servers that name each certificate in their own configuration: `files/NAME/fullchain.pem`, where `NAME` is
+//! a link to what is live (`_.example.com` for `*.example.com`). The server is reloaded whenever one changed.
+
+use super::{
+    Applied, Server, ServerError, View, file_stem,
+    reloader::{Reloader, Wanted},
+};
+use crate::disk::Directory;
+use shared::config::AgentFiles;
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+/// What is linked, and to which version: a line for each name.
+const LIST: &str = ".versions";
+
+/// Links, with a list of them in `files/`.
+pub(crate) struct Files(Reloader);
+
+impl Files {
+    pub(crate) fn new(settings: AgentFiles) -> Self {
+        let AgentFiles { test, reload, min_reload_seconds } = settings;
+        Self(Reloader::new("files", test, reload, min_reload_seconds))
+    }
+}
+
+impl Server for Files {
+    fn name(&self) -> &'static str {
+        self.0.server
+    }
+
+    fn differs(&self, view: &View<'_>) -> bool {
+        self.0.differs(view.directory, &[render(view)])
+    }
+
+    fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
+        let place = |content: &str| place(view.directory, content);
+        self.0.apply(view.directory, &[render(view)], view.owed, place)
+    }
+}
+
+fn render(view: &View<'_>) -> Wanted {
+    let line = |(name, id): (&Box<str>, &crate::wire::ItemId)| {
+        let live = view.index.get(id)?;
+        Some(format!("{} {id} {}\n", file_stem(name), live.directory))
+    };
+    Wanted { file: LIST, content: view.names.iter().filter_map(line).collect(), empty: "" }
+}
+
+/// Makes the links those of the list.
+fn place(directory: &Directory, list: &str) -> io::Result<()> {
+    let own = directory.of_adapter("files");
+    let target = |line: &str| -> Option<(String, PathBuf)> {
+        let mut words = line.split(' ');
+        Some((words.next()?.to_owned(), Path::new("../live").join(words.next()?)))
+    };
+    let mut wanted: BTreeMap<String, PathBuf> = list.lines().filter_map(target).collect();
+    for entry in fs::read_dir(&own)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_symlink() {
+            continue;
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if wanted.get(&name).is_some_and(|target| fs::read_link(entry.path()).is_ok_and(|is| is == *target)) {
+            wanted.remove(&name);
+        } else if !wanted.contains_key(&name) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    for (name, target) in wanted {
+        let temporary = own.join(".link");
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        symlink(target, &temporary)?;
+        fs::rename(&temporary, own.join(name))?;
+    }
+    crate::disk::sync_directory(&own)
+}

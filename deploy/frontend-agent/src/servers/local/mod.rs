@@ -1,0 +1,157 @@
+//! What the agent answers to programs on its machine, from its own disk: Caddy at each handshake (`/caddy`) or for its whole
+//! configuration (`/caddy/config`), Traefik's HTTP provider (`/traefik`). The centre is never asked for it.
+
+mod caddy;
+
+use super::{Applied, ListenError, Server, ServerError, View, is_hostname, traefik};
+use crate::config::LocalConfig;
+use actix_web::{
+    App, HttpRequest, HttpResponse, HttpServer,
+    http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE},
+    web,
+};
+use openssl::base64::decode_block;
+use shared::config::Secret;
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    thread,
+};
+
+/// A listener on a loopback address.
+pub(crate) struct Local {
+    caddy_config: Option<PathBuf>,
+    shown: Shown,
+}
+
+/// What is answered, replaced whole.
+type Shown = Arc<RwLock<Arc<Answers>>>;
+
+struct Answers {
+    /// By name: the link to what is live.
+    names: BTreeMap<Box<str>, PathBuf>,
+    traefik: String,
+    /// Or why there is none.
+    caddy_config: Result<String, String>,
+}
+
+impl Local {
+    /// Listens.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub(crate) fn start(config: &LocalConfig) -> Result<Self, ListenError> {
+        let nothing = Err("the agent has just started".to_owned());
+        let answers = Answers { names: BTreeMap::new(), traefik: String::new(), caddy_config: nothing };
+        let shown = Shown::new(RwLock::new(Arc::new(answers)));
+        let (data, secret) = (web::Data::new(Arc::clone(&shown)), web::Data::new(config.secret.clone()));
+        let failed = |error| ListenError(config.listen, error);
+        let listener = TcpListener::bind(config.listen).map_err(failed)?;
+        let run = move || {
+            let server = HttpServer::new(move || {
+                App::new().app_data(data.clone()).app_data(secret.clone()).default_service(web::to(answer))
+            });
+            let server = server.workers(1).disable_signals().listen(listener);
+            server.and_then(|server| actix_web::rt::System::new().block_on(server.run()))
+        };
+        // It answers for as long as the process lives.
+        thread::Builder::new().name("local".to_owned()).spawn(run).map_err(failed)?;
+        Ok(Self { caddy_config: config.caddy_config.clone(), shown })
+    }
+}
+
+impl Server for Local {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+
+    fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
+        let link = |(name, id): (&Box<str>, &crate::wire::ItemId)| {
+            (name.clone(), view.directory.live().join(id.as_str()))
+        };
+        let caddy_config = match &self.caddy_config {
+            None => Err("agent.local.caddy_config is not set".to_owned()),
+            Some(file) => caddy::config(file, view),
+        };
+        let answers = Answers {
+            names: view.names.iter().map(link).collect(),
+            traefik: traefik::document(view).to_string(),
+            caddy_config,
+        };
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(answers);
+        Ok(Applied::Nothing)
+    }
+}
+
+async fn answer(request: HttpRequest, shown: web::Data<Shown>, secret: web::Data<Secret>) -> HttpResponse {
+    if !is_allowed(&request, &secret) {
+        return HttpResponse::Unauthorized()
+            .insert_header(("WWW-Authenticate", "Basic realm=\"signpost\""))
+            .finish();
+    }
+    let answers = Arc::clone(&shown.read().unwrap_or_else(PoisonError::into_inner));
+    let json = |text: String| secret_answer("application/json", text.into_bytes());
+    match (request.method().as_str(), request.path()) {
+        ("GET", "/caddy") => match caddy::certificate(&request, &answers.names) {
+            Ok(Some(pem)) => secret_answer("application/x-pem-file", pem),
+            Ok(None) => HttpResponse::NoContent().finish(),
+            Err(error) => {
+                tracing::warn!(%error, "a certificate of this machine can't be read");
+                HttpResponse::InternalServerError().finish()
+            }
+        },
+        ("GET", "/caddy/config") => match &answers.caddy_config {
+            Ok(text) => json(text.clone()),
+            Err(reason) => HttpResponse::ServiceUnavailable().body(reason.clone()),
+        },
+        ("GET", "/traefik") if !answers.traefik.is_empty() => json(answers.traefik.clone()),
+        ("GET", "/traefik") => HttpResponse::ServiceUnavailable().finish(),
+        _ => HttpResponse::NotFound().finish(),
+    }
+}
+
+fn secret_answer(kind: &str, body: Vec<u8>) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, kind))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .body(body)
+}
+
+/// Whether who asks knows the password: as a bearer token, as the password of any user, or as `token` in the query.
+fn is_allowed(request: &HttpRequest, secret: &Secret) -> bool {
+    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = header.and_then(|value| match value.split_once(' ') {
+        Some(("Bearer", token)) => Some(token.trim().as_bytes().to_vec()),
+        Some(("Basic", login)) => {
+            let login = decode_block(login.trim()).ok()?;
+            let colon = login.iter().position(|byte| *byte == b':')?;
+            Some(login[colon + 1..].to_vec())
+        }
+        _ => None,
+    });
+    let given = given.or_else(|| parameter(request, "token").map(String::into_bytes));
+    given.is_some_and(|given| {
+        let secret = secret.reveal().as_bytes();
+        given.len() == secret.len() && openssl::memcmp::eq(&given, secret)
+    })
+}
+
+fn parameter(request: &HttpRequest, name: &str) -> Option<String> {
+    let query = url::form_urlencoded::parse(request.query_string().as_bytes());
+    query.into_owned().find(|(key, _)| key == name).map(|(_, value)| value)
+}
+
+/// The name that a client asks for, as names are kept: lower case, without the dot at the end.
+fn canonical(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+/// What answers for a name: its own, or the one with a star in the place of its first label.
+fn find<'a>(names: &'a BTreeMap<Box<str>, PathBuf>, name: &str) -> Option<&'a PathBuf> {
+    names.get(name).or_else(|| {
+        let (_, parent) = name.split_once('.').filter(|_| is_hostname(name))?;
+        names.get(format!("*.{parent}").as_str())
+    })
+}

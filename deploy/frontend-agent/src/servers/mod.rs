@@ -1,0 +1,134 @@
+//! The web servers of this machine, each behind the same seam: it is shown what is live, and makes its server serve it.
+
+mod apache;
+mod command;
+mod envoy;
+mod files;
+mod haproxy;
+mod haproxy_socket;
+mod hook;
+mod local;
+mod nginx;
+mod reloader;
+mod traefik;
+
+use crate::{
+    config::ServerConfig,
+    disk::Directory,
+    index::{Index, Live},
+    wire::ItemId,
+};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, time::Duration};
+
+/// A web server of this machine.
+pub(crate) trait Server: Send {
+    /// A word: its directory, and what it is called in messages.
+    fn name(&self) -> &'static str;
+
+    /// Whether [`Server::apply`] would change files, after which a crash must not lose a reload.
+    fn differs(&self, _view: &View<'_>) -> bool {
+        false
+    }
+
+    /// Makes the server serve what is live. Does nothing where nothing changed and nothing is owed.
+    ///
+    /// # Errors
+    /// [`ServerError`]; what is served now is served on.
+    fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError>;
+}
+
+/// What is live.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) directory: &'a Directory,
+    pub(crate) index: &'a Index,
+    /// Which item answers for a name.
+    pub(crate) names: &'a BTreeMap<Box<str>, ItemId>,
+    /// An earlier [`Server::apply`] may have been cut off in the middle.
+    pub(crate) owed: bool,
+}
+
+/// An item with the names that it answers for.
+pub(crate) struct Served<'a> {
+    pub(crate) live: &'a Live,
+    pub(crate) names: Vec<&'a str>,
+}
+
+/// What [`Server::apply`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Applied {
+    Nothing,
+    Changed {
+        reloaded: bool,
+    },
+    /// Too soon after the last reload: to be asked again then.
+    Later(Duration),
+}
+
+/// A web server does not take what is live.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServerError {
+    #[error("{0}: its files can't be written")]
+    Write(&'static str, #[source] io::Error),
+    #[error("{command} refuses the configuration, the former one is back in place: {output}")]
+    Refused { command: String, output: String },
+    #[error("{command} failed: {output}")]
+    Reload { command: String, output: String },
+    #[error("haproxy: nobody answers at {0}; when it starts, it reads the list")]
+    Unreachable(PathBuf, #[source] io::Error),
+    #[error("haproxy: {failed} certificates were not taken, the first of them because {first}")]
+    NotTaken { failed: usize, first: String },
+}
+
+/// A server that is to be asked on this machine can't listen.
+#[derive(Debug, thiserror::Error)]
+#[error("agent.local.listen: {0} can't be listened on")]
+pub(crate) struct ListenError(SocketAddr, #[source] io::Error);
+
+impl<'a> View<'a> {
+    /// The items that answer for a name, each with its names.
+    pub(crate) fn served(&self) -> BTreeMap<&'a ItemId, Served<'a>> {
+        let mut served: BTreeMap<&ItemId, Served<'_>> = BTreeMap::new();
+        for (name, id) in self.names {
+            let Some(live) = self.index.get(id) else { continue };
+            served.entry(id).or_insert_with(|| Served { live, names: Vec::new() }).names.push(name);
+        }
+        served
+    }
+
+    /// Where the files of an item are for as long as this version is live, and for one version more.
+    pub(crate) fn version(&self, id: &ItemId, live: &Live) -> PathBuf {
+        self.directory.item(id).join(&*live.directory)
+    }
+}
+
+/// The servers that are configured.
+///
+/// # Errors
+/// [`ListenError`].
+pub(crate) fn of(config: &[ServerConfig]) -> Result<Vec<Box<dyn Server>>, ListenError> {
+    config.iter().map(server).collect()
+}
+
+fn server(config: &ServerConfig) -> Result<Box<dyn Server>, ListenError> {
+    Ok(match config {
+        ServerConfig::Nginx(settings) => Box::new(nginx::Nginx::new(settings.clone())),
+        ServerConfig::Haproxy(settings) => Box::new(haproxy::Haproxy::new(settings.clone())),
+        ServerConfig::Apache(settings) => Box::new(apache::Apache::new(settings.clone())),
+        ServerConfig::Local(settings) => Box::new(local::Local::start(settings)?),
+        ServerConfig::Traefik => Box::new(traefik::Traefik),
+        ServerConfig::Envoy => Box::new(envoy::Envoy::new()),
+        ServerConfig::Files(settings) => Box::new(files::Files::new(settings.clone())),
+        ServerConfig::Hook(settings) => Box::new(hook::Hook::new(settings.clone())),
+    })
+}
+
+/// A name that a TLS client can ask for.
+fn is_hostname(name: &str) -> bool {
+    name.parse::<std::net::IpAddr>().is_err()
+}
+
+/// The name of a file that is about a hostname: `_.example.com` for `*.example.com`.
+fn file_stem(name: &str) -> String {
+    name.replacen('*', "_", 1)
+}

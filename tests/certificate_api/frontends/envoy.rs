@@ -1,0 +1,51 @@
+//! Envoy: a secret in a file, which it watches.
+
+use std::process::Command;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{SHOP, Scene, program};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_a_secret() -> Result<()> {
+    let mut scene = Scene::new(&["envoy"]).await?;
+    scene.sync().await?;
+    let directory = scene.of_agent("envoy");
+    let secret = json!({
+        "name": SHOP,
+        "sds_config": { "resource_api_version": "V3", "path_config_source": {
+            "path": directory.join(format!("{SHOP}.json")).display().to_string(),
+            "watched_directory": { "path": directory.display().to_string() },
+        } },
+    });
+    let manager = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "s",
+        "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": [
+            { "match": { "prefix": "/" }, "direct_response": { "status": 200 } },
+        ] }] },
+        "http_filters": [{ "name": "router", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } }],
+    });
+    let tls = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": { "tls_certificate_sds_secret_configs": [secret] },
+    });
+    let listener = json!({
+        "name": "https",
+        "address": { "socket_address": { "address": "127.0.0.1", "port_value": scene.address.port() } },
+        "filter_chains": [{
+            "filters": [{ "name": "http", "typed_config": manager }],
+            "transport_socket": { "name": "tls", "typed_config": tls },
+        }],
+    });
+    let config = json!({ "static_resources": { "listeners": [listener] } });
+    let mut command = Command::new(program("envoy")?);
+    command.arg("-c").arg(scene.write("envoy.json", &config.to_string())?);
+    command.args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"]);
+    let envoy = scene.start_server(command, "envoy-server").await?;
+    scene.start_agent()?;
+    scene.tell_the_story(false).await?;
+    envoy.assert_running()
+}

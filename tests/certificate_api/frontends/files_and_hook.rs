@@ -1,0 +1,80 @@
+//! Servers that name each certificate in a configuration of their own, and a command that is told of each change.
+
+use anyhow::{Context as _, Result, ensure};
+use harness::{deadline::until_true, nginx::Nginx};
+use serde_json::Value;
+
+use super::{SERVED, SHOP, Scene};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_a_block_for_each_name() -> Result<()> {
+    let mut scene = Scene::new(&["files"]).await?;
+    scene.sync().await?;
+    let files = scene.of_agent("files");
+    let block = |name: &str| {
+        format!(
+            "server {{ listen {0} ssl; server_name {name}; ssl_certificate {1}/{name}/fullchain.pem;\n\
+             ssl_certificate_key {1}/{name}/privkey.pem; location / {{ return 200; }} }}\n",
+            scene.address,
+            files.display()
+        )
+    };
+    let nginx = Nginx::start(&block(SHOP), &[scene.address], &[]).await?;
+    scene.set_command("files.test", &nginx.test_command())?;
+    scene.set_command("files.reload", &nginx.reload_command())?;
+    scene.set("files.min_reload_seconds", 1)?;
+    scene.start_agent()?;
+
+    // The block of a name that is gone still wants its files: they stay until it is taken out.
+    let gone = scene.renew(&["gone.example.com"], super::ECDSA).await?;
+    let link = files.join("gone.example.com/fullchain.pem");
+    until_true("the files are there", SERVED, || std::future::ready(link.exists())).await?;
+    nginx.set_http(&(block(SHOP) + &block("gone.example.com")))?;
+    nginx.reload().await?;
+    scene.fleet.retire_site(&gone).await?;
+    let said = || {
+        let stderr = scene.agent.as_ref().and_then(|agent| agent.stderr().ok()).unwrap_or_default();
+        stderr.contains("refuses the configuration")
+    };
+    until_true("the refusal is told", SERVED, || std::future::ready(said())).await?;
+    ensure!(link.exists());
+    nginx.set_http(&block(SHOP))?;
+    until_true("the files are gone", SERVED, || std::future::ready(!link.exists())).await?;
+    scene.tell_the_story(false).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_is_told_until_it_succeeds() -> Result<()> {
+    let mut scene = Scene::new(&["hook"]).await?;
+    let (log, closed) = (scene.path("hook.log"), scene.path("closed"));
+    let script = format!("test ! -e {} && cat >> {} && echo >> {1}", closed.display(), log.display())
+        .replace("{1}", &log.display().to_string());
+    scene.set_command("hook.command", &["sh".to_owned(), "-c".to_owned(), script])?;
+    scene.start_agent()?;
+    let told = || -> Vec<Value> {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    until_true("the first message", SERVED, || std::future::ready(told().len() == 1)).await?;
+    let first = told()[0]["changed"][0].clone();
+    ensure!(first["names"] == serde_json::json!([SHOP]), "{first}");
+    let certificate = &first["certificates"]["ecdsa"];
+    ensure!(certificate["fingerprint_sha256"] == scene.wanted(SHOP, "ecdsa")?.as_str(), "{first}");
+    let key = std::fs::read(certificate["privkey"].as_str().context("no key")?)?;
+    ensure!(!key.is_empty() && !told()[0].to_string().contains("PRIVATE"));
+
+    // It fails for a while; a site is renewed, another one goes.
+    std::fs::write(&closed, "")?;
+    let gone = scene.renew(&["gone.example.com"], super::ECDSA).await?;
+    scene.renew(&[SHOP], super::ECDSA).await?;
+    let stderr = || scene.agent.as_ref().and_then(|agent| agent.stderr().ok()).unwrap_or_default();
+    until_true("the failure is told", SERVED, || std::future::ready(stderr().contains("some of it failed")))
+        .await?;
+    std::fs::remove_file(&closed)?;
+    let print = scene.wanted(SHOP, "ecdsa")?;
+    let heard = |what: &str| told().iter().any(|message| message.to_string().contains(what));
+    until_true("the renewal is told", SERVED, || std::future::ready(heard(&print))).await?;
+    scene.fleet.retire_site(&gone).await?;
+    let removed = || told().iter().any(|message| message["removed"][0] == gone.as_str());
+    until_true("the removal is told", SERVED, || std::future::ready(removed())).await
+}
