@@ -10,12 +10,11 @@ use super::{SERVED, SHOP, Scene};
 async fn a_server_with_a_block_for_each_name() -> Result<()> {
     let mut scene = Scene::new(&["files"]).await?;
     scene.sync().await?;
-    let files = scene.of_agent("files");
+    let (files, address) = (scene.of_agent("files"), scene.address);
     let block = |name: &str| {
         format!(
-            "server {{ listen {0} ssl; server_name {name}; ssl_certificate {1}/{name}/fullchain.pem;\n\
-             ssl_certificate_key {1}/{name}/privkey.pem; location / {{ return 200; }} }}\n",
-            scene.address,
+            "server {{ listen {address} ssl; server_name {name}; ssl_certificate {0}/{name}/fullchain.pem;\n\
+             ssl_certificate_key {0}/{name}/privkey.pem; location / {{ return 200; }} }}\n",
             files.display()
         )
     };
@@ -47,8 +46,7 @@ async fn a_server_with_a_block_for_each_name() -> Result<()> {
 async fn a_hook_is_told_until_it_succeeds() -> Result<()> {
     let mut scene = Scene::new(&["hook"]).await?;
     let (log, closed) = (scene.path("hook.log"), scene.path("closed"));
-    let script = format!("test ! -e {} && cat >> {} && echo >> {1}", closed.display(), log.display())
-        .replace("{1}", &log.display().to_string());
+    let script = format!("test ! -e {} && cat >> {1} && echo >> {1}", closed.display(), log.display());
     scene.set_command("hook.command", &["sh".to_owned(), "-c".to_owned(), script])?;
     scene.start_agent()?;
     let told = || -> Vec<Value> {

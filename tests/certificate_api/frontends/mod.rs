@@ -162,12 +162,16 @@ impl Scene {
         let renewed = self.until_served(SHOP).await?;
         ensure!(first != renewed, "a renewal is another certificate");
         if takes_new_names {
-            self.fleet.add_site(&["new.example.com", "*.new.example.com"], &[], ECDSA).await?;
-            let new = self.until_served("new.example.com").await?;
-            ensure!(self.served("below.new.example.com", &[]) == Some(new), "a name below a star");
+            self.fleet.add_site(&["new.example.com", "www.new.example.com"], &[], ECDSA).await?;
+            self.until_served("new.example.com").await?;
+            self.until_served("www.new.example.com").await?;
         }
         self.lose_the_centre().await?;
-        ensure!(self.served(SHOP, &[]) == Some(renewed.clone()), "without a centre");
+        // A server that has just been reloaded may answer with what it had, for a moment.
+        until_true("without a centre", Duration::from_secs(5), || {
+            std::future::ready(self.served(SHOP, &[]) == Some(renewed.clone()))
+        })
+        .await?;
         // Not even the agent needs it.
         if let Some(mut agent) = self.agent.take() {
             agent.process.kill9().await?;
