@@ -34,14 +34,19 @@ async fn start(scene: &Scene, config: &Value) -> Result<Process> {
 #[tokio::test(flavor = "multi_thread")]
 async fn asks_at_each_handshake() -> Result<()> {
     let mut scene = Scene::new(&["local"]).await?;
-    let url = format!("http://caddy:{SECRET}@{}/caddy", listen(&scene)?);
+    let agent = format!("http://caddy:{SECRET}@{}", listen(&scene)?);
+    // Without somebody to ask, Caddy orders certificates itself, within a handshake, for whatever name it is shown.
+    let automation = json!({
+        "policies": [{ "get_certificate": [{ "via": "http", "url": format!("{agent}/caddy") }], "on_demand": true }],
+        "on_demand": { "permission": { "module": "http", "endpoint": format!("{agent}/ask") } },
+    });
     let caddy = start(
         &scene,
         &json!({
             "admin": { "disabled": true, "config": { "persist": false } },
             "apps": {
                 "http": http(&scene),
-                "tls": { "automation": { "policies": [{ "get_certificate": [{ "via": "http", "url": url }] }] } },
+                "tls": { "automation": automation },
             },
         }),
     )

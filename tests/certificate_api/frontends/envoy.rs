@@ -43,7 +43,17 @@ async fn watches_a_secret() -> Result<()> {
     let config = json!({ "static_resources": { "listeners": [listener] } });
     let mut command = Command::new(program("envoy")?);
     command.arg("-c").arg(scene.write("envoy.json", &config.to_string())?);
-    command.args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"]);
+    command.args([
+        "--use-dynamic-base-id",
+        "--service-node",
+        "edge",
+        "--service-cluster",
+        "test",
+        "--concurrency",
+        "1",
+        "--log-level",
+        "warning",
+    ]);
     let envoy = scene.start_server(command, "envoy-server").await?;
     scene.start_agent()?;
     scene.tell_the_story(false).await?;

@@ -144,8 +144,8 @@ impl Scene {
 
     /// The SHA-256 of the certificate that a client is shown who asks for a name; none where it is shown none.
     pub(crate) fn served(&self, name: &str, more: &[&str]) -> Option<String> {
-        let output = Command::new("openssl")
-            .args(["s_client", "-connect", &self.address.to_string(), "-servername", name])
+        let output = Command::new("timeout")
+            .args(["10", "openssl", "s_client", "-connect", &self.address.to_string(), "-servername", name])
             .args(more)
             .stdin(std::process::Stdio::null())
             .output()

@@ -24,8 +24,7 @@ async fn serves_by_a_map_and_is_reloaded_for_names_alone() -> Result<()> {
         agent.display(),
         scene.address
     );
-    let nginx =
-        Nginx::start_with_main("user root; worker_processes 1;", &http, &[scene.address], &[]).await?;
+    let nginx = Nginx::start_with_main("worker_processes 1;", &http, &[scene.address], &[]).await?;
     scene.set_command("nginx.test", &nginx.test_command())?;
     scene.set_command("nginx.reload", &nginx.reload_command())?;
     scene.start_agent()?;

@@ -1,5 +1,6 @@
-//! What the agent answers to programs on its machine, from its own disk: Caddy at each handshake (`/caddy`) or for its whole
-//! configuration (`/caddy/config`), Traefik's HTTP provider (`/traefik`). The centre is never asked for it.
+//! What the agent answers to programs on its machine, from its own disk: Caddy at each handshake (`/caddy`, and `/ask` before
+//! it orders anything itself) or for its whole configuration (`/caddy/config`), Traefik's HTTP provider (`/traefik`). The
+//! centre is never asked for it.
 
 mod caddy;
 
@@ -102,6 +103,14 @@ async fn answer(request: HttpRequest, shown: web::Data<Shown>, secret: web::Data
                 HttpResponse::InternalServerError().finish()
             }
         },
+        ("GET", "/ask") => {
+            let name = parameter(&request, "domain").map(|name| canonical(&name));
+            if name.is_some_and(|name| find(&answers.names, &name).is_some()) {
+                HttpResponse::Ok().finish()
+            } else {
+                HttpResponse::Forbidden().finish()
+            }
+        }
         ("GET", "/caddy/config") => match &answers.caddy_config {
             Ok(text) => json(text.clone()),
             Err(reason) => HttpResponse::ServiceUnavailable().body(reason.clone()),
