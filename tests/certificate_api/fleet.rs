@@ -226,10 +226,18 @@ impl Fleet {
         Ok(Identity::Key(pair.into()))
     }
 
+    /// Changes the record of a frontend.
+    pub(crate) async fn change_frontend(&self, name: &str, change: impl Fn(&mut Frontend)) -> Result<()> {
+        let name = name.parse()?;
+        let change = |frontend: &mut Frontend| {
+            change(frontend);
+            true
+        };
+        self.store.change_frontend(&name, change).await?.context("no such frontend").map(drop)
+    }
+
     pub(crate) async fn revoke(&self, name: &str) -> Result<()> {
-        let mut frontend = self.store.load_frontend(&name.parse()?).await?.context("no such frontend")?;
-        frontend.revoked = Some(jiff::Timestamp::now());
-        Ok(self.store.write_frontend(&frontend).await?)
+        self.change_frontend(name, |frontend| frontend.revoked = Some(jiff::Timestamp::now())).await
     }
 
     /// A connection as this identity: verified against the internal CA, with its certificate where it has one.
@@ -312,16 +320,9 @@ pub(crate) fn ask(
 
 fn frontend(name: &str, patterns: &[&str], tags: &[&str], rights: &[Right]) -> Result<Frontend> {
     let names = patterns.iter().map(|pattern| pattern.parse()).collect::<Result<_, _>>()?;
-    Ok(Frontend {
-        v: Frontend::VERSION,
-        name: name.parse()?,
-        scope: Scope { names, tags: tags.iter().map(ToString::to_string).collect() },
-        rights: rights.iter().copied().collect(),
-        created: jiff::Timestamp::now(),
-        revoked: None,
-        token_sha256: None,
-        spki_sha256: None,
-    })
+    let scope = Scope { names, tags: tags.iter().map(ToString::to_string).collect() };
+    let rights = rights.iter().copied().collect();
+    Ok(Frontend::new(name.parse()?, scope, rights, jiff::Timestamp::now()))
 }
 
 fn new_key(key_type: KeyType) -> Result<PKey<Private>> {

@@ -3,6 +3,7 @@
 //! - `access`: every identity on every route, revocation, the audit.
 //! - `bundles`, `changes`: what agents live on.
 //! - `documents`: listings, names, files, entity tags.
+//! - `enrolment`: a client certificate in exchange for a token, and its renewal.
 //! - `frontends`: every make of frontend, with an agent beside it.
 //! - `service`: the server's own certificate, TLS, a store that is away, keyrings, the end.
 
@@ -10,6 +11,7 @@ mod access;
 mod bundles;
 mod changes;
 mod documents;
+mod enrolment;
 mod fleet;
 mod frontends;
 mod service;

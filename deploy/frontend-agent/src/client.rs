@@ -2,6 +2,7 @@
 
 use crate::{
     config::{AgentConfig, Credentials},
+    enrolment,
     wire::{Changes, ItemId, Line, WireError, parse_bundles},
 };
 use openssl::pkey::PKey;
@@ -81,7 +82,7 @@ impl FetchError {
 impl Client {
     /// # Errors
     /// [`ClientError`] when a file of the configuration cannot be used.
-    pub(crate) fn new(config: &AgentConfig) -> Result<Self, ClientError> {
+    pub(crate) fn new(config: &AgentConfig, credentials: &Credentials) -> Result<Self, ClientError> {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("signpost-frontend-agent/", env!("CARGO_PKG_VERSION")))
             .no_proxy()
@@ -97,7 +98,7 @@ impl Client {
             builder = builder.tls_certs_only(roots);
         }
         let mut token = None;
-        match &config.credentials {
+        match credentials {
             Credentials::Token(path) => {
                 let text = Zeroizing::new(String::from_utf8_lossy(&read(path)?).trim().to_owned());
                 if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
@@ -107,6 +108,10 @@ impl Client {
             }
             Credentials::Certificate { certificate_file, key_file } => {
                 builder = builder.identity(identity(certificate_file, key_file)?);
+            }
+            Credentials::Enrolment { .. } => {
+                let file = enrolment::file(&config.store.directory);
+                builder = builder.identity(identity(&file, &file)?);
             }
         }
         let http = builder.build().map_err(ClientError::Http)?;
@@ -170,6 +175,26 @@ impl Client {
         let request = self.http.post(self.url("/v1/frontends/self/status")).timeout(PATIENCE);
         let response = self.send(request.header(header::CONTENT_TYPE, "application/json").body(body)).await?;
         if response.status().is_success() { Ok(()) } else { Err(failure(&response)) }
+    }
+
+    /// A client certificate, with its chain, for the key that has signed the request (PKCS #10, PEM).
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub(crate) async fn certificate_for(&self, request: Vec<u8>) -> Result<String, FetchError> {
+        #[derive(serde::Deserialize)]
+        struct Issued {
+            certificate_pem: String,
+        }
+        let post = self.http.post(self.url("/v1/frontends/self/certificate")).timeout(PATIENCE);
+        let response =
+            self.send(post.header(header::CONTENT_TYPE, "application/x-pem-file").body(request)).await?;
+        if response.status() != StatusCode::OK {
+            return Err(failure(&response));
+        }
+        let body = read_body(response, PAGE_LIMIT_BYTES).await?;
+        let issued: Issued = serde_json::from_slice(&body).map_err(WireError::from)?;
+        Ok(issued.certificate_pem)
     }
 
     fn url(&self, path: &str) -> Url {

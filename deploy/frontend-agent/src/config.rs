@@ -67,7 +67,14 @@ pub(crate) struct LocalConfig {
 #[derive(Clone, Debug)]
 pub(crate) enum Credentials {
     Token(PathBuf),
-    Certificate { certificate_file: PathBuf, key_file: PathBuf },
+    Certificate {
+        certificate_file: PathBuf,
+        key_file: PathBuf,
+    },
+    /// A client certificate of the agent's own, in exchange for a token.
+    Enrolment {
+        token_file: PathBuf,
+    },
 }
 
 /// The configuration cannot be used: exit code 2.
@@ -79,7 +86,7 @@ pub(crate) enum AgentConfigError {
     NoServer,
     #[error("agent.server: {0:?} is no https:// address")]
     BadServer(String),
-    #[error("agent: name either token_file, or certificate_file and key_file")]
+    #[error("agent: name either enrolment_token_file, or token_file, or certificate_file and key_file")]
     Credentials,
     #[error("agent.poll_seconds: 1 to {LONGEST_POLL}")]
     Poll,
@@ -118,14 +125,7 @@ impl AgentConfig {
             .ok()
             .filter(|url| url.scheme() == "https" && url.has_host())
             .ok_or_else(|| AgentConfigError::BadServer(server.to_owned()))?;
-        let credentials =
-            match (agent.token_file.clone(), agent.certificate_file.clone(), agent.key_file.clone()) {
-                (Some(token), None, None) => Credentials::Token(token),
-                (None, Some(certificate_file), Some(key_file)) => {
-                    Credentials::Certificate { certificate_file, key_file }
-                }
-                _ => return Err(AgentConfigError::Credentials),
-            };
+        let credentials = Credentials::of(&agent)?;
         if !(1..=LONGEST_POLL).contains(&agent.poll_seconds) {
             return Err(AgentConfigError::Poll);
         }
@@ -138,6 +138,20 @@ impl AgentConfig {
             poll: Duration::from_secs(agent.poll_seconds),
             refused_issuers: agent.refused_issuers,
         })
+    }
+}
+
+impl Credentials {
+    fn of(agent: &Agent) -> Result<Self, AgentConfigError> {
+        let Agent { enrolment_token_file, token_file, certificate_file, key_file, .. } = agent.clone();
+        match (enrolment_token_file, token_file, certificate_file, key_file) {
+            (Some(token_file), None, None, None) => Ok(Self::Enrolment { token_file }),
+            (None, Some(token), None, None) => Ok(Self::Token(token)),
+            (None, None, Some(certificate_file), Some(key_file)) => {
+                Ok(Self::Certificate { certificate_file, key_file })
+            }
+            _ => Err(AgentConfigError::Credentials),
+        }
     }
 }
 
@@ -256,11 +270,13 @@ mod tests {
     #[test]
     fn each_mistake_names_its_key() {
         let both = Agent { key_file: Some("k".into()), ..agent() };
+        let two = Agent { enrolment_token_file: Some("t".into()), ..agent() };
         let half = Agent { token_file: None, certificate_file: Some("c".into()), ..agent() };
         for (agent, key) in [
             (Agent { server: None, ..agent() }, "agent.server"),
             (Agent { server: Some("http://certs.hoster.example".into()), ..agent() }, "https://"),
             (both, "token_file"),
+            (two, "enrolment_token_file"),
             (half, "certificate_file and key_file"),
             (Agent { poll_seconds: 0, ..agent() }, "poll_seconds"),
             (Agent { poll_seconds: 56, ..agent() }, "poll_seconds"),

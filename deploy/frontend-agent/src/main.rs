@@ -4,6 +4,7 @@
 mod client;
 mod config;
 mod disk;
+mod enrolment;
 mod formats;
 mod index;
 mod install;

@@ -1,6 +1,6 @@
 //! `status.json`: how far the agent has come, what is still to be done, and how the last sync went.
 
-use crate::{disk::Directory, index::Live, sync::Report, wire::ItemId};
+use crate::{disk::Directory, enrolment::Validity, index::Live, sync::Report, wire::ItemId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::{digest::hex, domain::FrontendReport};
@@ -45,6 +45,9 @@ pub(crate) struct Failure {
 pub(crate) struct Overview {
     #[serde(flatten)]
     pub(crate) status: Status,
+    /// Until when the agent's own client certificate is good, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_certificate_ends: Option<Timestamp>,
     pub(crate) items: Vec<Shown>,
 }
 
@@ -125,7 +128,9 @@ impl Overview {
     /// From the file system, when the agent's directory cannot be read.
     pub(crate) fn of(directory: &Directory) -> io::Result<Self> {
         let items = directory.scan()?.into_iter().map(|(id, live)| Shown::of(id, live)).collect();
-        Ok(Self { status: Status::load(directory), items })
+        let own = Validity::of(directory.root())?;
+        let client_certificate_ends = own.map(|validity| validity.not_after);
+        Ok(Self { status: Status::load(directory), client_certificate_ends, items })
     }
 
     /// For people: one line for each certificate, then how the last sync went.
@@ -161,6 +166,9 @@ impl Overview {
             moment(status.last_attempt),
             moment(status.last_success)
         ));
+        if let Some(ends) = self.client_certificate_ends {
+            text.push_str(&format!("client certificate good until {ends}\n"));
+        }
         if let Some(error) = &status.last_error {
             text.push_str(&format!("last problem: {error}\n"));
         }

@@ -5,8 +5,9 @@
 
 use crate::{
     client::{Client, ClientError, FetchError},
-    config::AgentConfig,
+    config::{AgentConfig, Credentials},
     disk::{Directory, Lock},
+    enrolment::{EnrolmentError, OwnIdentity},
     index::{Index, names_in_service},
     install::{Installed, Installer},
     publish::clear_leftovers,
@@ -66,6 +67,8 @@ pub(crate) enum SyncError {
     Busy,
     #[error("the agent's directory can't be used")]
     Disk(#[source] io::Error),
+    #[error(transparent)]
+    Identity(#[from] EnrolmentError),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
@@ -147,13 +150,30 @@ impl Agent {
     /// # Errors
     /// [`SyncError`] when nothing could be done. Problems of single items are in the report.
     pub(crate) async fn pass(&mut self, wait: Duration, confirmed: bool) -> Result<Report, SyncError> {
+        if self.keep_identity().await? {
+            self.client = None;
+        }
         let client = match self.client.take() {
             Some(client) => client,
-            None => Client::new(&self.config)?,
+            None => Client::new(&self.config, &self.config.credentials)?,
         };
         let result = self.pass_with(&client, wait, confirmed).await;
         self.client = result.is_ok().then_some(client);
         result
+    }
+
+    /// Whether the agent goes to the centre as somebody else from now on.
+    async fn keep_identity(&self) -> Result<bool, SyncError> {
+        let Credentials::Enrolment { token_file } = &self.config.credentials else { return Ok(false) };
+        let directory = Directory::open(&self.config.store).map_err(SyncError::Disk)?;
+        let _lock = lock(&directory)?;
+        let kept = OwnIdentity::new(&directory, token_file).keep(&self.config).await;
+        if let Err(error) = &kept {
+            let mut status = Status::load(&directory);
+            status.note_error(chain(error), &self.config.server);
+            status.store(&directory).map_err(SyncError::Disk)?;
+        }
+        Ok(kept?)
     }
 
     async fn pass_with(

@@ -4,7 +4,7 @@ use super::{
     context::{Context, of_store},
     output::{Exit, Failed, Output, table},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{
     config::Config,
@@ -29,6 +29,8 @@ pub(super) enum Command {
     Show {
         name: FrontendName,
     },
+    /// Change what it sees: what is not named stays
+    Set(Set),
     /// Take back its access: effective with its next request
     Revoke {
         name: FrontendName,
@@ -45,8 +47,14 @@ pub(super) struct Add {
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
     /// A client certificate in place of a bearer token
-    #[arg(long, requires = "out")]
+    #[arg(long, requires = "out", conflicts_with_all = ["enrol", "expires_hours"])]
     mtls: bool,
+    /// The token is good for one client certificate, which the agent then asks for, and for nothing else
+    #[arg(long)]
+    enrol: bool,
+    /// The token ends after so many hours; with --enrol 24, otherwise never
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=876_000))]
+    expires_hours: Option<u32>,
     /// Certificates only, no private keys
     #[arg(long)]
     certs_only: bool,
@@ -58,6 +66,24 @@ pub(super) struct Add {
     replace: bool,
 }
 
+#[derive(Debug, clap::Args)]
+#[group(id = "change", required = true, multiple = true)]
+pub(super) struct Set {
+    name: FrontendName,
+    /// What it sees, in the place of all that was named before; an empty one: nothing by name
+    #[arg(long = "scope", value_name = "PATTERN", num_args = 0.., group = "change")]
+    scope: Option<Vec<ScopePattern>>,
+    /// Sites with these tags, in the place of the tags before; an empty one: none
+    #[arg(long = "tag", value_name = "TAG", num_args = 0.., group = "change")]
+    tags: Option<Vec<String>>,
+    /// Whether it is given certificates only, no private keys
+    #[arg(long, value_name = "true|false", group = "change")]
+    certs_only: Option<bool>,
+}
+
+/// How long a token that only enrols is good, hours.
+const ENROL_HOURS: u32 = 24;
+
 pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
     let context = Context::open(config, *output).await?;
     match command {
@@ -67,12 +93,10 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             let shown: Vec<Value> = frontends.iter().map(describe).collect();
             output.result(&json!({ "frontends": shown }), || {
                 let rows = frontends.iter().map(|frontend| {
-                    let state = if frontend.revoked.is_some() { "revoked" } else { "active" };
-                    let kind = if frontend.spki_sha256.is_some() { "certificate" } else { "token" };
                     vec![
                         frontend.name.to_string(),
-                        state.to_owned(),
-                        kind.to_owned(),
+                        state(frontend).to_owned(),
+                        kind(frontend).to_owned(),
                         scope_text(&frontend.scope),
                     ]
                 });
@@ -85,10 +109,13 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             output.result(&describe(&frontend), || format!("{name}: {}", scope_text(&frontend.scope)));
             Ok(Exit::Done)
         }
+        Command::Set(wanted) => set(&wanted, &context, output).await,
         Command::Revoke { name } => {
-            let mut frontend = load(&context, &name).await?;
-            frontend.revoked.get_or_insert_with(Timestamp::now);
-            context.store.write_frontend(&frontend).await.map_err(|e| of_store(&e))?;
+            let revoke = |frontend: &mut Frontend| {
+                frontend.revoked.get_or_insert_with(Timestamp::now);
+                true
+            };
+            let frontend = change(&context, &name, revoke).await?;
             output.result(&describe(&frontend), || {
                 format!("{name} is revoked: its next request is refused. It keeps what it has pulled.")
             });
@@ -115,16 +142,14 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
     if !wanted.certs_only {
         rights.insert(Right::ReadKey);
     }
-    let frontend = Frontend {
-        v: Frontend::VERSION,
-        name: wanted.name.clone(),
-        scope: Scope { names: wanted.scope, tags: wanted.tags },
-        rights,
-        created: Timestamp::now(),
-        revoked: None,
-        token_sha256: token.as_ref().map(|token| sha256_hex(token.as_bytes())),
-        spki_sha256: pair.as_ref().map(|pair| pair.spki_sha256.clone()),
-    };
+    let scope = Scope { names: wanted.scope, tags: wanted.tags };
+    let now = Timestamp::now();
+    let mut frontend = Frontend::new(wanted.name.clone(), scope, rights, now);
+    frontend.token_sha256 = token.as_ref().map(|token| sha256_hex(token.as_bytes()));
+    frontend.token_enrols_only = wanted.enrol;
+    let hours = wanted.expires_hours.or_else(|| wanted.enrol.then_some(ENROL_HOURS));
+    frontend.token_expires = hours.map(|hours| now + SignedDuration::from_hours(hours.into()));
+    frontend.spki_sha256 = pair.as_ref().map(|pair| pair.spki_sha256.clone());
     // The files first: an identity that nobody could keep must not be made.
     let files = match &wanted.out {
         Some(directory) => {
@@ -154,6 +179,12 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
                 token.as_str()
             ));
         }
+        if frontend.token_enrols_only {
+            text.push_str("\nThe token is good for one enrolment (agent.enrolment_token_file)");
+        }
+        if let Some(expires) = frontend.token_expires {
+            text.push_str(&format!("\nIt ends {expires}"));
+        }
         for (what, file) in &files {
             text.push_str(&format!("\n{what}: {}", file.display()));
         }
@@ -162,9 +193,51 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
     Ok(Exit::Done)
 }
 
+async fn set(wanted: &Set, context: &Context, output: &Output) -> Result<Exit, Failed> {
+    let frontend = load(context, &wanted.name).await?;
+    let no_scope = wanted.scope.as_ref().unwrap_or(&frontend.scope.names).is_empty()
+        && wanted.tags.as_ref().unwrap_or(&frontend.scope.tags).is_empty();
+    if no_scope {
+        let message = format!("{} would see nothing: to take back its access, revoke it", wanted.name);
+        return Err(Failed::new(Exit::Usage, "no-scope", message));
+    }
+    let set = |frontend: &mut Frontend| {
+        if let Some(names) = &wanted.scope {
+            frontend.scope.names.clone_from(names);
+        }
+        if let Some(tags) = &wanted.tags {
+            frontend.scope.tags.clone_from(tags);
+        }
+        match wanted.certs_only {
+            Some(true) => drop(frontend.rights.remove(&Right::ReadKey)),
+            Some(false) => drop(frontend.rights.insert(Right::ReadKey)),
+            None => {}
+        }
+        true
+    };
+    let frontend = change(context, &wanted.name, set).await?;
+    output.result(&describe(&frontend), || {
+        format!("{} may pull {}", frontend.name, scope_text(&frontend.scope))
+    });
+    Ok(Exit::Done)
+}
+
+async fn change(
+    context: &Context,
+    name: &FrontendName,
+    change: impl Fn(&mut Frontend) -> bool,
+) -> Result<Frontend, Failed> {
+    let changed = context.store.change_frontend(name, change).await.map_err(|e| of_store(&e))?;
+    changed.ok_or_else(|| not_found(name))
+}
+
 async fn load(context: &Context, name: &FrontendName) -> Result<Frontend, Failed> {
     let found = context.store.load_frontend(name).await.map_err(|e| of_store(&e))?;
-    found.ok_or_else(|| Failed::new(Exit::NotFound, "not-found", format!("there is no frontend {name}")))
+    found.ok_or_else(|| not_found(name))
+}
+
+fn not_found(name: &FrontendName) -> Failed {
+    Failed::new(Exit::NotFound, "not-found", format!("there is no frontend {name}"))
 }
 
 fn write_files(
@@ -210,9 +283,32 @@ fn describe(frontend: &Frontend) -> Value {
         "scope": frontend.scope,
         "rights": frontend.rights,
         "by": if frontend.spki_sha256.is_some() { "certificate" } else { "token" },
+        "state": state(frontend),
+        "token_expires": frontend.token_expires,
         "created": frontend.created,
         "revoked": frontend.revoked,
     })
+}
+
+fn state(frontend: &Frontend) -> &'static str {
+    let has_ended = |expires: Timestamp| Timestamp::now() >= expires;
+    if frontend.revoked.is_some() {
+        "revoked"
+    } else if frontend.token_expires.is_some_and(has_ended) {
+        "token-ended"
+    } else if frontend.token_enrols_only && frontend.spki_sha256.is_none() {
+        "not-enrolled"
+    } else {
+        "active"
+    }
+}
+
+fn kind(frontend: &Frontend) -> &'static str {
+    match (&frontend.spki_sha256, &frontend.enrolled_token_sha256) {
+        (Some(_), Some(_)) => "enrolled",
+        (Some(_), None) => "certificate",
+        (None, _) => "token",
+    }
 }
 
 fn scope_text(scope: &Scope) -> String {

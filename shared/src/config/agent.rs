@@ -12,6 +12,9 @@ pub struct Agent {
     pub server: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// Exchanged, once, for a client certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enrolment_token_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,6 +113,7 @@ impl Default for Agent {
         Self {
             server: None,
             ca_file: None,
+            enrolment_token_file: None,
             token_file: None,
             certificate_file: None,
             key_file: None,

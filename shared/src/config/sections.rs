@@ -239,6 +239,8 @@ pub struct Certificates {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key_file: Option<PathBuf>,
     pub names: Vec<String>,
+    /// How long the client certificate of a frontend that enrols is valid, seconds. It renews itself after two thirds.
+    pub client_certificate_seconds: u64,
     /// Threads that answer; 0: one for each processor.
     pub workers: usize,
 }
@@ -250,6 +252,7 @@ impl Default for Certificates {
             tls_certificate_file: None,
             tls_key_file: None,
             names: Vec::new(),
+            client_certificate_seconds: 90 * 24 * 3600,
             workers: 0,
         }
     }

@@ -46,12 +46,23 @@ pub struct Frontend {
     pub created: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Timestamp>,
-    /// SHA-256 of the bearer token, hex.
+    /// SHA-256 of the bearer token, hex. It may be exchanged, once, for a client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_sha256: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_expires: Option<Timestamp>,
+    /// The token is good for nothing but a client certificate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub token_enrols_only: bool,
+    /// The token that was exchanged. The same key may do so again, for it may not have got the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolled_token_sha256: Option<String>,
     /// SHA-256 of the client certificate's public key, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spki_sha256: Option<String>,
+    /// That of the key that takes its place, once it is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_spki_sha256: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,11 +73,93 @@ pub enum InvalidFrontend {
     Pattern(String),
 }
 
+/// Who asks is not, or no longer, this frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is not the frontend's token or key, or not any more")]
+pub struct NotItself;
+
 impl Frontend {
     pub const VERSION: u32 = 1;
 
+    /// One that nothing identifies yet.
+    pub fn new(name: FrontendName, scope: Scope, rights: BTreeSet<Right>, created: Timestamp) -> Self {
+        Self {
+            v: Self::VERSION,
+            name,
+            scope,
+            rights,
+            created,
+            revoked: None,
+            token_sha256: None,
+            token_expires: None,
+            token_enrols_only: false,
+            enrolled_token_sha256: None,
+            spki_sha256: None,
+            next_spki_sha256: None,
+        }
+    }
+
     pub fn may(&self, right: Right) -> bool {
         self.revoked.is_none() && self.rights.contains(&right)
+    }
+
+    /// Whether who shows a token may ask for certificates with it.
+    pub fn is_token(&self, sha256: &str, now: Timestamp) -> bool {
+        self.is_fresh_token(sha256, now) && !self.token_enrols_only
+    }
+
+    /// Whether a client certificate with this key is its.
+    pub fn is_key(&self, spki_sha256: &str) -> bool {
+        let keys = [&self.spki_sha256, &self.next_spki_sha256];
+        self.revoked.is_none() && keys.into_iter().flatten().any(|key| key == spki_sha256)
+    }
+
+    /// Exchanges its token for a key. Asked again with the same token and key it changes nothing.
+    ///
+    /// # Errors
+    /// [`NotItself`].
+    pub fn enrol(&mut self, token_sha256: &str, spki_sha256: &str, now: Timestamp) -> Result<(), NotItself> {
+        let is_again =
+            self.enrolled_token_sha256.as_deref() == Some(token_sha256) && self.is_key(spki_sha256);
+        if is_again {
+            return Ok(());
+        }
+        if !self.is_fresh_token(token_sha256, now) {
+            return Err(NotItself);
+        }
+        self.enrolled_token_sha256 = self.token_sha256.take();
+        self.token_expires = None;
+        self.spki_sha256 = Some(spki_sha256.to_owned());
+        self.next_spki_sha256 = None;
+        Ok(())
+    }
+
+    /// Takes the key that comes after the one that asks. The latter goes on until the other one is used.
+    ///
+    /// # Errors
+    /// [`NotItself`].
+    pub fn renew(&mut self, spki_sha256: &str, next: &str) -> Result<(), NotItself> {
+        if !self.is_key(spki_sha256) {
+            return Err(NotItself);
+        }
+        self.spki_sha256 = Some(spki_sha256.to_owned());
+        self.next_spki_sha256 = (next != spki_sha256).then(|| next.to_owned());
+        Ok(())
+    }
+
+    /// Ends the key before this one, for this one is used now. Whether that changed anything.
+    pub fn settle_on(&mut self, spki_sha256: &str) -> bool {
+        if self.next_spki_sha256.as_deref() != Some(spki_sha256) {
+            return false;
+        }
+        self.spki_sha256 = self.next_spki_sha256.take();
+        true
+    }
+
+    fn is_fresh_token(&self, sha256: &str, now: Timestamp) -> bool {
+        self.revoked.is_none()
+            && self.token_sha256.as_deref() == Some(sha256)
+            && self.token_expires.is_none_or(|expires| now < expires)
     }
 }
 
@@ -184,6 +277,45 @@ mod tests {
         assert!(!scope.covers(&names(&["badexample.com"]), &[]));
         assert!(scope.covers(&names(&["a.example.net"]), &["eu".into()]));
         assert!(!Scope::default().covers(&names(&["a.example.com"]), &["eu".into()]));
+    }
+
+    #[test]
+    fn a_token_is_exchanged_once_and_a_key_is_followed_by_the_next() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut new = Frontend::new(
+            "edge-1".parse().unwrap(),
+            Scope::default(),
+            BTreeSet::new(),
+            Timestamp::UNIX_EPOCH,
+        );
+        new.token_sha256 = Some("t".into());
+        new.token_expires = Some(at(10));
+        assert!(new.is_token("t", at(9)) && !new.is_token("t", at(10)) && !new.is_token("u", at(9)));
+        assert_eq!(new.clone().enrol("t", "k1", at(10)), Err(NotItself), "too late");
+        let mut frontend = new.clone();
+        frontend.enrol("t", "k1", at(9)).unwrap();
+        assert!(frontend.is_key("k1") && !frontend.is_token("t", at(9)));
+        let enrolled = frontend.clone();
+        assert_eq!(frontend.enrol("t", "k1", at(99)), Ok(()), "the answer was lost");
+        assert_eq!(frontend, enrolled);
+        assert_eq!(frontend.enrol("t", "thief", at(9)), Err(NotItself));
+
+        frontend.renew("k1", "lost").unwrap();
+        frontend.renew("k1", "k2").unwrap();
+        assert!(frontend.is_key("k1") && frontend.is_key("k2") && !frontend.is_key("lost"));
+        assert!(!frontend.settle_on("k1"), "the next one has not been used yet");
+        assert!(frontend.settle_on("k2") && !frontend.settle_on("k2"));
+        assert!(frontend.is_key("k2") && !frontend.is_key("k1"));
+        assert_eq!(frontend.renew("k1", "k3"), Err(NotItself));
+
+        let mut only = new;
+        only.token_enrols_only = true;
+        assert!(!only.is_token("t", at(9)));
+        only.revoked = Some(at(1));
+        assert_eq!(only.enrol("t", "k1", at(9)), Err(NotItself));
+        frontend.revoked = Some(at(1));
+        assert!(!frontend.is_key("k2"));
+        assert_eq!(frontend.renew("k2", "k3"), Err(NotItself));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use certificate::{Certificate, CertificateError, CertificateId, Leaf};
 pub use event::{Event, EventKind, Severity, UnknownEventKind};
 pub use feed::{FeedCursor, InvalidCursor};
 pub use forecast::{FORECAST_HOURS, Fleet, Forecast, Headroom, OrderLimit, Peak};
-pub use frontend::{Frontend, FrontendName, InvalidFrontend, Right, Scope, ScopePattern};
+pub use frontend::{Frontend, FrontendName, InvalidFrontend, NotItself, Right, Scope, ScopePattern};
 pub use frontend_report::{FrontendReport, ItemProblem, ServedItem, StoredReport};
 pub use grouping::{Groups, plan_groups};
 pub use identifier::{DnsName, MAX_LABELS, MAX_NAME_BYTES, NameError, NameSet};

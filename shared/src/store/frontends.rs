@@ -4,43 +4,95 @@ use super::{Store, StoreError, keys, scripts};
 use crate::domain::{Frontend, FrontendName, StoredReport};
 use redis::cmd;
 
+/// A frontend as it was read, with the text it is stored as.
+struct StoredFrontend {
+    frontend: Frontend,
+    raw: String,
+}
+
 impl Store {
     /// Adds a frontend, or replaces the one of its name. What identified the old one no longer does.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn write_frontend(&self, frontend: &Frontend) -> Result<(), StoreError> {
+        loop {
+            let before = self.load_stored(&frontend.name).await?;
+            match self.replace_frontend(before.as_ref(), frontend).await {
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error),
+                Ok(()) => break,
+            }
+        }
+        let name = frontend.name.as_str().as_bytes();
+        self.confirmed.script(&scripts::ADD_MEMBER, &[keys::FRONTENDS.to_owned()], &[name]).await
+    }
+
+    /// Changes a frontend as it is now, whoever else does so: `change` may be run more than once. `None` where there is none,
+    /// or where `change` says that it is not to be changed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn change_frontend(
+        &self,
+        name: &FrontendName,
+        change: impl Fn(&mut Frontend) -> bool,
+    ) -> Result<Option<Frontend>, StoreError> {
+        loop {
+            let Some(before) = self.load_stored(name).await? else { return Ok(None) };
+            let mut frontend = before.frontend.clone();
+            if !change(&mut frontend) {
+                return Ok(None);
+            }
+            match self.replace_frontend(Some(&before), &frontend).await {
+                Err(StoreError::Conflict) => {}
+                done => return done.map(|()| Some(frontend)),
+            }
+        }
+    }
+
+    async fn replace_frontend(
+        &self,
+        before: Option<&StoredFrontend>,
+        frontend: &Frontend,
+    ) -> Result<(), StoreError> {
         let key = keys::frontend(frontend.name.as_str());
         let record = serde_json::to_string(frontend).map_err(|e| StoreError::corrupt(&key, e))?;
-        let old = self.load_frontend(&frontend.name).await?;
+        let known = before.map_or("", |stored| stored.raw.as_str());
         // The record first: an identity without a record opens nothing.
-        let mut set = redis::Pipeline::new();
-        set.cmd("SET").arg(&key).arg(&record);
-        self.confirmed.write(set).await?;
-        let name = frontend.name.as_str().as_bytes();
-        self.confirmed.script::<i64>(&scripts::ADD_MEMBER, &[keys::FRONTENDS.to_owned()], &[name]).await?;
+        let arguments = [known.as_bytes(), record.as_bytes()];
+        self.confirmed.script::<i64>(&scripts::REPLACE_RECORD, &[key], &arguments).await?;
         let mut pipeline = redis::Pipeline::new();
         for identity in identities(frontend) {
             pipeline.cmd("SET").arg(keys::frontend_key(identity)).arg(frontend.name.as_str()).ignore();
         }
-        for identity in
-            old.iter().flat_map(identities).filter(|id| !identities(frontend).any(|new| new == *id))
-        {
+        let old = before.iter().flat_map(|stored| identities(&stored.frontend));
+        for identity in old.filter(|id| !identities(frontend).any(|new| new == *id)) {
             pipeline.cmd("DEL").arg(keys::frontend_key(identity)).ignore();
         }
-        self.confirmed.write(pipeline).await?;
-        // Last: who waits for changes is looked at again once all of it is there.
+        if !pipeline.is_empty() {
+            self.confirmed.write(pipeline).await?;
+        }
+        // Who waits for changes is looked at again once all of it is there.
         let mut tell = redis::Pipeline::new();
         tell.cmd("INCR").arg(keys::FRONTENDS_CHANGED);
         self.confirmed.write(tell).await.map(drop)
     }
 
+    async fn load_stored(&self, name: &FrontendName) -> Result<Option<StoredFrontend>, StoreError> {
+        let key = keys::frontend(name.as_str());
+        let raw: Option<String> = self.link.query(cmd("GET").arg(&key)).await?;
+        raw.map(|raw| {
+            let frontend = serde_json::from_str(&raw).map_err(|e| StoreError::corrupt(key, e))?;
+            Ok(StoredFrontend { frontend, raw })
+        })
+        .transpose()
+    }
+
     /// # Errors
     /// [`StoreError`]; one that isn't there is `None`.
     pub async fn load_frontend(&self, name: &FrontendName) -> Result<Option<Frontend>, StoreError> {
-        let key = keys::frontend(name.as_str());
-        let record: Option<String> = self.link.query(cmd("GET").arg(&key)).await?;
-        record.map(|text| serde_json::from_str(&text).map_err(|e| StoreError::corrupt(key, e))).transpose()
+        Ok(self.load_stored(name).await?.map(|stored| stored.frontend))
     }
 
     /// The frontend that a token's or a public key's SHA-256 (hex) belongs to. Asked anew for each request, so that a
@@ -99,5 +151,6 @@ impl Store {
 }
 
 fn identities(frontend: &Frontend) -> impl Iterator<Item = &String> {
-    frontend.token_sha256.iter().chain(&frontend.spki_sha256)
+    let tokens = frontend.token_sha256.iter().chain(&frontend.enrolled_token_sha256);
+    tokens.chain(&frontend.spki_sha256).chain(&frontend.next_spki_sha256)
 }

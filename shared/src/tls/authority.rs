@@ -14,7 +14,7 @@ use openssl::{
     error::ErrorStack,
     hash::MessageDigest,
     nid::Nid,
-    pkey::{PKey, Private},
+    pkey::{HasPublic, PKey, PKeyRef, Private},
     x509::{
         X509, X509Builder, X509Name, X509NameBuilder,
         extension::{
@@ -23,13 +23,16 @@ use openssl::{
         },
     },
 };
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use zeroize::Zeroizing;
 
-/// Lifetimes, days. Frontends pin the CA, so it outlives everything; they must survive a long outage of the centre.
-const CA_DAYS: u32 = 7300;
-const CLIENT_DAYS: u32 = 825;
-const SERVER_DAYS: u32 = 90;
+/// Lifetimes. Frontends pin the CA, so it outlives everything; they must survive a long outage of the centre.
+const CA_LIFE: Duration = days(7300);
+const CLIENT_LIFE: Duration = days(825);
+const SERVER_LIFE: Duration = days(90);
 
 /// The internal CA, opened.
 pub struct InternalCa {
@@ -86,14 +89,30 @@ impl InternalCa {
         &self.certificate
     }
 
-    /// A client certificate for a frontend. Its name is `spiffe://signpost/frontend/NAME`; what counts is its key.
+    /// A key for a frontend, and a client certificate to it, which is not renewed by itself.
     ///
     /// # Errors
     /// [`AuthorityError::OpenSsl`].
     pub fn issue_client(&self, frontend: &FrontendName) -> Result<KeyPair, AuthorityError> {
+        let key = new_key()?;
+        let certificate_pem = self.certify_client(frontend, &key, CLIENT_LIFE)?;
+        Ok(KeyPair::new(certificate_pem, &key)?)
+    }
+
+    /// A client certificate, with its chain, for a key of the frontend's own. Its name is `spiffe://signpost/frontend/NAME`;
+    /// what counts is its key.
+    ///
+    /// # Errors
+    /// [`AuthorityError::OpenSsl`].
+    pub fn certify_client<T: HasPublic>(
+        &self,
+        frontend: &FrontendName,
+        key: &PKeyRef<T>,
+        life: Duration,
+    ) -> Result<String, AuthorityError> {
         let mut names = SubjectAlternativeName::new();
         names.uri(&format!("spiffe://signpost/frontend/{frontend}"));
-        Ok(self.issue(frontend.as_str(), &names, ExtendedKeyUsage::new().client_auth(), CLIENT_DAYS)?)
+        Ok(self.certify(frontend.as_str(), &names, ExtendedKeyUsage::new().client_auth(), key, life)?)
     }
 
     /// A server certificate for hostnames and addresses.
@@ -109,7 +128,11 @@ impl InternalCa {
                 names.dns(host)
             };
         }
-        Ok(self.issue("Signpost certificates", &names, ExtendedKeyUsage::new().server_auth(), SERVER_DAYS)?)
+        let key = new_key()?;
+        let mut usage = ExtendedKeyUsage::new();
+        let certificate_pem =
+            self.certify("Signpost certificates", &names, usage.server_auth(), &key, SERVER_LIFE)?;
+        Ok(KeyPair::new(certificate_pem, &key)?)
     }
 
     fn open(record: &InternalCaRecord, vault: &Vault) -> Result<Self, AuthorityError> {
@@ -121,15 +144,15 @@ impl InternalCa {
         })
     }
 
-    fn issue(
+    fn certify<T: HasPublic>(
         &self,
         common_name: &str,
         names: &SubjectAlternativeName,
         usage: &ExtendedKeyUsage,
-        days: u32,
-    ) -> Result<KeyPair, ErrorStack> {
-        let key = new_key()?;
-        let mut builder = begin(common_name, &key, days)?;
+        key: &PKeyRef<T>,
+        life: Duration,
+    ) -> Result<String, ErrorStack> {
+        let mut builder = begin(common_name, key, life)?;
         builder.set_issuer_name(self.certificate.subject_name())?;
         builder.append_extension(BasicConstraints::new().critical().build()?)?;
         builder.append_extension(KeyUsage::new().critical().digital_signature().build()?)?;
@@ -142,8 +165,14 @@ impl InternalCa {
         builder.sign(&self.key, MessageDigest::sha256())?;
         let mut certificate_pem = builder.build().to_pem()?;
         certificate_pem.extend(self.certificate.to_pem()?);
-        Ok(KeyPair {
-            certificate_pem: String::from_utf8_lossy(&certificate_pem).into_owned(),
+        Ok(String::from_utf8_lossy(&certificate_pem).into_owned())
+    }
+}
+
+impl KeyPair {
+    fn new(certificate_pem: String, key: &PKey<Private>) -> Result<Self, ErrorStack> {
+        Ok(Self {
+            certificate_pem,
             key_pem: Zeroizing::new(key.private_key_to_pem_pkcs8()?),
             spki_sha256: sha256_hex(&key.public_key_to_der()?),
         })
@@ -158,7 +187,7 @@ impl std::fmt::Debug for KeyPair {
 
 fn new_record(vault: &Vault) -> Result<InternalCaRecord, AuthorityError> {
     let key = new_key()?;
-    let mut builder = begin("Signpost internal CA", &key, CA_DAYS)?;
+    let mut builder = begin("Signpost internal CA", &key, CA_LIFE)?;
     let issuer = name("Signpost internal CA")?;
     builder.set_issuer_name(&issuer)?;
     builder.append_extension(BasicConstraints::new().critical().ca().pathlen(0).build()?)?;
@@ -180,7 +209,11 @@ fn binding(spki_sha256: &str) -> Binding<'_> {
     Binding { kind: SealedKind::InternalCa, owner: "fleet", spki_sha256 }
 }
 
-fn begin(common_name: &str, key: &PKey<Private>, days: u32) -> Result<X509Builder, ErrorStack> {
+fn begin<T: HasPublic>(
+    common_name: &str,
+    key: &PKeyRef<T>,
+    life: Duration,
+) -> Result<X509Builder, ErrorStack> {
     let mut builder = X509::builder()?;
     builder.set_version(2)?;
     let mut serial = [0; 16];
@@ -191,11 +224,17 @@ fn begin(common_name: &str, key: &PKey<Private>, days: u32) -> Result<X509Builde
     let subject = name(common_name)?;
     builder.set_subject_name(&subject)?;
     builder.set_pubkey(key)?;
-    let not_before = Asn1Time::days_from_now(0)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let moment = |at: Duration| Asn1Time::from_unix(i64::try_from(at.as_secs()).unwrap_or(i64::MAX));
+    let not_before = moment(now)?;
     builder.set_not_before(&not_before)?;
-    let not_after = Asn1Time::days_from_now(days)?;
+    let not_after = moment(now.saturating_add(life))?;
     builder.set_not_after(&not_after)?;
     Ok(builder)
+}
+
+const fn days(days: u64) -> Duration {
+    Duration::from_secs(days * 24 * 3600)
 }
 
 fn name(common_name: &str) -> Result<X509Name, ErrorStack> {

@@ -3,11 +3,13 @@
 use super::{
     Certificates,
     bundles::{self, Wanted},
+    enrolment,
     etag::ETag,
     files::{file_with_key, public_file},
+    identity,
     item::{Item, State},
     listing::Page,
-    reader::{KeyReader, Reader},
+    reader::{KeyReader, Reader, sender},
     refusal::Refusal,
     reports,
     route::{FileKind, Route, Target},
@@ -78,11 +80,12 @@ impl Certificates {
         route: Route,
     ) -> Result<HttpResponse, Refusal> {
         let vault = self.vault.get().ok_or(Refusal::Starting)?;
+        if route == Route::Certificate {
+            return self.own_certificate_of(request, payload).await;
+        }
         let reader = Reader::of(request, &self.store).await?;
         let methods = route.methods();
-        if !methods.split(", ").any(|method| request.method() == method) {
-            return Err(Refusal::Method(methods));
-        }
+        check_method(request, methods)?;
         if methods != "POST" && has_body(request) {
             return Err(Refusal::Mistaken("a body is not expected".to_owned()));
         }
@@ -95,7 +98,7 @@ impl Certificates {
             Route::File(target, slot, kind) => self.file(request, &reader, &target, slot, kind, vault).await,
             Route::Changes { cursor, limit, wait } => {
                 let _place = self.waiting.enter(reader.name())?;
-                Ok(plain(&self.changes(&reader, cursor, limit, wait).await?)?)
+                plain(&self.changes(&reader, cursor.map(|cursor| *cursor), limit, wait).await?)
             }
             Route::Bundles => {
                 let Ok(keys) = reader.with_keys() else { return Err(self.deny(request, &reader)) };
@@ -112,8 +115,21 @@ impl Certificates {
                 Ok(HttpResponse::NoContent().insert_header((CACHE_CONTROL, "no-store")).finish())
             }
             Route::Mistaken(mistake) => Err(Refusal::Mistaken(mistake.to_owned())),
-            Route::Nowhere => Err(Refusal::NotFound),
+            Route::Nowhere | Route::Certificate => Err(Refusal::NotFound),
         }
+    }
+
+    /// Who asks need not be allowed anything else yet.
+    async fn own_certificate_of(
+        &self,
+        request: &HttpRequest,
+        payload: &mut Payload,
+    ) -> Result<HttpResponse, Refusal> {
+        let identity = identity::of(request)?;
+        let name = identity.enrolled_name(&self.store).await?;
+        check_method(request, Route::Certificate.methods())?;
+        let csr = body(payload, enrolment::BODY_BYTES).await?;
+        plain(&self.certify(&identity, &name, &sender(request), &csr).await?)
     }
 
     async fn one(
@@ -299,6 +315,11 @@ fn not_modified(etag: &ETag) -> HttpResponse {
         .insert_header((ETAG, etag.as_str()))
         .insert_header((CACHE_CONTROL, "no-store"))
         .finish()
+}
+
+fn check_method(request: &HttpRequest, methods: &'static str) -> Result<(), Refusal> {
+    let is_answered = methods.split(", ").any(|method| request.method() == method);
+    if is_answered { Ok(()) } else { Err(Refusal::Method(methods)) }
 }
 
 fn has_body(request: &HttpRequest) -> bool {

@@ -9,7 +9,12 @@ use actix_web::{
     http::header::{AUTHORIZATION, HeaderMap},
     rt::net::TcpStream,
 };
-use shared::{digest::sha256_hex, domain::Frontend, store::Store};
+use jiff::Timestamp;
+use shared::{
+    digest::sha256_hex,
+    domain::{Frontend, FrontendName},
+    store::Store,
+};
 use std::any::Any;
 
 /// The public key of the client certificate that a connection showed: SHA-256 of its DER form, hex.
@@ -57,14 +62,21 @@ impl Identity {
         let (Self::Token(digest) | Self::Key(digest)) = self;
         let frontend = store.frontend_of(digest).await?.ok_or(Refusal::Unauthorized)?;
         // A token can't stand for a key, nor the reverse.
-        let expected = match self {
-            Self::Token(_) => &frontend.token_sha256,
-            Self::Key(_) => &frontend.spki_sha256,
+        let is_its = match self {
+            Self::Token(digest) => frontend.is_token(digest, Timestamp::now()),
+            Self::Key(digest) => frontend.is_key(digest),
         };
-        if frontend.revoked.is_some() || expected.as_ref() != Some(digest) {
-            return Err(Refusal::Unauthorized);
-        }
-        Ok(frontend)
+        if is_its { Ok(frontend) } else { Err(Refusal::Unauthorized) }
+    }
+
+    /// The frontend that it may be, or may have been: good for asking for a client certificate, and for nothing else.
+    ///
+    /// # Errors
+    /// As [`Identity::frontend`].
+    pub(crate) async fn enrolled_name(&self, store: &Store) -> Result<FrontendName, Refusal> {
+        let (Self::Token(digest) | Self::Key(digest)) = self;
+        let frontend = store.frontend_of(digest).await?.ok_or(Refusal::Unauthorized)?;
+        Ok(frontend.name)
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`api`] answers: [`listing`] and [`item`] are the JSON, [`files`] the PEM, [`etag`] and [`refusal`] their frame.
 //! - [`feed`] follows the store, [`changes`] are what of it a frontend sees; [`bundles`] are many keys at once, [`reports`] what
 //!   frontends say of themselves. [`waiting`] counts those who wait.
+//! - [`enrolment`] gives a frontend its client certificate.
 //! - [`server`] speaks HTTPS with the context that [`tls`] holds and [`own_certificate`] keeps valid.
 //! - [`counters`] counts.
 //!
@@ -14,6 +15,7 @@ mod api;
 mod bundles;
 mod changes;
 mod counters;
+mod enrolment;
 mod etag;
 mod feed;
 mod files;
@@ -61,6 +63,8 @@ pub(crate) struct Certificates {
     section: Arc<StoreSection>,
     /// Set once the keyring has opened the store's canary; nothing is served before.
     vault: Arc<OnceLock<Arc<Vault>>>,
+    internal_ca: Arc<OnceLock<InternalCa>>,
+    client_certificate_seconds: u64,
     tls: ServerTls,
     own: Arc<OwnCertificate>,
     counters: Arc<Counters>,
@@ -78,6 +82,9 @@ pub(crate) struct Certificates {
 /// [`Failure::Configuration`].
 pub(crate) fn check(config: &Config) -> Result<(), Failure> {
     let mut mistakes = Vec::new();
+    if config.certificates.client_certificate_seconds == 0 {
+        mistakes.push("certificates.client_certificate_seconds: at least 1".to_owned());
+    }
     if config.certificates.listen.is_empty() {
         mistakes.push("certificates.listen: at least one address".to_owned());
     }
@@ -104,6 +111,8 @@ impl Certificates {
             store,
             section: Arc::new(config.store.clone()),
             vault: Arc::default(),
+            internal_ca: Arc::default(),
+            client_certificate_seconds: config.certificates.client_certificate_seconds,
             tls: ServerTls::default(),
             own: Arc::new(own),
             counters: Arc::new(Counters::new(registry)),
@@ -146,11 +155,12 @@ impl Certificates {
         store_check::until_suitable(&self.store, self.section.confirm_replicas).await?;
         let vault = Arc::new(self.opened_vault().await?);
         let authority = self.authority(&vault).await?;
+        let authority = self.internal_ca.get_or_init(|| authority);
         if self.vault.set(Arc::clone(&vault)).is_err() {
             tracing::warn!("the vault was opened twice");
         }
         tokio::select! {
-            ended = self.own.keep(&self.tls, &authority) => ended,
+            ended = self.own.keep(&self.tls, authority) => ended,
             never = report_forever(self.store.clone(), &vault, Role::Certificates.as_str()) => match never {},
             never = self.feed.follow(&self.store) => match never {},
         }

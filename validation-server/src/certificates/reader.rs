@@ -31,8 +31,7 @@ impl Reader {
     /// [`Refusal::Unauthorized`] for nobody that is known, [`Refusal::Store`] when that can't be looked up.
     pub(crate) async fn of(request: &HttpRequest, store: &Store) -> Result<Self, Refusal> {
         let identity = identity::of(request)?;
-        let from = request.peer_addr().map(|peer| peer.ip().to_canonical().to_string()).unwrap_or_default();
-        Self::look_up(identity, from, store).await
+        Self::look_up(identity, sender(request), store).await
     }
 
     /// The same one as it is now: a request may wait for long.
@@ -59,6 +58,19 @@ impl Reader {
     /// Another one whenever the frontend may see other things.
     pub(crate) fn scope_version(&self) -> &str {
         &self.scope_version
+    }
+
+    /// Notes that the frontend's present key is used: the one before ends.
+    ///
+    /// # Errors
+    /// [`Refusal::Store`].
+    pub(crate) async fn settle_on_key(&self, store: &Store) -> Result<(), Refusal> {
+        if let identity::Identity::Key(key) = &self.identity
+            && self.frontend.next_spki_sha256.as_ref() == Some(key)
+        {
+            store.change_frontend(&self.frontend.name, |frontend| frontend.settle_on(key)).await?;
+        }
+        Ok(())
     }
 
     /// What it may also be given keys of.
@@ -97,6 +109,11 @@ impl Reader {
     pub(crate) fn tags(&self) -> &[String] {
         &self.frontend.scope.tags
     }
+}
+
+/// The address that a request came from.
+pub(crate) fn sender(request: &HttpRequest) -> String {
+    request.peer_addr().map(|peer| peer.ip().to_canonical().to_string()).unwrap_or_default()
 }
 
 impl std::ops::Deref for KeyReader<'_> {

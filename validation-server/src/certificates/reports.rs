@@ -23,7 +23,7 @@ impl Certificates {
         self.note_lateness(reader, &mut report.served).await?;
         let report = StoredReport { v: StoredReport::VERSION, at: Timestamp::now(), report };
         self.store.write_report(reader.name(), &report).await?;
-        Ok(())
+        reader.settle_on_key(&self.store).await
     }
 
     /// How long after its issuance each certificate was live.

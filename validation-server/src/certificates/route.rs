@@ -23,12 +23,14 @@ pub(crate) enum Route {
     One(Target),
     File(Target, Slot, FileKind),
     Changes {
-        cursor: Option<FeedCursor>,
+        cursor: Option<Box<FeedCursor>>,
         limit: usize,
         wait: Duration,
     },
     Bundles,
     Status,
+    /// The frontend's own.
+    Certificate,
     /// One of them with parameters that make no sense; in words.
     Mistaken(&'static str),
     Nowhere,
@@ -71,6 +73,7 @@ impl Route {
             "/v1/changes" => return Self::parse_changes(query),
             "/v1/bundles" => return Self::Bundles,
             "/v1/frontends/self/status" => return Self::Status,
+            "/v1/frontends/self/certificate" => return Self::Certificate,
             _ => {}
         }
         match path.strip_prefix(ROOT) {
@@ -90,6 +93,7 @@ impl Route {
             Self::Changes { .. } => "changes",
             Self::Bundles => "bundles",
             Self::Status => "status",
+            Self::Certificate => "certificate",
             Self::Nowhere => "nowhere",
         }
     }
@@ -120,7 +124,7 @@ impl Route {
             match pair.split_once('=') {
                 Some(("cursor", "")) => cursor = None,
                 Some(("cursor", text)) => match text.parse() {
-                    Ok(known) => cursor = Some(known),
+                    Ok(known) => cursor = Some(Box::new(known)),
                     Err(_) => {
                         return Self::Mistaken("cursor: expected the one that the answer before has named");
                     }
@@ -142,7 +146,7 @@ impl Route {
     /// The methods that it is asked with.
     pub(crate) const fn methods(&self) -> &'static str {
         match self {
-            Self::Bundles | Self::Status => "POST",
+            Self::Bundles | Self::Status | Self::Certificate => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -322,7 +326,7 @@ mod tests {
     fn changes_are_asked_for_with_a_cursor_or_without() {
         let asked = |query: &str| Route::parse("/v1/changes", query);
         let changes = |cursor: Option<&str>, limit, seconds| Route::Changes {
-            cursor: cursor.map(|text| text.parse().unwrap()),
+            cursor: cursor.map(|text| Box::new(text.parse().unwrap())),
             limit,
             wait: Duration::from_secs(seconds),
         };

@@ -39,19 +39,12 @@ mod tests {
     }
 
     fn frontend(patterns: &[&str], tags: &[&str], rights: &[Right]) -> Frontend {
-        Frontend {
-            v: 1,
-            name: "edge-1".parse().unwrap(),
-            scope: Scope {
-                names: patterns.iter().map(|text| text.parse().unwrap()).collect(),
-                tags: tags.iter().map(ToString::to_string).collect(),
-            },
-            rights: rights.iter().copied().collect(),
-            created: Timestamp::UNIX_EPOCH,
-            revoked: None,
-            token_sha256: None,
-            spki_sha256: None,
-        }
+        let scope = Scope {
+            names: patterns.iter().map(|text| text.parse().unwrap()).collect(),
+            tags: tags.iter().map(ToString::to_string).collect(),
+        };
+        let rights = rights.iter().copied().collect();
+        Frontend::new("edge-1".parse().unwrap(), scope, rights, Timestamp::UNIX_EPOCH)
     }
 
     fn leaf(names: &[&str]) -> Leaf {
