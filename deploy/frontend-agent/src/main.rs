@@ -17,6 +17,8 @@ mod sync;
 #[cfg(test)]
 mod sync_tests;
 #[cfg(test)]
+mod sync_world;
+#[cfg(test)]
 mod test_pki;
 mod verify;
 mod wire;

@@ -2,6 +2,7 @@
 //! with `path_config_source` and `watched_directory`. A secret holds one kind of key: ECDSA where there is one.
 
 use super::{Applied, Server, ServerError, View, file_stem};
+use crate::wire::ItemId;
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -68,15 +69,15 @@ fn read_all(own: &std::path::Path) -> io::Result<BTreeMap<String, String>> {
 }
 
 fn render(view: &View<'_>) -> BTreeMap<String, String> {
-    let secret = |(name, id): (&Box<str>, &crate::wire::ItemId)| {
+    let secret = |name: &str, id: &ItemId| {
         let version = view.version(id, view.index.get(id)?);
         let file = |file: &str| json!({ "filename": version.join(file).display().to_string() });
         let document = json!({ "resources": [{
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-            "name": &**name,
+            "name": name,
             "tls_certificate": { "certificate_chain": file("fullchain.pem"), "private_key": file("privkey.pem") },
         }] });
         Some((format!("{}.json", file_stem(name)), document.to_string()))
     };
-    view.names.iter().filter_map(secret).collect()
+    view.names.iter().filter_map(|(name, id)| secret(name, id)).collect()
 }

@@ -5,7 +5,7 @@ use super::{
     Applied, Server, ServerError, View, file_stem,
     reloader::{Reloader, Wanted},
 };
-use crate::disk::Directory;
+use crate::{disk::Directory, wire::ItemId};
 use shared::config::AgentFiles;
 use std::{
     collections::BTreeMap,
@@ -43,11 +43,15 @@ impl Server for Files {
 }
 
 fn render(view: &View<'_>) -> Wanted {
-    let line = |(name, id): (&Box<str>, &crate::wire::ItemId)| {
+    let line = |name: &str, id: &ItemId| {
         let live = view.index.get(id)?;
         Some(format!("{} {id} {}\n", file_stem(name), live.directory))
     };
-    Wanted { file: LIST, content: view.names.iter().filter_map(line).collect(), empty: "" }
+    Wanted {
+        file: LIST,
+        content: view.names.iter().filter_map(|(name, id)| line(name, id)).collect(),
+        empty: "",
+    }
 }
 
 /// Makes the links those of the list.

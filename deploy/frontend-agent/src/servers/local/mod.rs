@@ -69,15 +69,13 @@ impl Server for Local {
     }
 
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
-        let link = |(name, id): (&Box<str>, &crate::wire::ItemId)| {
-            (name.clone(), view.directory.live().join(id.as_str()))
-        };
+        let live = view.directory.live();
         let caddy_config = match &self.caddy_config {
             None => Err("agent.local.caddy_config is not set".to_owned()),
             Some(file) => caddy::config(file, view),
         };
         let answers = Answers {
-            names: view.names.iter().map(link).collect(),
+            names: view.names.iter().map(|(name, id)| (name.clone(), live.join(id.as_str()))).collect(),
             traefik: traefik::document(view).to_string(),
             caddy_config,
         };
