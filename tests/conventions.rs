@@ -248,18 +248,23 @@ fn settings() -> BTreeMap<String, Option<String>> {
         Config::parse("[ca.NAME]\n", Path::new("x"), &[]).expect("a section alone is a configuration");
     let defaults: BTreeMap<String, String> =
         config.origins("").into_iter().map(|value| (value.key, value.value)).collect();
-    let fields = fields_of_structs(&read("shared/src/config/sections.rs"));
-    let sections = &fields_of_structs(&read("shared/src/config/load.rs"))["Config"];
+    let source = ["load", "sections", "agent"].map(|file| read(format!("shared/src/config/{file}.rs")));
+    let structs = fields_of_structs(&source.concat());
     let mut found = BTreeMap::new();
-    for (section, kind) in sections {
-        let (prefix, kind) = match kind.strip_prefix("BTreeMap<String, ") {
-            Some(kind) => (format!("{section}.NAME"), kind.trim_end_matches('>')),
-            None => (section.clone(), kind.as_str()),
-        };
-        for key in fields[kind].keys() {
-            let key = format!("{prefix}.{key}");
-            let default = defaults.get(&key).cloned();
-            found.insert(key, default);
+    let mut open = vec![(String::new(), "Config")];
+    while let Some((section, kind)) = open.pop() {
+        for (field, kind) in &structs[kind] {
+            let key = if section.is_empty() { field.clone() } else { format!("{section}.{field}") };
+            let (key, kind) = match kind.strip_prefix("BTreeMap<String, ") {
+                Some(kind) => (format!("{key}.NAME"), kind.trim_end_matches('>')),
+                None => (key, kind.as_str()),
+            };
+            if structs.contains_key(kind) {
+                open.push((key, kind));
+            } else {
+                let default = defaults.get(&key).cloned();
+                found.insert(key, default);
+            }
         }
     }
     assert!(found.len() > 30, "the types were read: {found:?}");
@@ -283,12 +288,12 @@ fn fields_of_structs(source: &str) -> BTreeMap<String, BTreeMap<String, String>>
     found
 }
 
-/// The rows of the tables of configuration.md, below a heading for each section: key and default.
+/// The rows of the tables of configuration.md, below a heading or subheading for each section: key and default.
 fn documented_settings() -> BTreeMap<String, String> {
     let mut section = String::new();
     let mut found = BTreeMap::new();
     for line in read("deploy/handbook/configuration.md").lines() {
-        if let Some(heading) = line.strip_prefix("## ") {
+        if let Some(heading) = line.strip_prefix("## ").or_else(|| line.strip_prefix("### ")) {
             section = heading.trim_matches(['`', '[', ']']).to_owned();
         } else if let Some(row) = line.strip_prefix("| `") {
             let mut cells = row.split(" | ");

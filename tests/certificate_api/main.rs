@@ -2,6 +2,7 @@
 //!
 //! - `access`: every identity on every route, revocation, the audit.
 //! - `bundles`, `changes`: what agents live on.
+//! - `commands`: `issuer frontend`.
 //! - `documents`: listings, names, files, entity tags.
 //! - `enrolment`: a client certificate in exchange for a token, and its renewal.
 //! - `frontends`: every make of frontend, with an agent beside it.
@@ -10,6 +11,7 @@
 mod access;
 mod bundles;
 mod changes;
+mod commands;
 mod documents;
 mod enrolment;
 mod fleet;

@@ -67,7 +67,8 @@ pub(super) struct Add {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(id = "change", required = true, multiple = true)]
+#[group(skip)]
+#[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
 pub(super) struct Set {
     name: FrontendName,
     /// What it sees, in the place of all that was named before; an empty one: nothing by name

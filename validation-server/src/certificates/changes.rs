@@ -46,7 +46,8 @@ struct Found {
 }
 
 impl Certificates {
-    /// Everything after `cursor`; everything at all without one. Where that is nothing, waits for something, `wait` at most.
+    /// Everything after `cursor`; everything at all without one. Where that is nothing, waits for something, `wait` at most;
+    /// whoever does not wait is told of all that is there by now.
     ///
     /// # Errors
     /// [`Refusal::Resync`] for a cursor that nothing can be said of any more.
@@ -58,6 +59,9 @@ impl Certificates {
         wait: Duration,
     ) -> Result<Changes, Refusal> {
         let until = Instant::now() + wait;
+        if wait.is_zero() {
+            self.feed.catch_up().await;
+        }
         let mut feed = self.feed.changes();
         let mut reader = reader.clone();
         let mut cursor = cursor;

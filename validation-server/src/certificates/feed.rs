@@ -6,8 +6,16 @@ use shared::{
     error::chain,
     store::{FeedHead, FollowedGroup, Store, StoreError},
 };
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{Notify, watch};
 
 /// Pause between two questions.
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -39,12 +47,22 @@ struct Change {
 pub(crate) struct Feed {
     current: watch::Receiver<Option<Arc<Snapshot>>>,
     sender: Arc<watch::Sender<Option<Arc<Snapshot>>>>,
+    questions: Arc<Questions>,
+}
+
+/// How often the store was asked, and somebody who can't wait for the next time.
+struct Questions {
+    begun: AtomicU64,
+    answered: watch::Sender<u64>,
+    hurry: Notify,
 }
 
 impl Feed {
     pub(crate) fn new() -> Self {
         let (sender, current) = watch::channel(None);
-        Self { current, sender: Arc::new(sender) }
+        let questions =
+            Questions { begun: AtomicU64::new(0), answered: watch::channel(0).0, hurry: Notify::new() };
+        Self { current, sender: Arc::new(sender), questions: Arc::new(questions) }
     }
 
     /// Tells of each change from now on; see [`Feed::current`].
@@ -52,27 +70,41 @@ impl Feed {
         self.current.clone()
     }
 
+    /// Has the store asked once more, so that [`Feed::changes`] knows all that was there when this was called. However many
+    /// call it, one question at a time is on its way.
+    pub(crate) async fn catch_up(&self) {
+        let next = self.questions.begun.load(Ordering::SeqCst) + 1;
+        let mut answered = self.questions.answered.subscribe();
+        self.questions.hurry.notify_one();
+        // The sender is a field of this.
+        answered.wait_for(|number| *number >= next).await.ok();
+    }
+
     /// Asks the store for ever. While it does not answer, what was known of it is forgotten.
     pub(crate) async fn follow(&self, store: &Store) -> Infallible {
         let mut told = false;
         loop {
+            let number = self.questions.begun.fetch_add(1, Ordering::SeqCst) + 1;
             let before = self.current.borrow().clone();
-            match next(store, before.as_deref()).await {
-                Ok(None) => told = false,
-                Ok(Some(snapshot)) => {
-                    told = false;
-                    self.sender.send_replace(Some(Arc::new(snapshot)));
-                }
+            let answer = next(store, before.as_deref()).await;
+            let is_error = answer.is_err();
+            match answer {
+                Ok(None) => {}
+                Ok(Some(snapshot)) => drop(self.sender.send_replace(Some(Arc::new(snapshot)))),
                 Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
+                    if !told {
                         tracing::warn!(error = chain(&error), "changes can't be followed");
                     }
                     self.sender.send_if_modified(|known| known.take().is_some());
-                    tokio::time::sleep(ASK_AGAIN).await;
-                    continue;
                 }
             }
-            tokio::time::sleep(ASK_EVERY).await;
+            told = is_error;
+            self.questions.answered.send_replace(number);
+            if is_error {
+                tokio::time::sleep(ASK_AGAIN).await;
+            } else {
+                tokio::time::timeout(ASK_EVERY, self.questions.hurry.notified()).await.ok();
+            }
         }
     }
 }
