@@ -2,6 +2,7 @@
 
 mod accounts;
 mod addresses;
+mod audit;
 mod brakes;
 mod ca_changes;
 mod ca_faults;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use harness::deadline::until_true;
-use shared::domain::KeyType;
+use shared::domain::{AuditAction, AuditEntry, KeyType};
 
 use crate::fleet::{CERTS, Fleet, Identity, KEYS, ask};
 
@@ -137,7 +137,8 @@ async fn out_of_scope_is_answered_as_what_does_not_exist() -> Result<()> {
     // Written beside the answer, so it may come a moment later.
     let denied = async || {
         let audit = fleet.audit().await.unwrap_or_default();
-        audit.iter().filter(|[who, action, _]| who == "certs" && action == "denied").count()
+        let is_denial = |entry: &&AuditEntry| entry.who == "certs" && entry.action == AuditAction::Denied;
+        audit.iter().filter(is_denial).count()
     };
     until_true("seven paths, twice each, in the audit", LIMIT, async || denied().await == 14).await
 }
@@ -179,11 +180,10 @@ async fn every_key_that_is_read_is_in_the_audit_and_nothing_else_is() -> Result<
     let audit = fleet.audit().await?;
     let site = fleet.store.site_of(&SHOP.parse_name()?).await?.context("no site")?;
     ensure!(audit.len() == 2, "{audit:?}");
-    for ([who, action, what], slot) in audit.iter().zip(["ecdsa", "rsa"]) {
-        ensure!(
-            who == "keys" && action == "read-key" && what.starts_with(&format!("{site}.{slot} ")),
-            "{audit:?}"
-        );
+    for (entry, slot) in audit.iter().zip(["ecdsa", "rsa"]) {
+        ensure!(entry.who == "keys" && entry.action == AuditAction::ReadKey, "{audit:?}");
+        ensure!(entry.by == format!("token:{}", sha256_of("keys-token-0123456789")), "{audit:?}");
+        ensure!(entry.keys.len() == 1 && entry.keys[0].lineage == format!("{site}.{slot}"), "{audit:?}");
     }
     // What can't be written down doesn't happen.
     fleet.redis.command(&["DEL", "sp:audit"]).await?;

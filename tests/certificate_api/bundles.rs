@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use openssl::{pkey::PKey, x509::X509};
 use serde_json::{Value, json};
-use shared::domain::KeyType;
+use shared::domain::{AuditAction, KeyType};
 
 use crate::fleet::{CERTS, Fleet, KEYS, post};
 
@@ -41,7 +41,10 @@ async fn a_line_for_each_id() -> Result<()> {
     }
     // One entry for the answer, with every key that was in it; the same key twice in it is one.
     let audit = fleet.audit().await?;
-    ensure!(audit.len() == 1 && audit[0][1] == "read-key" && audit[0][2].lines().count() == 3, "{audit:?}");
+    ensure!(
+        audit.len() == 1 && audit[0].action == AuditAction::ReadKey && audit[0].keys.len() == 3,
+        "{audit:?}"
+    );
 
     // What it has already is not sent again, and no key leaves for it.
     let have =

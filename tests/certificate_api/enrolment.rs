@@ -16,7 +16,10 @@ use openssl::{
     x509::X509Req,
 };
 use serde_json::Value;
-use shared::{domain::KeyType, tls::KeyPair};
+use shared::{
+    domain::{AuditAction, KeyType},
+    tls::KeyPair,
+};
 use std::net::SocketAddr;
 
 use crate::fleet::{Fleet, Identity, KEYS, hex, post};
@@ -131,7 +134,7 @@ async fn a_token_is_good_for_one_key() -> Result<()> {
         ensure!(enrol(&fleet, at, by, &key)?.0 == 401 && enrol(&fleet, at, &enrolled, &key)?.0 == 401);
     }
     let audit = fleet.audit().await?;
-    ensure!(audit.iter().filter(|[_, action, _]| action == "enrol").count() == 4, "{audit:?}");
+    ensure!(audit.iter().filter(|entry| entry.action == AuditAction::Enrol).count() == 4, "{audit:?}");
     Ok(())
 }
 

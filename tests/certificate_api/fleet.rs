@@ -24,10 +24,12 @@ use openssl::{
 use shared::{
     config::Config,
     domain::{
-        Certificate, Class, DnsName, Frontend, Groups, KeyType, Leaf, NameSet, Order, Place, Planned, Right,
-        Scope, Site, SiteId, Stored,
+        AuditCheck, AuditEntry, Certificate, Class, DnsName, Frontend, Groups, KeyType, Leaf, NameSet, Order,
+        Place, Planned, Right, Scope, Site, SiteId, Stored,
     },
-    store::{LeaseAnswer, Owner, Role, Settlement, SiteChange, Store, WantedSite, lineage_of, open_vault},
+    store::{
+        AuditId, LeaseAnswer, Owner, Role, Settlement, SiteChange, Store, WantedSite, lineage_of, open_vault,
+    },
     tls::{InternalCa, KeyPair},
     vault::{Binding, Keyring, SealedKind, Vault},
 };
@@ -267,19 +269,18 @@ impl Fleet {
         ask(&mut stream, identity, "GET", path, "")
     }
 
-    /// The audit: who, action and what of each line.
-    pub(crate) async fn audit(&self) -> Result<Vec<[String; 3]>> {
-        type Line = (String, std::collections::HashMap<String, String>);
-        let lines: Vec<Line> =
-            redis::from_redis_value(self.redis.command(&["XRANGE", "sp:audit", "-", "+"]).await?)?;
-        lines
-            .into_iter()
-            .map(|(_, mut fields)| {
-                ensure!(fields.remove("from").as_deref() == Some("127.0.0.1"), "{fields:?}");
-                let mut field = |name: &str| fields.remove(name).with_context(|| format!("no {name}"));
-                Ok([field("who")?, field("action")?, field("what")?])
-            })
-            .collect()
+    /// The audit, which must be whole.
+    pub(crate) async fn audit(&self) -> Result<Vec<AuditEntry>> {
+        let mut check = AuditCheck::default();
+        let page = self.store.load_audit(AuditId::default(), 1_000).await?;
+        let entries = page.lines.iter().map(|(_, text)| {
+            let entry = check.take(text)?.context("a line is there twice")?.entry;
+            ensure!(entry.from == "127.0.0.1", "{entry:?}");
+            Ok(entry)
+        });
+        let entries = entries.collect::<Result<_>>()?;
+        ensure!(check.begun_late.is_empty(), "{check:?}");
+        Ok(entries)
     }
 }
 

@@ -124,6 +124,13 @@ async fn a_store_that_was_away_is_gone_on_with() -> Result<()> {
     let node = scene.start().await?;
     let first = scene.append(&event(EventKind::Issued, "a.example")?).await?;
     accepted_with(&receiver, first).await?;
+    // Until the node has written down that it was accepted, it would tell it once more.
+    let is_noted = || async {
+        let state = scene.redis.command(&["HGET", "sp:{notify}:state", "webhook"]).await;
+        let state = state.ok().and_then(|value| redis::from_redis_value::<String>(value).ok());
+        state.is_some_and(|state| state.contains("\"message\":null"))
+    };
+    until_true("the delivery is noted", LIMIT, is_noted).await?;
     scene.proxy.set_mode(Mode::BlackHole);
     let meanwhile = scene.append(&event(EventKind::Issued, "b.example")?).await?;
     // The node's lead ends while it can't be renewed.

@@ -111,7 +111,7 @@ pub(super) async fn retry_all(_: Authorized<Write>, asked: Asked) -> Result<Answ
                 count(done)?;
             }
             let registry = api.registry.clone();
-            under_way.spawn(async move { registry.nudge_group(&group, false).await });
+            under_way.spawn(async move { registry.nudge_group(&group, None).await });
         }
     }
     while let Some(done) = under_way.join_next().await {

@@ -1,6 +1,7 @@
 //! The command line: one file for each verb. `output` is the only place that prints.
 
 mod account;
+mod audit;
 mod brake;
 mod config;
 mod context;
@@ -78,6 +79,8 @@ enum Command {
     Events(events::Arguments),
     /// Revoke what a name is served with
     Revoke(revoke::Arguments),
+    /// Who was given which private keys
+    Audit(audit::Arguments),
     /// Who may pull certificates
     #[command(subcommand)]
     Frontend(frontend::Command),
@@ -136,6 +139,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
         Command::Forecast(wanted) => forecast::run(wanted, config()?, output).await,
         Command::Events(wanted) => events::run(&wanted, config()?, output).await,
         Command::Revoke(wanted) => revoke::run(&wanted, config()?, output).await,
+        Command::Audit(wanted) => audit::run(&wanted, config()?, output).await,
         Command::Frontend(command) => frontend::run(command, config()?, output).await,
         Command::Token(command) => token::run(command, config()?, output).await,
         Command::Store(command) => store::run(&command, config()?, output).await,

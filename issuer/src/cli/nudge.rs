@@ -7,6 +7,7 @@ use super::{
     site::of_site,
 };
 use crate::{issuance::Urge, sites::Registry};
+use jiff::Timestamp;
 use serde_json::json;
 use shared::{
     config::Config,
@@ -60,7 +61,7 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
             groups.extend(wanted.groups.keys().map(|number| wanted.id.group(*number)));
         }
     }
-    let asked = nudge_all(&registry, &groups, false).await?;
+    let asked = nudge_all(&registry, &groups, None).await?;
     output.result(&json!({ "retried": asked }), || {
         format!(
             "{asked} sites are tried again now, by the daemon: see `issuer status`, `issuer events --follow`"
@@ -72,26 +73,31 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
 /// Named sites in the foreground, all of them by the daemon.
 pub(super) async fn renew(arguments: Renew, config: Config, output: &Output) -> Result<Exit, Failed> {
     if !arguments.all {
-        let urge = if arguments.force { Urge::Since(jiff::Timestamp::now()) } else { Urge::Due };
+        let urge = if arguments.force { Urge::Since(Timestamp::now()) } else { Urge::Due };
         return issue::run(issue::Arguments::for_renewal(arguments.names), urge, config, output).await;
     }
     let context = Context::open(config, *output).await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
     let mut after: Option<SiteId> = None;
+    let force = arguments.force.then(Timestamp::now);
     let mut asked = 0;
     loop {
         let page = context.store.list_sites(after.as_ref(), PAGE).await.map_err(|e| of_store(&e))?;
         let Some(last) = page.last() else { break };
         after = Some(last.id.clone());
         let groups: Vec<SiteId> = page.into_iter().map(|stored| stored.id).collect();
-        asked += nudge_all(&registry, &groups, arguments.force).await?;
+        asked += nudge_all(&registry, &groups, force).await?;
     }
     let word = if arguments.force { "are renewed" } else { "are looked at, and renewed where they are due" };
     output.result(&json!({ "asked": asked }), || format!("{asked} certificates {word}, by the daemon"));
     Ok(Exit::Done)
 }
 
-async fn nudge_all(registry: &Registry, groups: &[SiteId], force: bool) -> Result<usize, Failed> {
+pub(super) async fn nudge_all(
+    registry: &Registry,
+    groups: &[SiteId],
+    force: Option<Timestamp>,
+) -> Result<usize, Failed> {
     let mut asked = 0;
     for chunk in groups.chunks(32) {
         let mut asking = tokio::task::JoinSet::new();

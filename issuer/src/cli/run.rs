@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     api::{self, Api},
-    monitoring, notify,
+    audit, monitoring, notify,
     schedule::{Counters, Node},
     sites::Registry,
     suffixes,
@@ -61,6 +61,8 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
         let (store, vault) = (store.clone(), Arc::clone(&vault));
         async move { report_forever(store, &vault, "issuer").await }
     });
+    let copied =
+        tokio::spawn(audit::copy_forever(store.clone(), audit::directory(&config), config.audit.keep_days));
     // The operator is told of what the last orders came to, too: the notifier ends after the workers.
     let workers_ended = CancellationToken::new();
     let notified = tokio::spawn({
@@ -106,6 +108,7 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     watched.abort();
     reported.abort();
     followed.abort();
+    copied.abort();
     monitored.abort();
     tracing::info!("ended");
     unusable.map_or(Ok(Exit::Done), Err)

@@ -346,23 +346,24 @@ impl Registry {
     /// The store's.
     pub async fn nudge(&self, wanted: &WantedSite, force: bool) -> Result<(), SiteError> {
         for number in wanted.groups.keys() {
-            self.nudge_group(&wanted.id.group(*number), force).await?;
+            self.nudge_group(&wanted.id.group(*number), force.then(Timestamp::now)).await?;
         }
         Ok(())
     }
 
-    /// [`Registry::nudge`] of one group; `false` where it isn't there.
+    /// [`Registry::nudge`] of one group, whose certificates are renewed where they were issued up to `force`; `false` where it
+    /// isn't there.
     ///
     /// # Errors
     /// The store's.
-    pub async fn nudge_group(&self, id: &SiteId, force: bool) -> Result<bool, SiteError> {
+    pub async fn nudge_group(&self, id: &SiteId, force: Option<Timestamp>) -> Result<bool, SiteError> {
         let now = Timestamp::now();
         let place =
             Place { class: Class::Operator, moment: now, deadline: now, urgent_from: None, renewal: None };
         let mut fields = vec![(Field::Retry, "1".to_owned())];
-        if force {
+        if let Some(until) = force {
             // What was issued in this very second, too.
-            fields.push((Field::Force, now.as_second().saturating_add(1).to_string()));
+            fields.push((Field::Force, until.as_second().saturating_add(1).to_string()));
         }
         Ok(self.store.nudge(id, &place, &fields).await?)
     }

@@ -3,7 +3,7 @@
 use super::{
     agent::Agent,
     mistakes::{Mistake, Source, find_mistakes},
-    sections::{Ca, Certificates, Challenge, Frontends, Issuer, Notify, StoreSection, Telemetry},
+    sections::{Audit, Ca, Certificates, Challenge, Frontends, Issuer, Notify, StoreSection, Telemetry},
     store_url::StoreUrl,
 };
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,7 @@ pub struct Config {
     pub challenge: Challenge,
     pub certificates: Certificates,
     pub frontends: Frontends,
+    pub audit: Audit,
     pub notify: Notify,
     pub telemetry: Telemetry,
     pub agent: Agent,

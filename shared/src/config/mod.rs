@@ -15,7 +15,7 @@ pub use mistakes::Mistake;
 pub use notify::{Interval, InvalidInterval, LeastSeverity};
 pub use origin::{Origin, OriginOf};
 pub use sections::{
-    Ca, Canary, Certificates, Challenge, Frontends, Issuer, LogFormat, Notify, Program, SelfCheck,
+    Audit, Ca, Canary, Certificates, Challenge, Frontends, Issuer, LogFormat, Notify, Program, SelfCheck,
     StoreSection, Telemetry, TelemetryListen,
 };
 pub use store_url::{ClusterUrl, HostPort, Secret, SentinelUrl, StoreUrl, StoreUrlError};

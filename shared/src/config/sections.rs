@@ -241,6 +241,9 @@ pub struct Certificates {
     pub names: Vec<String>,
     /// How long the client certificate of a frontend that enrols is valid, seconds. It renews itself after two thirds.
     pub client_certificate_seconds: u64,
+    /// A configuration of Caddy, JSON, into which certificates are put for those who load theirs from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caddy_config_file: Option<PathBuf>,
     /// Threads that answer; 0: one for each processor.
     pub workers: usize,
 }
@@ -253,8 +256,26 @@ impl Default for Certificates {
             tls_key_file: None,
             names: Vec::new(),
             client_certificate_seconds: 90 * 24 * 3600,
+            caddy_config_file: None,
             workers: 0,
         }
+    }
+}
+
+/// `[audit]`: who was given which private keys, as each issuer keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Absent: `audit` in `store.state_dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Segments of days that are longer ago are removed.
+    pub keep_days: u32,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { directory: None, keep_days: 400 }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The words of the domain: values and rules, without I/O and without a clock.
 
 mod api_token;
+mod audit;
 mod backoff;
 mod brake;
 mod certificate;
@@ -24,6 +25,7 @@ mod site;
 mod spread;
 
 pub use api_token::{ApiRole, ApiToken, InvalidTokenName, TokenName};
+pub use audit::{AuditAction, AuditChain, AuditCheck, AuditEntry, AuditFault, AuditLine, AuditedKey};
 pub use backoff::Backoff;
 pub use brake::{Brake, BrakeScope, Braked, brake_of};
 pub use certificate::{Certificate, CertificateError, CertificateId, Leaf};

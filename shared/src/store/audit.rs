@@ -1,32 +1,150 @@
-//! Who read which key, and who asked for what isn't theirs.
+//! The audit on its way to the issuers' disks: a stream that the role `certificates` writes and every issuer copies. What all
+//! of them have is taken out of it, so that the store does not grow with it.
 
 use super::{Store, StoreError, keys};
-use redis::cmd;
+use redis::{cmd, pipe};
+use serde::{Deserialize, Serialize};
+use std::{collections::HashMap, fmt, str::FromStr, time::Duration};
 
-/// Entries that are kept, about.
-const KEPT: u64 = 1_000_000;
+/// Of [`keys::AUDIT_COPIES`]: the last line that was taken out.
+const REMOVED: &str = "removed";
+/// A copy that is silent is waited for this long; while there is little to keep for it.
+const PATIENCE: Duration = Duration::from_secs(3600);
+const LITTLE: u64 = 10_000;
+const LITTLE_PATIENCE: Duration = Duration::from_secs(60);
 
-/// One line of the audit.
-#[derive(Clone, Copy, Debug)]
-pub struct AuditEntry<'a> {
-    /// A frontend's name, or empty where nobody was recognised.
-    pub who: &'a str,
-    pub from: &'a str,
-    /// `read-key`, `denied`.
-    pub action: &'a str,
-    /// A site and certificate, or what was asked for.
-    pub what: &'a str,
+/// The place of a line in the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AuditId {
+    /// By the store's clock, unix time in ms.
+    pub ms: u64,
+    pub number: u64,
+}
+
+/// How far an issuer has copied.
+#[derive(Serialize, Deserialize)]
+struct Copied {
+    to: String,
+    /// By the store's clock, ms.
+    seen_ms: i64,
+}
+
+/// Some lines, and how they stand in the stream.
+#[derive(Debug)]
+pub struct AuditPage {
+    pub lines: Vec<(AuditId, String)>,
+    /// The last one that was taken out of the stream.
+    pub removed: AuditId,
+    /// The last one that was ever put into it.
+    pub last: AuditId,
 }
 
 impl Store {
+    /// Puts a line into the stream; answers how many are in it.
+    ///
     /// # Errors
-    /// [`StoreError`]: what was to be audited must not happen.
-    pub async fn audit(&self, entry: AuditEntry<'_>) -> Result<(), StoreError> {
-        let mut add = cmd("XADD");
-        add.arg(keys::AUDIT).arg("MAXLEN").arg("~").arg(KEPT).arg("*");
-        add.arg("who").arg(entry.who).arg("from").arg(entry.from);
-        add.arg("action").arg(entry.action).arg("what").arg(entry.what);
-        let _: String = self.link.query(&add).await?;
+    /// [`StoreError`]: what was to be audited must not happen. The line may have been written all the same.
+    pub async fn append_audit(&self, line: &str) -> Result<u64, StoreError> {
+        let mut both = pipe();
+        both.cmd("XADD").arg(keys::AUDIT).arg("*").arg("line").arg(line).ignore();
+        both.cmd("XLEN").arg(keys::AUDIT);
+        let (length,): (u64,) = self.link.pipe(&both).await?;
+        Ok(length)
+    }
+
+    /// How many lines the issuers have not taken out yet.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn audit_length(&self) -> Result<u64, StoreError> {
+        self.link.query(cmd("XLEN").arg(keys::AUDIT)).await
+    }
+
+    /// The lines after one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_audit(&self, after: AuditId, limit: usize) -> Result<AuditPage, StoreError> {
+        let removed: Option<String> =
+            self.link.query(cmd("HGET").arg(keys::AUDIT_COPIES).arg(REMOVED)).await?;
+        let mut both = pipe();
+        both.cmd("XRANGE").arg(keys::AUDIT).arg(format!("({after}")).arg("+").arg("COUNT").arg(limit);
+        both.cmd("XREVRANGE").arg(keys::AUDIT).arg("+").arg("-").arg("COUNT").arg(1);
+        type Entry = (String, HashMap<String, String>);
+        let (entries, newest): (Vec<Entry>, Vec<Entry>) = self.link.pipe(&both).await?;
+        let lines = entries
+            .into_iter()
+            // Before there were chains, entries were fields of their own.
+            .filter_map(|(id, mut fields)| Some((id, fields.remove("line")?)))
+            .map(|(id, line)| Ok((id.parse()?, line)))
+            .collect::<Result<_, NotAnId>>();
+        let newest = newest.first().map(|(id, _)| id.parse()).transpose();
+        let removed = removed.map(|id| id.parse()).transpose();
+        let corrupt = |e: NotAnId| StoreError::corrupt(keys::AUDIT, e);
+        let removed = removed.map_err(corrupt)?.unwrap_or_default();
+        Ok(AuditPage {
+            lines: lines.map_err(corrupt)?,
+            removed,
+            last: newest.map_err(corrupt)?.unwrap_or(removed),
+        })
+    }
+
+    /// Says that `copy` has everything up to `to` on disk. What every copy has is taken out of the stream.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn report_audit_copy(&self, copy: &str, to: AuditId) -> Result<(), StoreError> {
+        let (seconds, micros): (i64, i64) = self.link.query(&cmd("TIME")).await?;
+        let now_ms = seconds * 1000 + micros / 1000;
+        let own = Copied { to: to.to_string(), seen_ms: now_ms };
+        let own = serde_json::to_string(&own).map_err(|e| StoreError::corrupt(keys::AUDIT_COPIES, e))?;
+        let _: i64 = self.link.query(cmd("HSET").arg(keys::AUDIT_COPIES).arg(copy).arg(own)).await?;
+        let mut copies: HashMap<String, String> =
+            self.link.query(cmd("HGETALL").arg(keys::AUDIT_COPIES)).await?;
+        let removed: AuditId = copies.remove(REMOVED).and_then(|id| id.parse().ok()).unwrap_or_default();
+        let patience = if self.audit_length().await? > LITTLE { LITTLE_PATIENCE } else { PATIENCE };
+        let mut all_have = to;
+        for (name, text) in copies {
+            let copied: Copied =
+                serde_json::from_str(&text).map_err(|e| StoreError::corrupt(keys::AUDIT_COPIES, e))?;
+            let to: AuditId = copied.to.parse().map_err(|e| StoreError::corrupt(keys::AUDIT_COPIES, e))?;
+            let silent_ms = u128::try_from(now_ms.saturating_sub(copied.seen_ms)).unwrap_or_default();
+            if silent_ms <= patience.as_millis() {
+                all_have = all_have.min(to);
+            } else if silent_ms > PATIENCE.as_millis() {
+                let _: i64 = self.link.query(cmd("HDEL").arg(keys::AUDIT_COPIES).arg(&name)).await?;
+            }
+        }
+        if all_have <= removed {
+            return Ok(());
+        }
+        // First that they will be gone: whoever comes later knows that something is missing.
+        let note = cmd("HSET").arg(keys::AUDIT_COPIES).arg(REMOVED).arg(all_have.to_string()).to_owned();
+        let _: i64 = self.link.query(&note).await?;
+        let next = AuditId { number: all_have.number.saturating_add(1), ..all_have };
+        let trim = cmd("XTRIM").arg(keys::AUDIT).arg("MINID").arg(next.to_string()).to_owned();
+        let _: redis::Value = self.link.query(&trim).await?;
         Ok(())
+    }
+}
+
+impl fmt::Display for AuditId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.number)
+    }
+}
+
+/// A text is no place in a stream.
+#[derive(Debug, thiserror::Error)]
+#[error("not an id of a stream")]
+pub struct NotAnId;
+
+impl FromStr for AuditId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        let (ms, number) = text.split_once('-').ok_or(NotAnId)?;
+        let parse = |text: &str| text.parse().map_err(|_| NotAnId);
+        Ok(Self { ms: parse(ms)?, number: parse(number)? })
     }
 }

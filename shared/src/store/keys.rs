@@ -48,7 +48,8 @@
 //! | `sp:{api}:tokens` | hash | tokens of the operators' API by their SHA-256, JSON |
 //! | `sp:{api}:used` | hash | when each of them was last used, unix seconds |
 //! | `sp:idempotency:TOKEN:SHA256` | string | the answer to a request with an idempotency key, or that it is being worked on; expires by itself |
-//! | `sp:audit` | stream | who read which key, newest million |
+//! | `sp:audit` | stream | who was given which key, until every issuer has copied it |
+//! | `sp:audit-copies` | hash | by copy: how far it has come, JSON; `removed`: the last line that was taken out |
 
 use crate::domain::{CertificateId, Class, DnsName, Partition, SiteId, Slot};
 
@@ -66,6 +67,7 @@ pub(super) const CURRENT_KEK: &str = "sp:vault:current";
 pub(super) const ROTATION: &str = "sp:vault:rotation";
 pub(super) const NODES: &str = "sp:nodes";
 pub(super) const AUDIT: &str = "sp:audit";
+pub(super) const AUDIT_COPIES: &str = "sp:audit-copies";
 pub(super) const API_TOKENS: &str = "sp:{api}:tokens";
 pub(super) const API_TOKENS_USED: &str = "sp:{api}:used";
 pub(super) const NOTIFY_LEADER: &str = "sp:{notify}:leader";

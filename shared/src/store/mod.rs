@@ -56,7 +56,7 @@ mod tenants;
 
 pub use accounts::{Account, AccountStatus, CandidateKey, StoredAccount};
 pub use api_tokens::TokenChange;
-pub use audit::AuditEntry;
+pub use audit::{AuditId, AuditPage, NotAnId};
 pub use canary::{VaultError, follow_vault, open_vault};
 pub use certificates::lineage_of;
 pub use check::Health;

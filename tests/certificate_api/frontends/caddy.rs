@@ -1,6 +1,6 @@
 //! Caddy asks the agent on its machine: at each handshake, or for its whole configuration.
 
-use std::process::Command;
+use std::{net::SocketAddr, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use harness::process::Process;
@@ -15,16 +15,16 @@ fn listen(scene: &Scene) -> Result<String> {
     Ok(config["agent"]["local"]["listen"].as_str().context("no listen")?.to_owned())
 }
 
-fn http(scene: &Scene) -> Value {
+pub(super) fn http(address: SocketAddr) -> Value {
     json!({ "servers": { "s": {
-        "listen": [scene.address.to_string()],
+        "listen": [address.to_string()],
         "automatic_https": { "disable": true },
         "tls_connection_policies": [{}],
         "routes": [{ "handle": [{ "handler": "static_response", "body": "ok" }] }],
     } } })
 }
 
-async fn start(scene: &Scene, config: &Value) -> Result<Process> {
+pub(super) async fn start(scene: &Scene, config: &Value) -> Result<Process> {
     let mut command = Command::new(program("caddy")?);
     command.args(["run", "--config"]).arg(scene.write("caddy.json", &config.to_string())?);
     command.env("HOME", scene.path("")).env("XDG_DATA_HOME", scene.path("caddy-data"));
@@ -45,7 +45,7 @@ async fn asks_at_each_handshake() -> Result<()> {
         &json!({
             "admin": { "disabled": true, "config": { "persist": false } },
             "apps": {
-                "http": http(&scene),
+                "http": http(scene.address),
                 "tls": { "automation": automation },
             },
         }),
@@ -77,7 +77,7 @@ async fn loads_its_whole_configuration() -> Result<()> {
         json!({ "module": "http", "url": url, "header": { "Authorization": [format!("Bearer {SECRET}")] } });
     let whole = json!({
         "admin": { "disabled": true, "config": { "persist": false, "load": load, "load_delay": "1s" } },
-        "apps": { "http": http(&scene) },
+        "apps": { "http": http(scene.address) },
     });
     let whole = scene.write("whole.json", &whole.to_string())?;
     scene.set("local.caddy_config", whole.display().to_string())?;

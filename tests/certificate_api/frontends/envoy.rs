@@ -3,7 +3,8 @@
 use std::process::Command;
 
 use anyhow::Result;
-use serde_json::json;
+use harness::process::Process;
+use serde_json::{Value, json};
 
 use super::{SHOP, Scene, program};
 
@@ -19,6 +20,14 @@ async fn watches_a_secret() -> Result<()> {
             "watched_directory": { "path": directory.display().to_string() },
         } },
     });
+    let envoy = start(&scene, secret, json!([])).await?;
+    scene.start_agent()?;
+    scene.tell_the_story(false).await?;
+    envoy.assert_running()
+}
+
+/// With a secret of the only listener, and what is asked for it.
+pub(super) async fn start(scene: &Scene, secret: Value, clusters: Value) -> Result<Process> {
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "s",
@@ -40,7 +49,7 @@ async fn watches_a_secret() -> Result<()> {
             "transport_socket": { "name": "tls", "typed_config": tls },
         }],
     });
-    let config = json!({ "static_resources": { "listeners": [listener] } });
+    let config = json!({ "static_resources": { "listeners": [listener], "clusters": clusters } });
     let mut command = Command::new(program("envoy")?);
     command.arg("-c").arg(scene.write("envoy.json", &config.to_string())?);
     command.args([
@@ -54,8 +63,5 @@ async fn watches_a_secret() -> Result<()> {
         "--log-level",
         "warning",
     ]);
-    let envoy = scene.start_server(command, "envoy-server").await?;
-    scene.start_agent()?;
-    scene.tell_the_story(false).await?;
-    envoy.assert_running()
+    scene.start_server(command, "envoy-server").await
 }

@@ -1,6 +1,7 @@
 //! Every make of frontend serves a certificate of ours, and its renewal; and goes on when the centre is gone. What it serves is
 //! what `openssl s_client` is shown.
 
+mod agentless;
 mod apache;
 mod caddy;
 mod envoy;
@@ -21,7 +22,7 @@ use harness::{
     deadline::{START_LIMIT, until_true},
     ports,
     process::Process,
-    signpost::{Daemon, Started},
+    signpost::{Daemon, Signpost, Started},
 };
 use openssl::x509::X509;
 use serde_json::Value;
@@ -49,7 +50,17 @@ pub(crate) struct Scene {
 impl Scene {
     /// One site, and an agent for these servers that is ready to start.
     pub(crate) async fn new(servers: &[&str]) -> Result<Self> {
+        Self::with(servers, |_, _| Ok(())).await
+    }
+
+    /// With settings of the centre, which may know where the web server will listen.
+    pub(crate) async fn with(
+        servers: &[&str],
+        settings: impl FnOnce(&mut Signpost, SocketAddr) -> Result<()>,
+    ) -> Result<Self> {
         let mut fleet = Fleet::new().await?;
+        let address = ports::free_address()?;
+        settings(&mut fleet.signpost, address)?;
         fleet.add_site(&[SHOP], &[], ECDSA).await?;
         let identity = fleet.add_frontend("edge", &["*"], &[], KEYS).await?;
         let certificates = fleet.start().await?;
@@ -71,7 +82,6 @@ impl Scene {
         let servers: Vec<toml::Value> = servers.iter().map(|name| (*name).into()).collect();
         fleet.signpost.set("agent.servers", servers)?;
         fleet.signpost.set("agent.poll_seconds", 1)?;
-        let address = ports::free_address()?;
         Ok(Self { fleet, identity, certificates: Some(certificates), agent: None, address })
     }
 
@@ -157,6 +167,20 @@ impl Scene {
 
     /// What each make has to show: a certificate, its renewal; one for a new name; all of it without a centre.
     pub(crate) async fn tell_the_story(&mut self, takes_new_names: bool) -> Result<()> {
+        let renewed = self.tell_the_story_without_agent(takes_new_names).await?;
+        // Not even the agent needs it.
+        if let Some(mut agent) = self.agent.take() {
+            agent.process.kill9().await?;
+        }
+        self.start_agent()?;
+        until_true("an agent without a centre serves what it has", SERVED, || {
+            std::future::ready(self.served(SHOP, &[]) == Some(renewed.clone()))
+        })
+        .await
+    }
+
+    /// The same for one that asks the centre itself.
+    pub(crate) async fn tell_the_story_without_agent(&mut self, takes_new_names: bool) -> Result<String> {
         let first = self.until_served(SHOP).await?;
         self.fleet.add_site(&[SHOP], &[], ECDSA).await?;
         let renewed = self.until_served(SHOP).await?;
@@ -172,15 +196,12 @@ impl Scene {
             std::future::ready(self.served(SHOP, &[]) == Some(renewed.clone()))
         })
         .await?;
-        // Not even the agent needs it.
-        if let Some(mut agent) = self.agent.take() {
-            agent.process.kill9().await?;
-        }
-        self.start_agent()?;
-        until_true("an agent without a centre serves what it has", SERVED, || {
-            std::future::ready(self.served(SHOP, &[]) == Some(renewed.clone()))
-        })
-        .await
+        Ok(renewed)
+    }
+
+    /// Where the centre listens.
+    pub(crate) fn centre(&self) -> Result<SocketAddr> {
+        Ok(self.certificates.as_ref().context("the centre is gone")?.address)
     }
 
     /// Both the role and the store end.

@@ -8,10 +8,10 @@ use harness::process::Process;
 use super::{SECRET, Scene, program};
 
 /// Every request is answered, over TLS.
-const ROUTER: &str =
+pub(super) const ROUTER: &str =
     "http:\n  routers:\n    all:\n      rule: PathPrefix(`/`)\n      service: noop@internal\n      tls: {}\n";
 
-async fn start(scene: &Scene, options: &[String]) -> Result<Process> {
+pub(super) async fn start(scene: &Scene, options: &[String]) -> Result<Process> {
     let mut command = Command::new(program("traefik")?);
     command.arg(format!("--entrypoints.web.address={}", scene.address));
     command.args(["--global.checknewversion=false", "--global.sendanonymoususage=false"]).args(options);

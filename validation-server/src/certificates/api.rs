@@ -2,6 +2,7 @@
 
 use super::{
     Certificates,
+    adapters::{self, SecretsWanted},
     bundles::{self, Wanted},
     enrolment,
     etag::ETag,
@@ -24,9 +25,9 @@ use futures_util::Stream;
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::{
-    domain::{Certificate, CertificateId, Leaf, SiteId, Slot},
+    domain::{AuditedKey, Certificate, CertificateId, Leaf, SiteId, Slot},
     error::chain,
-    store::{AuditEntry, StoredSite},
+    store::StoredSite,
     vault::Vault,
 };
 use std::{pin::Pin, time::Duration};
@@ -60,7 +61,7 @@ pub(crate) async fn answer(
         Err(refusal) => {
             match &refusal {
                 Refusal::Store(error) => tracing::warn!(error = chain(error), "a request can't be answered"),
-                Refusal::Damaged(_) => {
+                Refusal::Damaged(_) | Refusal::Unaudited(_) => {
                     tracing::error!(error = chain(&refusal), "a request can't be answered")
                 }
                 _ => {}
@@ -108,6 +109,36 @@ impl Certificates {
                     .insert_header((CACHE_CONTROL, "no-store"))
                     .insert_header((CONTENT_TYPE, "application/x-ndjson"))
                     .body(lines))
+            }
+            Route::Traefik => {
+                let Ok(keys) = reader.with_keys() else { return Err(self.deny(request, &reader)) };
+                Ok(secret(self.traefik(keys, vault).await?))
+            }
+            Route::Caddy => {
+                let Ok(keys) = reader.with_keys() else { return Err(self.deny(request, &reader)) };
+                Ok(secret(self.caddy(request, keys, vault).await?))
+            }
+            Route::Secrets => {
+                let Ok(keys) = reader.with_keys() else { return Err(self.deny(request, &reader)) };
+                let wanted = SecretsWanted::parse(&body(payload, adapters::SECRETS_BYTES).await?)?;
+                match self.secrets(keys, &wanted, vault).await {
+                    Ok(Some(secrets)) => Ok(secret(secrets)),
+                    Ok(None) => {
+                        Ok(HttpResponse::NotModified().insert_header((CACHE_CONTROL, "no-store")).finish())
+                    }
+                    Err(Refusal::NotFound) => Err(self.deny(request, &reader)),
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Route::Haproxy(target, slot) => {
+                let slot = match slot {
+                    Some(slot) => slot,
+                    None => match self.first_slot(&reader, self.group_of(&target).await?).await {
+                        Err(Refusal::NotFound) => return Err(self.deny(request, &reader)),
+                        slot => slot?,
+                    },
+                };
+                self.file(request, &reader, &target, slot, FileKind::Bundle, vault).await
             }
             Route::Status => {
                 let report = body(payload, reports::BODY_BYTES).await?;
@@ -215,9 +246,12 @@ impl Certificates {
     ) -> Result<Bytes, Refusal> {
         let content = file_with_key(key.certificate, key.leaf, key.site, key.slot, kind, vault)?;
         // Before the key leaves: what can't be written down doesn't happen.
-        let what = format!("{}.{} {} {}", key.site, key.slot, key.id, key.leaf.spki_sha256);
-        let entry = AuditEntry { who: reader.name(), from: &reader.from, action: "read-key", what: &what };
-        self.store.audit(entry).await?;
+        let given = AuditedKey {
+            lineage: format!("{}.{}", key.site, key.slot),
+            certificate: key.id.clone(),
+            spki_sha256: key.leaf.spki_sha256.clone(),
+        };
+        self.audit.read_keys(&reader.asker(), vec![given]).await?;
         self.counters.key_reads.inc();
         Ok(content)
     }
@@ -272,18 +306,13 @@ impl Certificates {
     fn deny(&self, request: &HttpRequest, reader: &Reader) -> Refusal {
         self.counters.denials.inc();
         if let Ok(place) = std::sync::Arc::clone(&self.denials).try_acquire_owned() {
-            let store = self.store.clone();
-            let (who, from) = (reader.name().to_owned(), reader.from.clone());
+            let (audit, asker) = (self.audit.clone(), reader.asker());
             // A path is printable ASCII by the time it gets here.
-            let what: String = request.path().chars().take(AUDITED_BYTES).collect();
+            let path: String = request.path().chars().take(AUDITED_BYTES).collect();
             tokio::spawn(async move {
-                let entry = AuditEntry { who: &who, from: &from, action: "denied", what: &what };
-                if let Err(error) = store.audit(entry).await {
-                    tracing::warn!(
-                        error = chain(&error),
-                        frontend = who,
-                        "a denied request is not in the audit"
-                    );
+                if let Err(error) = audit.denied(&asker, path).await {
+                    let frontend = asker.name;
+                    tracing::warn!(error = chain(&error), frontend, "a denied request is not in the audit");
                 }
                 drop(place);
             });
@@ -344,6 +373,14 @@ async fn body(payload: &mut Payload, limit: usize) -> Result<Vec<u8>, Refusal> {
         Ok(body)
     };
     tokio::time::timeout(BODY_PATIENCE, read).await.map_err(|_| Refusal::TooSlow)?
+}
+
+/// A JSON document with keys in it.
+fn secret(content: Bytes) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header((CONTENT_TYPE, "application/json"))
+        .body(content)
 }
 
 /// A JSON document that is another one each time.

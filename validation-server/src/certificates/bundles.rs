@@ -13,9 +13,9 @@ use actix_web::web::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::{
-    domain::{Certificate, CertificateId, Leaf, SiteId, Slot},
+    domain::{AuditedKey, Certificate, CertificateId, Leaf, SiteId, Slot},
     error::chain,
-    store::{AuditEntry, FollowedGroup},
+    store::FollowedGroup,
     vault::Vault,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,7 +72,7 @@ struct Files<'a> {
 }
 
 /// A certificate that is about to be given out.
-struct Opened {
+pub(super) struct Opened {
     leaf: Leaf,
     id: CertificateId,
     fullchain: Bytes,
@@ -150,7 +150,7 @@ impl Certificates {
     }
 
     /// Opens the keys of items. One that can't be opened is an error of that one.
-    async fn open<'a>(
+    pub(super) async fn open<'a>(
         &self,
         reader: KeyReader<'_>,
         items: &BTreeMap<&'a ItemId, &(&FollowedGroup, Item)>,
@@ -199,20 +199,16 @@ impl Certificates {
         reader: KeyReader<'_>,
         opened: &BTreeMap<&ItemId, Result<BTreeMap<Slot, Opened>, ()>>,
     ) -> Result<(), Refusal> {
-        let keys: Vec<String> = opened
+        let given = opened
             .iter()
-            .flat_map(|(id, slots)| slots.iter().flatten().map(move |(slot, opened)| (id, slot, opened)))
-            .map(|(id, slot, opened)| {
-                format!("{}.{slot} {} {}", id.group, opened.id, opened.leaf.spki_sha256)
-            })
-            .collect();
+            .flat_map(|(id, slots)| slots.iter().flatten().map(move |(slot, opened)| (id, slot, opened)));
+        let keys: Vec<AuditedKey> = given.map(|(id, slot, opened)| opened.audited(id, *slot)).collect();
         if keys.is_empty() {
             return Ok(());
         }
-        let what = keys.join("\n");
-        let entry = AuditEntry { who: reader.name(), from: &reader.from, action: "read-key", what: &what };
-        self.store.audit(entry).await?;
-        self.counters.key_reads.inc_by(keys.len() as u64);
+        let count = keys.len() as u64;
+        self.audit.read_keys(&reader.asker(), keys).await?;
+        self.counters.key_reads.inc_by(count);
         Ok(())
     }
 }
@@ -234,12 +230,23 @@ impl Opened {
         })
     }
 
-    fn files(&self) -> Result<Files<'_>, Refusal> {
+    /// Certificate with chain, and key.
+    pub(super) fn texts(&self) -> Result<(&str, &str), Refusal> {
         let text = |bytes| std::str::from_utf8(bytes).map_err(|e| Refusal::Damaged(e.into()));
-        Ok(Files {
-            fingerprint_sha256: &self.leaf.fingerprint_sha256,
-            fullchain: text(&self.fullchain)?,
-            privkey: text(&self.privkey)?,
-        })
+        Ok((text(&self.fullchain)?, text(&self.privkey)?))
+    }
+
+    /// As it is written down.
+    pub(super) fn audited(&self, id: &ItemId, slot: Slot) -> AuditedKey {
+        AuditedKey {
+            lineage: format!("{}.{slot}", id.group),
+            certificate: self.id.clone(),
+            spki_sha256: self.leaf.spki_sha256.clone(),
+        }
+    }
+
+    fn files(&self) -> Result<Files<'_>, Refusal> {
+        let (fullchain, privkey) = self.texts()?;
+        Ok(Files { fingerprint_sha256: &self.leaf.fingerprint_sha256, fullchain, privkey })
     }
 }

@@ -1,7 +1,7 @@
 //! A client certificate for a key of the frontend's own: in exchange for its token, once; or for the client certificate that it
 //! has, before that ends.
 
-use super::{Certificates, identity::Identity, refusal::Refusal};
+use super::{Certificates, audit::Asker, identity::Identity, refusal::Refusal};
 use jiff::Timestamp;
 use openssl::{
     nid::Nid,
@@ -12,7 +12,6 @@ use serde::Serialize;
 use shared::{
     digest::sha256_hex,
     domain::{Frontend, FrontendName, NotItself},
-    store::AuditEntry,
 };
 use std::time::Duration;
 
@@ -54,8 +53,9 @@ impl Certificates {
         let life = Duration::from_secs(self.client_certificate_seconds);
         let certificate_pem =
             authority.certify_client(name, &key, life).map_err(|e| Refusal::Damaged(e.into()))?;
-        let entry = AuditEntry { who: frontend.name.as_str(), from, action: "enrol", what: &spki };
-        self.store.audit(entry).await?;
+        let asker =
+            Asker { name: frontend.name.to_string(), identity: identity.clone(), from: from.to_owned() };
+        self.audit.enrolled(&asker, &spki).await?;
         Ok(Issued { name: name.to_string(), certificate_pem })
     }
 }

@@ -15,7 +15,7 @@ use shared::{
     domain::{Frontend, FrontendName},
     store::Store,
 };
-use std::any::Any;
+use std::{any::Any, fmt};
 
 /// The public key of the client certificate that a connection showed: SHA-256 of its DER form, hex.
 #[derive(Clone, Debug)]
@@ -77,6 +77,16 @@ impl Identity {
         let (Self::Token(digest) | Self::Key(digest)) = self;
         let frontend = store.frontend_of(digest).await?.ok_or(Refusal::Unauthorized)?;
         Ok(frontend.name)
+    }
+}
+
+/// As it stands in the audit.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(digest) => write!(f, "token:{digest}"),
+            Self::Key(digest) => write!(f, "key:{digest}"),
+        }
     }
 }
 

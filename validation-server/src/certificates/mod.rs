@@ -5,13 +5,17 @@
 //! - [`api`] answers: [`listing`] and [`item`] are the JSON, [`files`] the PEM, [`etag`] and [`refusal`] their frame.
 //! - [`feed`] follows the store, [`changes`] are what of it a frontend sees; [`bundles`] are many keys at once, [`reports`] what
 //!   frontends say of themselves. [`waiting`] counts those who wait.
+//! - [`adapters`] speak what Traefik, Caddy, Envoy and HAProxy ask for by themselves.
+//! - [`audit`] writes down who is given which keys, before they are.
 //! - [`enrolment`] gives a frontend its client certificate.
 //! - [`server`] speaks HTTPS with the context that [`tls`] holds and [`own_certificate`] keeps valid.
 //! - [`counters`] counts.
 //!
 //! A certificate that is out of scope is answered byte for byte as one that does not exist.
 
+mod adapters;
 mod api;
+mod audit;
 mod bundles;
 mod changes;
 mod counters;
@@ -35,6 +39,7 @@ mod waiting;
 pub(crate) use server::serve;
 
 use crate::{run::Failure, store_check};
+use audit::Audit;
 use counters::Counters;
 use feed::Feed;
 use own_certificate::OwnCertificate;
@@ -47,7 +52,10 @@ use shared::{
     tls::{AuthorityError, InternalCa},
     vault::Vault,
 };
-use std::sync::{Arc, OnceLock};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 use tls::ServerTls;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -65,10 +73,12 @@ pub(crate) struct Certificates {
     vault: Arc<OnceLock<Arc<Vault>>>,
     internal_ca: Arc<OnceLock<InternalCa>>,
     client_certificate_seconds: u64,
+    caddy_config: Option<PathBuf>,
     tls: ServerTls,
     own: Arc<OwnCertificate>,
     counters: Arc<Counters>,
     denials: Arc<Semaphore>,
+    audit: Audit,
     feed: Feed,
     waiting: Waiting,
     /// Set when the program ends: who waits is answered then.
@@ -84,6 +94,9 @@ pub(crate) fn check(config: &Config) -> Result<(), Failure> {
     let mut mistakes = Vec::new();
     if config.certificates.client_certificate_seconds == 0 {
         mistakes.push("certificates.client_certificate_seconds: at least 1".to_owned());
+    }
+    if let Some(file) = &config.certificates.caddy_config_file {
+        mistakes.extend(adapters::read_config(file).err());
     }
     if config.certificates.listen.is_empty() {
         mistakes.push("certificates.listen: at least one address".to_owned());
@@ -108,11 +121,13 @@ impl Certificates {
         let store_up = Gauge::default();
         registry.register("store_up", "Whether the store answered last", store_up.clone());
         Ok(Self {
+            audit: Audit::new(store.clone()),
             store,
             section: Arc::new(config.store.clone()),
             vault: Arc::default(),
             internal_ca: Arc::default(),
             client_certificate_seconds: config.certificates.client_certificate_seconds,
+            caddy_config: config.certificates.caddy_config_file.clone(),
             tls: ServerTls::default(),
             own: Arc::new(own),
             counters: Arc::new(Counters::new(registry)),

@@ -1,7 +1,7 @@
 //! What a request may see. Nothing is answered without a [`Reader`], and no key leaves without a [`KeyReader`]: both are
 //! made here, of a frontend that was just looked up, and nowhere else.
 
-use super::{identity, item::Item, refusal::Refusal, scope};
+use super::{audit::Asker, identity, item::Item, refusal::Refusal, scope};
 use actix_web::HttpRequest;
 use jiff::Timestamp;
 use shared::{
@@ -17,7 +17,7 @@ pub(crate) struct Reader {
     identity: identity::Identity,
     scope_version: String,
     /// The address that the request came from.
-    pub(crate) from: String,
+    from: String,
 }
 
 /// One who may also be given their private keys.
@@ -53,6 +53,11 @@ impl Reader {
     /// The frontend's name.
     pub(crate) fn name(&self) -> &str {
         self.frontend.name.as_str()
+    }
+
+    /// As it is written down.
+    pub(crate) fn asker(&self) -> Asker {
+        Asker { name: self.name().to_owned(), identity: self.identity.clone(), from: self.from.clone() }
     }
 
     /// Another one whenever the frontend may see other things.

@@ -1,6 +1,7 @@
 //! Everything that is not what was asked for. Each refusal has one body, whatever the request was, so that nothing can be
 //! read from the difference.
 
+use super::audit::AuditError;
 use actix_web::{
     HttpResponse, HttpResponseBuilder,
     http::{
@@ -20,6 +21,9 @@ pub(crate) enum Refusal {
     /// It doesn't exist, or is not this frontend's.
     #[error("there is no such certificate")]
     NotFound,
+    /// A document of everything would be empty, and whoever reads it would drop what it has.
+    #[error("no certificate is in the scope of this frontend")]
+    Nothing,
     /// The methods that are answered.
     #[error("only {0} is answered here")]
     Method(&'static str),
@@ -42,6 +46,9 @@ pub(crate) enum Refusal {
     Away,
     #[error("the store does not answer, try again")]
     Store(#[source] StoreError),
+    /// What is given out could not be written down.
+    #[error("what is given out can't be written to the audit now: see the log of the certificates' server")]
+    Unaudited(#[source] AuditError),
     /// A record that can't be read or a key that can't be opened.
     #[error("the record can't be read")]
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -75,10 +82,12 @@ impl Refusal {
             Self::Unauthorized => response.insert_header((WWW_AUTHENTICATE, "Bearer")),
             Self::Method(methods) => response.insert_header((ALLOW, *methods)),
             Self::Starting | Self::Store(_) | Self::Away => response.insert_header((RETRY_AFTER, "1")),
-            Self::TooMany => response.insert_header((RETRY_AFTER, "10")),
+            Self::TooMany | Self::Unaudited(_) => response.insert_header((RETRY_AFTER, "10")),
             // What is left of the body is not read.
             Self::TooLarge(_) | Self::TooSlow => response.force_close(),
-            Self::NotFound | Self::Mistaken(_) | Self::Damaged(_) | Self::Resync(_) => &mut response,
+            Self::NotFound | Self::Nothing | Self::Mistaken(_) | Self::Damaged(_) | Self::Resync(_) => {
+                &mut response
+            }
         };
         let resync = if let Self::Resync(why) = self { Some(*why) } else { None };
         response.json(Body { error, message: self.to_string(), resync })
@@ -87,14 +96,16 @@ impl Refusal {
     fn status(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
-            Self::NotFound => (StatusCode::NOT_FOUND, "not-found"),
+            Self::NotFound | Self::Nothing => (StatusCode::NOT_FOUND, "not-found"),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed"),
             Self::Mistaken(_) => (StatusCode::BAD_REQUEST, "bad-request"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow"),
             Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too-many"),
             Self::Resync(_) => (StatusCode::GONE, "resync"),
-            Self::Starting | Self::Store(_) | Self::Away => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::Starting | Self::Store(_) | Self::Away | Self::Unaudited(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
             Self::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, "damaged"),
         }
     }
@@ -105,6 +116,16 @@ impl From<StoreError> for Refusal {
         match error {
             StoreError::Corrupt { .. } | StoreError::NewerSchema { .. } => Self::Damaged(error.into()),
             other => Self::Store(other),
+        }
+    }
+}
+
+impl From<AuditError> for Refusal {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::Store(error) => error.into(),
+            AuditError::Full(_) => Self::Unaudited(error),
+            AuditError::Line(error) => Self::Damaged(error),
         }
     }
 }

@@ -12,6 +12,7 @@ const MOST_PAGE_ITEMS: usize = 1000;
 const LONGEST_WAIT: Duration = Duration::from_secs(55);
 
 const ROOT: &str = "/v1/certificates";
+const HAPROXY: &str = "/v1/adapters/haproxy/";
 
 /// What a path asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,12 @@ pub(crate) enum Route {
     },
     Bundles,
     Status,
+    Traefik,
+    Caddy,
+    /// Envoy's secret discovery.
+    Secrets,
+    /// Certificate, chain and key in one file; of whichever kind there is.
+    Haproxy(Target, Option<Slot>),
     /// The frontend's own.
     Certificate,
     /// One of them with parameters that make no sense; in words.
@@ -74,7 +81,14 @@ impl Route {
             "/v1/bundles" => return Self::Bundles,
             "/v1/frontends/self/status" => return Self::Status,
             "/v1/frontends/self/certificate" => return Self::Certificate,
+            "/v1/adapters/traefik" => return Self::Traefik,
+            "/v1/adapters/caddy" => return Self::Caddy,
+            // Envoy asks at this path of a server of its own and can't be told of another.
+            "/v1/adapters/envoy/v3/discovery:secrets" | "/v3/discovery:secrets" => return Self::Secrets,
             _ => {}
+        }
+        if let Some(file) = path.strip_prefix(HAPROXY) {
+            return Self::parse_haproxy(file).unwrap_or(Self::Nowhere);
         }
         match path.strip_prefix(ROOT) {
             Some("") => Self::parse_list(query),
@@ -93,6 +107,10 @@ impl Route {
             Self::Changes { .. } => "changes",
             Self::Bundles => "bundles",
             Self::Status => "status",
+            Self::Traefik => "traefik",
+            Self::Caddy => "caddy",
+            Self::Secrets => "envoy",
+            Self::Haproxy(..) => "haproxy",
             Self::Certificate => "certificate",
             Self::Nowhere => "nowhere",
         }
@@ -146,9 +164,21 @@ impl Route {
     /// The methods that it is asked with.
     pub(crate) const fn methods(&self) -> &'static str {
         match self {
-            Self::Bundles | Self::Status | Self::Certificate => "POST",
+            Self::Bundles | Self::Status | Self::Certificate | Self::Secrets => "POST",
             _ => "GET, HEAD",
         }
+    }
+
+    /// `NAME.pem`, and what HAProxy reads beside it where there are two kinds: `NAME.pem.ecdsa`, `NAME.pem.rsa`.
+    fn parse_haproxy(file: &str) -> Option<Self> {
+        let (name, slot) = match file.strip_suffix(".pem") {
+            Some(name) => (name, None),
+            None => {
+                let (name, slot) = file.rsplit_once(".pem.")?;
+                (name, Some(slot.parse().ok()?))
+            }
+        };
+        Some(Self::Haproxy(Target::parse(name)?, slot))
     }
 
     fn parse_below(rest: &str) -> Option<Self> {

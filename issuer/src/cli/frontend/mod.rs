@@ -1,5 +1,7 @@
 //! `issuer frontend ...`: who may pull certificates, and which.
 
+mod rekey;
+
 use super::{
     context::{Context, of_store},
     output::{Exit, Failed, Output, table},
@@ -34,6 +36,9 @@ pub(super) enum Command {
     /// Take back its access: effective with its next request
     Revoke {
         name: FrontendName,
+        /// Renew, with new keys, every certificate whose key it was ever given; safe to repeat
+        #[arg(long)]
+        rekey: bool,
     },
 }
 
@@ -111,15 +116,21 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             Ok(Exit::Done)
         }
         Command::Set(wanted) => set(&wanted, &context, output).await,
-        Command::Revoke { name } => {
+        Command::Revoke { name, rekey } => {
             let revoke = |frontend: &mut Frontend| {
                 frontend.revoked.get_or_insert_with(Timestamp::now);
                 true
             };
             let frontend = change(&context, &name, revoke).await?;
-            output.result(&describe(&frontend), || {
-                format!("{name} is revoked: its next request is refused. It keeps what it has pulled.")
-            });
+            let mut document = describe(&frontend);
+            let mut text =
+                format!("{name} is revoked: its next request is refused. It keeps what it has pulled.");
+            if rekey {
+                let rekeyed = rekey::rekey(&frontend, &context, *output).await?;
+                text.push_str(&format!("\n{rekeyed}"));
+                document["rekey"] = json!(rekeyed);
+            }
+            output.result(&document, || text);
             Ok(Exit::Done)
         }
     }
