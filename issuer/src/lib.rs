@@ -3,13 +3,15 @@
 //! Entry points (`cli`, [`api`]) use [`sites`], the wanted state, and [`issuance`], which drives orders; [`acme`] speaks to
 //! the CA, [`preflight`] looks at names as the CA will, and [`limits`] knows what its limiter will say; [`schedule`] is the
 //! daemon's work, [`notify`] tells the operator what happened, [`outlook`] what will, and [`rotation`] seals everything with
-//! another key-encryption key; [`audit`] keeps who was given which keys. What is stored goes through `shared::store`.
+//! another key-encryption key; [`audit`] keeps who was given which keys, and [`fleet`] knows what the
+//! frontends serve. What is stored goes through `shared::store`.
 
 pub mod acme;
 pub mod api;
 pub mod audit;
 pub mod ca;
 pub mod cli;
+pub mod fleet;
 pub mod issuance;
 pub mod limits;
 pub mod monitoring;

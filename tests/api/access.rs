@@ -32,6 +32,7 @@ const TABLE: &[(&str, Option<&str>, [u16; 5])] = &[
     ("POST /retry", None, [NOBODY, REFUSED, 202, 202, NOBODY]),
     ("GET /certificates/a.example.com", None, [NOBODY, 404, 404, 404, NOBODY]),
     ("GET /status", None, [NOBODY, 200, 200, 200, NOBODY]),
+    ("GET /fleet", None, [NOBODY, 200, 200, 200, NOBODY]),
     ("GET /limits", None, [NOBODY, 200, 200, 200, NOBODY]),
     ("GET /forecast?lifetime_hours=2160", None, [NOBODY, 200, 200, 200, NOBODY]),
     ("GET /events", None, [NOBODY, 200, 200, 200, NOBODY]),

@@ -65,8 +65,12 @@ pub(crate) enum FetchError {
     TooLarge(usize),
     #[error(transparent)]
     Wire(#[from] WireError),
-    #[error("the certificate server has to be asked for everything again ({0})")]
-    Resync(String),
+    #[error("the certificate server has to be asked for everything again ({why})")]
+    Resync {
+        why: String,
+        /// When: all frontends may have to.
+        after: Duration,
+    },
 }
 
 impl FetchError {
@@ -74,6 +78,7 @@ impl FetchError {
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
+            Self::Resync { after, .. } => Some(*after),
             _ => None,
         }
     }
@@ -142,10 +147,11 @@ impl Client {
                 struct Why {
                     resync: String,
                 }
+                let after = retry_after(&response).unwrap_or_default();
                 let body = read_body(response, PAGE_LIMIT_BYTES).await?;
                 let why = serde_json::from_slice(&body)
                     .map_or_else(|_| "unknown".to_owned(), |why: Why| why.resync);
-                Err(FetchError::Resync(why))
+                Err(FetchError::Resync { why, after })
             }
             _ => Err(failure(&response)),
         }
@@ -233,11 +239,15 @@ fn failure(response: &Response) -> FetchError {
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         return FetchError::Refused(status);
     }
-    let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-    FetchError::Status { status, retry_after: retry_after.and_then(parse_retry_after) }
+    FetchError::Status { status, retry_after: retry_after(response) }
 }
 
 /// Seconds, or a date (RFC 9110 section 10.2.3); at most an hour.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let value = response.headers().get(header::RETRY_AFTER)?;
+    parse_retry_after(value.to_str().ok()?)
+}
+
 fn parse_retry_after(text: &str) -> Option<Duration> {
     let pause = match text.trim().parse() {
         Ok(seconds) => Duration::from_secs(seconds),

@@ -30,6 +30,8 @@ pub(crate) struct AgentConfig {
     /// Words in the name of an issuer whose certificates are not published.
     pub(crate) refused_issuers: Vec<String>,
     pub(crate) servers: Vec<ServerConfig>,
+    /// Where the web server is asked what it serves; absent: nowhere.
+    pub(crate) probe: Option<SocketAddr>,
 }
 
 /// Where certificates are kept. All that `status` needs.
@@ -88,6 +90,10 @@ pub(crate) enum AgentConfigError {
     BadServer(String),
     #[error("agent: name either enrolment_token_file, or token_file, or certificate_file and key_file")]
     Credentials,
+    #[error(
+        "agent.probe: {0:?} is no address with a port, such as 127.0.0.1:443; \"\": the web server is not asked"
+    )]
+    Probe(String),
     #[error("agent.poll_seconds: 1 to {LONGEST_POLL}")]
     Poll,
     #[error(
@@ -135,6 +141,10 @@ impl AgentConfig {
             store: StoreConfig::check(&agent)?,
             servers: ServerConfig::all(&agent)?,
             ca_file: agent.ca_file,
+            probe: match agent.probe.as_str() {
+                "" => None,
+                text => Some(text.parse().map_err(|_| AgentConfigError::Probe(text.to_owned()))?),
+            },
             poll: Duration::from_secs(agent.poll_seconds),
             refused_issuers: agent.refused_issuers,
         })

@@ -11,6 +11,7 @@ mod install;
 mod publish;
 mod removal;
 mod run;
+mod served;
 mod servers;
 mod status;
 mod sync;
@@ -26,6 +27,7 @@ mod wire;
 use crate::{
     config::{AgentConfig, AgentConfigError, StoreConfig},
     disk::Directory,
+    served::report_once,
     status::Overview,
     sync::{Agent, Report},
 };
@@ -94,10 +96,10 @@ fn execute(arguments: &Arguments) -> anyhow::Result<bool> {
         }
         Verb::Sync { confirm_removals } => {
             let config = AgentConfig::load(file)?;
-            let mut agent = Agent::new(config)?;
+            let mut agent = Agent::new(config.clone())?;
             let report = tokio::runtime::Runtime::new()?.block_on(async {
                 let report = agent.pass(Duration::ZERO, confirm_removals).await?;
-                if let Err(error) = agent.report().await {
+                if let Err(error) = report_once(&config, agent.items()).await {
                     tracing::warn!(error = chain(&error), "the centre was not told how this frontend is");
                 }
                 anyhow::Ok(report)

@@ -2,10 +2,13 @@
 
 use crate::{
     config::AgentConfig,
+    disk::Directory,
+    served::{News, Reporter},
+    status::Status,
     sync::{Agent, Report, SyncError},
 };
 use shared::error::chain;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The first pause after an error, and the longest.
@@ -16,8 +19,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const BREATH: Duration = Duration::from_millis(300);
 /// Between two tries of what has failed.
 const MEND_EVERY: Duration = Duration::from_secs(60);
-/// How often the centre is told that all is as it was.
-const REPORT_EVERY: Duration = Duration::from_secs(600);
 
 /// Syncs until SIGTERM or SIGINT. Neither cuts a publication or a reload in two: those do not wait for anything.
 ///
@@ -27,7 +28,9 @@ pub(crate) async fn run(config: &AgentConfig) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let agent = Agent::new(config.clone())?;
-    let mut loop_state = Loop { config, agent, pause: Pause::new(), wait: Duration::ZERO, reported: None };
+    let reporter = Reporter::start(config.clone());
+    let mut loop_state =
+        Loop { config, agent, reporter, pause: Pause::new(), wait: Duration::ZERO, is_first: true };
     tracing::info!(server = %config.server, directory = %config.store.directory.display(), "started");
     loop_state.begin();
     loop {
@@ -50,22 +53,26 @@ pub(crate) async fn run(config: &AgentConfig) -> anyhow::Result<()> {
 struct Loop<'a> {
     config: &'a AgentConfig,
     agent: Agent,
+    reporter: Reporter,
     pause: Pause,
     /// How long the next question may wait for its answer: not at all for the first one.
     wait: Duration,
-    reported: Option<Instant>,
+    is_first: bool,
 }
 
 impl Loop<'_> {
     /// Serves what is on disk, whoever else is there.
     fn begin(&mut self) {
         match self.agent.serve_what_is_here() {
-            Ok((0, _)) => tracing::info!("there is nothing here to serve yet: waiting for the centre"),
-            Ok((items, refused)) => {
-                tracing::info!(items, "serving what is here");
-                for problem in refused {
+            Ok(report) => {
+                match report.published.len() {
+                    0 => tracing::info!("there is nothing here to serve yet: waiting for the centre"),
+                    items => tracing::info!(items, "serving what is here"),
+                }
+                for problem in &report.server_errors {
                     tracing::warn!(problem, "a web server does not take what is here");
                 }
+                self.note(report, false);
             }
             Err(error) => tracing::warn!(error = chain(&error), "what is here is not served yet"),
         }
@@ -79,7 +86,9 @@ impl Loop<'_> {
                 let soon =
                     if report.is_success() { self.config.poll } else { self.config.poll.min(MEND_EVERY) };
                 self.wait = report.again_in.map_or(soon, |again| again.min(soon));
-                self.tell(report.changed_something() || !report.is_success()).await;
+                let is_news = report.changed_something() || !report.is_success();
+                let is_first = std::mem::take(&mut self.is_first);
+                self.note(report, is_news || is_first);
                 self.pause.reset();
                 BREATH
             }
@@ -99,18 +108,17 @@ impl Loop<'_> {
         }
     }
 
-    /// Tells the centre how this frontend is, where there is something to tell or it has not heard for long.
-    async fn tell(&mut self, news: bool) {
-        let is_due = self.reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
-        if !news && !is_due {
-            return;
-        }
-        match self.agent.report().await {
-            Ok(()) => self.reported = Some(Instant::now()),
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "the centre was not told how this frontend is")
-            }
-        }
+    /// Hands on what came of a pass to where it is looked at, and reported.
+    fn note(&self, report: Report, is_news: bool) {
+        let cursor = Status::load(&Directory::existing(&self.config.store)).cursor;
+        let gone = report.removed;
+        self.reporter.note(News {
+            cursor,
+            items: self.agent.items(),
+            published: report.targets,
+            gone,
+            is_news,
+        });
     }
 }
 

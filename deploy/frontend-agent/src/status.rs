@@ -1,6 +1,8 @@
 //! `status.json`: how far the agent has come, what is still to be done, and how the last sync went.
 
-use crate::{disk::Directory, enrolment::Validity, index::Live, sync::Report, wire::ItemId};
+use crate::{
+    disk::Directory, enrolment::Validity, index::Live, served::ServedState, sync::Report, wire::ItemId,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::{digest::hex, domain::FrontendReport};
@@ -48,6 +50,9 @@ pub(crate) struct Overview {
     /// Until when the agent's own client certificate is good, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) client_certificate_ends: Option<Timestamp>,
+    /// What the web server was last seen to serve.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) served: Option<ServedState>,
     pub(crate) items: Vec<Shown>,
 }
 
@@ -130,7 +135,8 @@ impl Overview {
         let items = directory.scan()?.into_iter().map(|(id, live)| Shown::of(id, live)).collect();
         let own = Validity::of(directory.root())?;
         let client_certificate_ends = own.map(|validity| validity.not_after);
-        Ok(Self { status: Status::load(directory), client_certificate_ends, items })
+        let served = ServedState::load(directory);
+        Ok(Self { status: Status::load(directory), client_certificate_ends, served, items })
     }
 
     /// For people: one line for each certificate, then how the last sync went.
@@ -166,6 +172,9 @@ impl Overview {
             moment(status.last_attempt),
             moment(status.last_success)
         ));
+        if let Some(served) = &self.served {
+            text.push_str(&served.to_text());
+        }
         if let Some(ends) = self.client_certificate_ends {
             text.push_str(&format!("client certificate good until {ends}\n"));
         }

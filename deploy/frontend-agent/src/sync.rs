@@ -8,10 +8,11 @@ use crate::{
     config::{AgentConfig, Credentials},
     disk::{Directory, Lock},
     enrolment::{EnrolmentError, OwnIdentity},
-    index::{Index, names_in_service},
+    index::{Index, Live, names_in_service},
     install::{Installed, Installer},
     publish::clear_leftovers,
     removal::{Withheld, grace_is_over, judge},
+    served::Target,
     servers::{self, Applied, ListenError, Server, View},
     status::Status,
     wire::{Changes, Item, ItemId},
@@ -41,6 +42,9 @@ pub(crate) struct Report {
     pub(crate) server_errors: Vec<String>,
     pub(crate) reloaded: bool,
     pub(crate) duration_ms: u64,
+    /// What was published, as a web server should serve it.
+    #[serde(skip)]
+    pub(crate) targets: Vec<Target>,
     /// When a web server that was reloaded a moment ago may be reloaded again.
     #[serde(skip)]
     pub(crate) again_in: Option<Duration>,
@@ -98,6 +102,12 @@ struct Pass<'a> {
     unreadable: bool,
 }
 
+impl Published {
+    fn of(id: &ItemId, live: &Live) -> Self {
+        Self { id: id.clone(), names: live.names.iter().map(ToString::to_string).collect() }
+    }
+}
+
 impl Report {
     pub(crate) fn is_success(&self) -> bool {
         self.failed.is_empty() && self.withheld.is_none() && self.server_errors.is_empty()
@@ -126,22 +136,22 @@ impl Agent {
         Ok(Self { config, client: None, servers, known: None })
     }
 
-    /// Shows the web servers what is on disk, before anybody is asked for anything. Answers how many items that are, and what
-    /// the servers refused.
+    /// Shows the web servers what is on disk, before anybody is asked for anything. What is there counts as published.
     ///
     /// # Errors
     /// [`SyncError::Busy`] and [`SyncError::Disk`].
-    pub(crate) fn serve_what_is_here(&mut self) -> Result<(usize, Vec<String>), SyncError> {
+    pub(crate) fn serve_what_is_here(&mut self) -> Result<Report, SyncError> {
         let directory = Directory::open(&self.config.store).map_err(SyncError::Disk)?;
         let _lock = lock(&directory)?;
         let mut status = Status::load(&directory);
         let mut pass = Pass::begin(&self.config, &directory, self.known.take(), &mut status)?;
+        let live = pass.index.iter().filter(|(_, live)| live.is_in_service());
+        pass.report.published = live.map(|(id, live)| Published::of(id, live)).collect();
         let told = pass.tell(&mut self.servers).map_err(SyncError::Disk);
-        let items = pass.index.values().filter(|live| live.is_in_service()).count();
         let Pass { index, status, report, .. } = pass;
         status.store(&directory).map_err(SyncError::Disk)?;
         self.known = Some((status.generation, index));
-        told.map(|_| (items, report.server_errors))
+        told.map(|_| report)
     }
 
     /// Asks for changes, waiting for some as long as `wait`, and publishes them. `confirmed`: however many items vanished, they
@@ -194,9 +204,14 @@ impl Agent {
             client.changes(status.cursor.as_deref(), Duration::ZERO).await
         };
         let result = match answer {
-            Err(FetchError::Resync(why)) => {
-                tracing::info!(why, "everything is asked for again");
+            Err(FetchError::Resync { why, after }) => {
+                tracing::info!(why, after_seconds = after.as_secs(), "everything is asked for again");
                 status.cursor = None;
+                // Whoever waits for changes anyway comes when it is its turn; by then it asks for everything by itself.
+                if !after.is_zero() && !wait.is_zero() {
+                    status.store(&directory).map_err(SyncError::Disk)?;
+                    return Err(FetchError::Resync { why, after }.into());
+                }
                 match client.changes(None, Duration::ZERO).await {
                     Ok(first) => self.take_in(client, &directory, &mut status, first, confirmed).await,
                     Err(error) => Err(error.into()),
@@ -217,20 +232,11 @@ impl Agent {
         result
     }
 
-    /// Tells the centre how this frontend is.
-    ///
-    /// # Errors
-    /// [`FetchError`].
-    pub(crate) async fn report(&self) -> Result<(), FetchError> {
-        let status = Status::load(&Directory::existing(&self.config.store));
+    /// How many items are in service.
+    pub(crate) fn items(&self) -> usize {
         let in_service =
             |(_, index): &(u64, Index)| index.values().filter(|live| live.is_in_service()).count();
-        let items = self.known.as_ref().map_or(0, in_service);
-        match &self.client {
-            Some(client) => client.report(&status.to_report(items)).await,
-            // After an error there is nobody to tell.
-            None => Ok(()),
-        }
+        self.known.as_ref().map_or(0, in_service)
     }
 
     async fn take_in(
@@ -342,8 +348,7 @@ impl<'a> Pass<'a> {
             self.seen.insert(id.clone());
             self.gone.remove(&id);
             self.status.withheld.remove(&id);
-            let is_current =
-                |live: &crate::index::Live| *live.version == *version && live.intact && live.is_in_service();
+            let is_current = |live: &Live| *live.version == *version && live.intact && live.is_in_service();
             if lineages.is_empty() || self.index.get(&id).is_some_and(is_current) {
                 self.status.failed.remove(&id);
                 self.report.unchanged += 1;
@@ -385,8 +390,7 @@ impl<'a> Pass<'a> {
             for (id, outcome) in self.installer.install(fetched?, &self.index) {
                 match outcome {
                     Installed::Live(live) => {
-                        let names = live.names.iter().map(ToString::to_string).collect();
-                        self.report.published.push(Published { id: id.clone(), names });
+                        self.report.published.push(Published::of(&id, &live));
                         self.status.failed.remove(&id);
                         self.index.insert(id, live);
                     }
@@ -435,6 +439,9 @@ impl<'a> Pass<'a> {
             let reason = format!("{name} is also a name of {younger}, whose certificate is younger");
             report.failed.push(Failed { id: Some(older.clone()), names: vec![name.to_owned()], reason });
         });
+        let target =
+            |published: &Published| Target::of(&published.id, self.index.get(&published.id)?, &names);
+        report.targets = report.published.iter().filter_map(target).collect();
         let mut refused = false;
         for server in servers {
             let owed = self.status.owed.contains(server.name());

@@ -65,6 +65,7 @@ impl World {
             store: StoreConfig::at(root.path().join("agent")),
             poll: Duration::from_secs(50),
             refused_issuers: Vec::new(),
+            probe: None,
             servers: vec![ServerConfig::Nginx(nginx)],
         };
         let agent = Agent::new(config.clone()).unwrap();

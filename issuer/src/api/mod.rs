@@ -18,6 +18,7 @@ mod certificates;
 mod counters;
 mod events;
 mod files;
+mod fleet;
 mod forecast;
 mod limits;
 mod listing;

@@ -2,7 +2,7 @@
 
 use super::{
     authorized::{Admin, Demand, Public, Read, Write},
-    brakes, certificates, events, files, forecast, limits, openapi,
+    brakes, certificates, events, files, fleet, forecast, limits, openapi,
     refusal::Code,
     server::{BASE, answering, other_methods},
     sites, status, tenants, tokens,
@@ -229,6 +229,9 @@ routes! {
     }
     "/status" {
         GET Read status::show, described("showStatus", "How much is wanted, due and failing; brakes and troubles.", &[(200, "Status")]);
+    }
+    "/fleet" {
+        GET Read fleet::show, described("showFleet", "What each frontend serves, what not yet, and since when.", &[(200, "Fleet")]);
     }
     "/limits" {
         GET Read limits::show, described("showLimits", "What is left of the CAs' limits: of the accounts', and of each that is half used up.", &[(200, "Limits")])

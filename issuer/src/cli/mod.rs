@@ -6,6 +6,7 @@ mod brake;
 mod config;
 mod context;
 mod events;
+mod fleet;
 mod forecast;
 mod frontend;
 mod issue;

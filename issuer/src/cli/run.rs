@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     api::{self, Api},
-    audit, monitoring, notify,
+    audit, fleet, monitoring, notify,
     schedule::{Counters, Node},
     sites::Registry,
     suffixes,
@@ -63,6 +63,7 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     });
     let copied =
         tokio::spawn(audit::copy_forever(store.clone(), audit::directory(&config), config.audit.keep_days));
+    let frontends_watched = tokio::spawn(fleet::watch_forever(store.clone(), config.frontends.clone()));
     // The operator is told of what the last orders came to, too: the notifier ends after the workers.
     let workers_ended = CancellationToken::new();
     let notified = tokio::spawn({
@@ -109,6 +110,7 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     reported.abort();
     followed.abort();
     copied.abort();
+    frontends_watched.abort();
     monitored.abort();
     tracing::info!("ended");
     unusable.map_or(Ok(Exit::Done), Err)

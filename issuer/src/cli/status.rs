@@ -2,10 +2,11 @@
 
 use super::{
     context::{Context, of_store, parse_names},
+    fleet,
     output::{Exit, Failed, Output, table},
     site::of_site,
 };
-use crate::sites::Registry;
+use crate::{fleet::GroupStanding, sites::Registry};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::{
@@ -31,9 +32,15 @@ pub(super) struct Arguments {
     /// Only what fails or is parked
     #[arg(long)]
     troubled: bool,
+    /// The frontends: what each of them serves, what not yet, and since when
+    #[arg(long, conflicts_with_all = ["names", "after", "troubled"])]
+    fleet: bool,
 }
 
 pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
+    if arguments.fleet {
+        return fleet::run(config, output).await;
+    }
     let names = parse_names(&arguments.names)?;
     let after = parse_after(arguments.after.as_deref())?;
     let context = Context::open(config, *output).await?;
@@ -62,7 +69,12 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     }
     let mut shown = Vec::new();
     for site in &sites {
-        shown.push(describe(&context, site).await.map_err(|e| of_store(&e))?);
+        let mut described = describe(&context, site).await.map_err(|e| of_store(&e))?;
+        if !names.is_empty() {
+            let standing = GroupStanding::load(store, &site.id).await.map_err(|e| of_store(&e))?;
+            described["frontends"] = json!(standing);
+        }
+        shown.push(described);
     }
     let mut document = json!({ "sites": shown, "next": next });
     if names.is_empty() {

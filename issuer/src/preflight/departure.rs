@@ -205,6 +205,7 @@ mod tests {
         Frontends {
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             cname_targets: cname_targets.iter().map(|target| name(target)).collect(),
+            ..Frontends::default()
         }
     }
 

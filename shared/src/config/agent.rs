@@ -36,6 +36,8 @@ pub struct Agent {
     /// The web servers of this machine that the agent looks after: `nginx`, `haproxy`, `apache`, `local`, `traefik`, `envoy`,
     /// `files`, `hook`.
     pub servers: Vec<String>,
+    /// Where the web server is asked what it serves; empty: it is not.
+    pub probe: String,
     pub nginx: AgentNginx,
     pub haproxy: AgentHaproxy,
     pub apache: AgentApache,
@@ -124,6 +126,7 @@ impl Default for Agent {
             pkcs12_password_file: None,
             refused_issuers: vec!["STAGING".to_owned()],
             servers: vec!["nginx".to_owned()],
+            probe: "127.0.0.1:443".to_owned(),
             nginx: AgentNginx::default(),
             haproxy: AgentHaproxy::default(),
             apache: AgentApache::default(),

@@ -279,13 +279,35 @@ impl Default for Audit {
     }
 }
 
-/// `[frontends]`: where the names of customers should lead.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// `[frontends]`: where the names of customers should lead, and when somebody is told of a frontend.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Frontends {
     pub addresses: Vec<IpAddr>,
     /// Hosts that the CNAME records of customers name; what is below one belongs to it.
     pub cname_targets: Vec<DnsName>,
+    /// How long one may lack changes or have problems, minutes.
+    pub lag_minutes: f64,
+    /// How long one may go without a report, minutes; agents report every ten.
+    pub silent_minutes: f64,
+}
+
+impl Default for Frontends {
+    fn default() -> Self {
+        Self { addresses: Vec::new(), cname_targets: Vec::new(), lag_minutes: 10.0, silent_minutes: 30.0 }
+    }
+}
+
+impl Frontends {
+    /// See `lag_minutes`.
+    pub fn lag(&self) -> Duration {
+        Duration::try_from_secs_f64(self.lag_minutes * 60.0).unwrap_or(Duration::MAX)
+    }
+
+    /// See `silent_minutes`.
+    pub fn silence(&self) -> Duration {
+        Duration::try_from_secs_f64(self.silent_minutes * 60.0).unwrap_or(Duration::MAX)
+    }
 }
 
 /// `[notify]`: who is told what happens.

@@ -103,6 +103,8 @@ kinds! {
     CaRecovered, "ca-recovered", Info, "A CA works again.";
     CaChanged, "ca-changed", Warning, "A CA changed its directory, its terms or its profiles.";
     Failover, "failover", Warning, "The store has another primary; what was in flight is looked at again.";
+    FrontendLags, "frontend-lags", Warning, "A frontend does not serve what it should, or is silent.";
+    FrontendRecovered, "frontend-recovered", Info, "A frontend serves what it should again.";
     KeyRotation, "key-rotation", Info, "A rotation of the key-encryption key began or ended.";
     Drained, "drained", Info, "A node has finished its orders and ended.";
 }
@@ -123,6 +125,7 @@ impl EventKind {
                 | Self::BrakeOff
                 | Self::StoreBack
                 | Self::CaRecovered
+                | Self::FrontendRecovered
         )
     }
 }

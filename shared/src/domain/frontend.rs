@@ -1,6 +1,7 @@
 //! A frontend: an identity that may pull certificates, and what of them it may see.
 
 use super::DnsName;
+use crate::digest::sha256_hex;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt};
@@ -80,6 +81,12 @@ pub struct NotItself;
 
 impl Frontend {
     pub const VERSION: u32 = 1;
+
+    /// Another one whenever the frontend may see other things: cursors of before say nothing then.
+    pub fn scope_version(&self) -> String {
+        let what = serde_json::to_string(&(&self.scope, &self.rights, self.created)).unwrap_or_default();
+        sha256_hex(what.as_bytes())[..8].to_owned()
+    }
 
     /// One that nothing identifies yet.
     pub fn new(name: FrontendName, scope: Scope, rights: BTreeSet<Right>, created: Timestamp) -> Self {

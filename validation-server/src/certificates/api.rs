@@ -25,7 +25,7 @@ use futures_util::Stream;
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::{
-    domain::{AuditedKey, Certificate, CertificateId, Leaf, SiteId, Slot},
+    domain::{AuditedKey, Certificate, CertificateId, DnsName, Leaf, SiteId, Slot},
     error::chain,
     store::StoredSite,
     vault::Vault,
@@ -110,6 +110,7 @@ impl Certificates {
                     .insert_header((CONTENT_TYPE, "application/x-ndjson"))
                     .body(lines))
             }
+            Route::Ask(name) => self.ask(&reader, name.as_ref()).await,
             Route::Traefik => {
                 let Ok(keys) = reader.with_keys() else { return Err(self.deny(request, &reader)) };
                 Ok(secret(self.traefik(keys, vault).await?))
@@ -148,6 +149,24 @@ impl Certificates {
             Route::Mistaken(mistake) => Err(Refusal::Mistaken(mistake.to_owned())),
             Route::Nowhere | Route::Certificate => Err(Refusal::NotFound),
         }
+    }
+
+    /// 200 for a name of the frontend that has a certificate, or is to get one and does not fail; 403 for all others. Never 200
+    /// because nobody knows.
+    async fn ask(&self, reader: &Reader, name: Option<&DnsName>) -> Result<HttpResponse, Refusal> {
+        let allowed = match name {
+            Some(name) => match self.store.site_of(name).await? {
+                Some(id) => {
+                    let stored = self.store.load_site(&id).await?;
+                    stored
+                        .is_some_and(|stored| reader.sees_site(&stored.site) && is_served_or_pending(&stored))
+                }
+                None => false,
+            },
+            None => false,
+        };
+        let mut answer = if allowed { HttpResponse::Ok() } else { HttpResponse::Forbidden() };
+        Ok(answer.insert_header((CACHE_CONTROL, "no-store")).finish())
     }
 
     /// Who asks need not be allowed anything else yet.
@@ -319,6 +338,11 @@ impl Certificates {
         }
         Refusal::NotFound
     }
+}
+
+fn is_served_or_pending(stored: &StoredSite) -> bool {
+    let fails = stored.failure.is_some() || stored.parked.is_some() || stored.site.paused.is_some();
+    !stored.serving.current.is_empty() || !fails
 }
 
 /// A JSON document with its tag, or 304.

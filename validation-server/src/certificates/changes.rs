@@ -68,7 +68,7 @@ impl Certificates {
         loop {
             let snapshot = feed.borrow_and_update().clone().ok_or(Refusal::Away)?;
             let at = match cursor {
-                Some(cursor) => checked(cursor, &snapshot, &reader)?,
+                Some(cursor) => checked(cursor, &snapshot, &reader).map_err(|why| self.resync(why))?,
                 None => FeedCursor::new(&snapshot.head.epoch, reader.scope_version()),
             };
             let (changes, at) = self.page(&reader, &snapshot, at, limit).await?;
@@ -99,6 +99,12 @@ impl Certificates {
                 return Ok(changes);
             }
         }
+    }
+
+    /// Another epoch concerns every frontend: they come back one after the other.
+    fn resync(&self, why: Resync) -> Refusal {
+        let in_seconds = if why == Resync::Epoch { self.waiting.moment_to_resync() } else { 0 };
+        Refusal::Resync { why, in_seconds }
     }
 
     /// One answer, and how far it goes.
@@ -194,7 +200,7 @@ impl Found {
 }
 
 /// A cursor of which can be said what came after it.
-fn checked(cursor: FeedCursor, snapshot: &Snapshot, reader: &Reader) -> Result<FeedCursor, Refusal> {
+fn checked(cursor: FeedCursor, snapshot: &Snapshot, reader: &Reader) -> Result<FeedCursor, Resync> {
     let head = &snapshot.head;
     // A store that went back without another epoch has lost something as well.
     let is_ahead = Partition::all().any(|partition| cursor.at(partition) > head.end(partition));
@@ -203,11 +209,11 @@ fn checked(cursor: FeedCursor, snapshot: &Snapshot, reader: &Reader) -> Result<F
         at > 0 && at < head.floor(partition)
     };
     if cursor.epoch != head.epoch || is_ahead {
-        Err(Refusal::Resync(Resync::Epoch))
+        Err(Resync::Epoch)
     } else if cursor.scope != reader.scope_version() {
-        Err(Refusal::Resync(Resync::Scope))
+        Err(Resync::Scope)
     } else if Partition::all().any(is_too_old) {
-        Err(Refusal::Resync(Resync::Compacted))
+        Err(Resync::Compacted)
     } else {
         Ok(cursor)
     }

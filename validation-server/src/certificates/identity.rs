@@ -1,4 +1,4 @@
-//! Who asks: a frontend, by the bearer token of the request or the client certificate of the connection. Looked up in the
+//! Who asks: a frontend, by the token of the request or the client certificate of the connection. Looked up in the
 //! store for each request and kept nowhere, so that a revocation counts from the next one on.
 
 use super::refusal::Refusal;
@@ -10,12 +10,14 @@ use actix_web::{
     rt::net::TcpStream,
 };
 use jiff::Timestamp;
+use openssl::base64::decode_block;
 use shared::{
     digest::sha256_hex,
     domain::{Frontend, FrontendName},
     store::Store,
 };
 use std::{any::Any, fmt};
+use zeroize::Zeroizing;
 
 /// The public key of the client certificate that a connection showed: SHA-256 of its DER form, hex.
 #[derive(Clone, Debug)]
@@ -44,8 +46,8 @@ pub(crate) enum Identity {
 /// # Errors
 /// [`Refusal::Unauthorized`] for nobody.
 pub(crate) fn of(request: &HttpRequest) -> Result<Identity, Refusal> {
-    match bearer_token(request.headers())? {
-        Some(token) => Ok(Identity::Token(sha256_hex(token.as_bytes()))),
+    match token_of(request.headers())? {
+        Some(token) => Ok(Identity::Token(sha256_hex(&token))),
         None => match request.conn_data::<ClientKey>() {
             Some(ClientKey(identity)) => Ok(Identity::Key(identity.clone())),
             None => Err(Refusal::Unauthorized),
@@ -90,18 +92,27 @@ impl fmt::Display for Identity {
     }
 }
 
-/// RFC 6750 section 2.1. A header of any other form is an identity that is wrong, not one that is missing.
-fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+/// RFC 6750 section 2.1; or RFC 7617 for what knows nothing but the user and password of a URL: the token is the password. A
+/// header of any other form is an identity that is wrong, not one that is missing.
+fn token_of(headers: &HeaderMap) -> Result<Option<Zeroizing<Vec<u8>>>, Refusal> {
     let mut values = headers.get_all(AUTHORIZATION);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(Refusal::Unauthorized);
     }
-    let (scheme, token) =
+    let (scheme, given) =
         value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Refusal::Unauthorized)?;
-    let token = token.trim();
-    let usable = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    if scheme.eq_ignore_ascii_case("bearer") && usable { Ok(Some(token)) } else { Err(Refusal::Unauthorized) }
+    let token = if scheme.eq_ignore_ascii_case("bearer") {
+        Zeroizing::new(given.trim().as_bytes().to_vec())
+    } else if scheme.eq_ignore_ascii_case("basic") {
+        let login = decode_block(given.trim()).map(Zeroizing::new).map_err(|_| Refusal::Unauthorized)?;
+        let colon = login.iter().position(|byte| *byte == b':').ok_or(Refusal::Unauthorized)?;
+        Zeroizing::new(login[colon + 1..].to_vec())
+    } else {
+        return Err(Refusal::Unauthorized);
+    };
+    let usable = !token.is_empty() && token.iter().all(u8::is_ascii_graphic);
+    if usable { Ok(Some(token)) } else { Err(Refusal::Unauthorized) }
 }
 
 #[cfg(test)]
@@ -109,20 +120,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_one_bearer_token_is_one() {
+    fn only_one_token_is_one() {
         let with = |values: &[&str]| {
             let mut headers = HeaderMap::new();
             values.iter().for_each(|value| headers.append(AUTHORIZATION, value.parse().unwrap()));
-            bearer_token(&headers)
-                .map(|token| token.map(str::to_owned))
+            token_of(&headers)
+                .map(|token| token.map(|token| String::from_utf8(token.to_vec()).unwrap()))
                 .map_err(|refusal| refusal.to_string())
         };
         assert_eq!(with(&[]), Ok(None));
         assert_eq!(with(&["Bearer abc"]), Ok(Some("abc".into())));
         assert_eq!(with(&["bearer  abc "]), Ok(Some("abc".into())));
-        for wrong in
-            [&["Basic abc"][..], &["Bearer"], &["Bearer "], &[""], &["Bearer a b"], &["Bearer a", "Bearer a"]]
-        {
+        assert_eq!(with(&["Basic ZWRnZTphYmM="]), Ok(Some("abc".into())));
+        for wrong in [
+            &["Basic abc"][..],
+            &["Basic ZWRnZQ=="],
+            &["Basic ZWRnZTo="],
+            &["Digest abc"],
+            &["Bearer"],
+            &["Bearer "],
+            &[""],
+            &["Bearer a b"],
+            &["Bearer a", "Bearer a"],
+        ] {
             assert!(with(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -5,7 +5,6 @@ use super::{audit::Asker, identity, item::Item, refusal::Refusal, scope};
 use actix_web::HttpRequest;
 use jiff::Timestamp;
 use shared::{
-    digest::sha256_hex,
     domain::{Frontend, Leaf, Right, Site},
     store::{FollowedGroup, Store},
 };
@@ -44,9 +43,7 @@ impl Reader {
 
     async fn look_up(identity: identity::Identity, from: String, store: &Store) -> Result<Self, Refusal> {
         let frontend = identity.frontend(store).await?;
-        let what = serde_json::to_string(&(&frontend.scope, &frontend.rights, frontend.created))
-            .map_err(|e| Refusal::Damaged(e.into()))?;
-        let scope_version = sha256_hex(what.as_bytes())[..8].to_owned();
+        let scope_version = frontend.scope_version();
         Ok(Self { frontend, identity, scope_version, from })
     }
 

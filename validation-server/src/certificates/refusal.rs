@@ -37,7 +37,11 @@ pub(crate) enum Refusal {
     TooMany,
     /// Nothing can be said of what came after the cursor.
     #[error("begin again without a cursor")]
-    Resync(Resync),
+    Resync {
+        why: Resync,
+        /// When, so that not all do at once.
+        in_seconds: u64,
+    },
     /// The store has not been reached since this program began.
     #[error("not ready yet, try again")]
     Starting,
@@ -83,13 +87,12 @@ impl Refusal {
             Self::Method(methods) => response.insert_header((ALLOW, *methods)),
             Self::Starting | Self::Store(_) | Self::Away => response.insert_header((RETRY_AFTER, "1")),
             Self::TooMany | Self::Unaudited(_) => response.insert_header((RETRY_AFTER, "10")),
+            Self::Resync { in_seconds, .. } => response.insert_header((RETRY_AFTER, in_seconds.to_string())),
             // What is left of the body is not read.
             Self::TooLarge(_) | Self::TooSlow => response.force_close(),
-            Self::NotFound | Self::Nothing | Self::Mistaken(_) | Self::Damaged(_) | Self::Resync(_) => {
-                &mut response
-            }
+            Self::NotFound | Self::Nothing | Self::Mistaken(_) | Self::Damaged(_) => &mut response,
         };
-        let resync = if let Self::Resync(why) = self { Some(*why) } else { None };
+        let resync = if let Self::Resync { why, .. } = self { Some(*why) } else { None };
         response.json(Body { error, message: self.to_string(), resync })
     }
 
@@ -102,7 +105,7 @@ impl Refusal {
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow"),
             Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too-many"),
-            Self::Resync(_) => (StatusCode::GONE, "resync"),
+            Self::Resync { .. } => (StatusCode::GONE, "resync"),
             Self::Starting | Self::Store(_) | Self::Away | Self::Unaudited(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }

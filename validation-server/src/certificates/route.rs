@@ -36,6 +36,8 @@ pub(crate) enum Route {
     Secrets,
     /// Certificate, chain and key in one file; of whichever kind there is.
     Haproxy(Target, Option<Slot>),
+    /// Whether a frontend may order a certificate for a name itself; `None`: for nothing that is a name.
+    Ask(Option<DnsName>),
     /// The frontend's own.
     Certificate,
     /// One of them with parameters that make no sense; in words.
@@ -78,6 +80,7 @@ impl Route {
     pub(crate) fn parse(path: &str, query: &str) -> Self {
         match path {
             "/v1/changes" => return Self::parse_changes(query),
+            "/v1/ask" => return Self::parse_ask(query),
             "/v1/bundles" => return Self::Bundles,
             "/v1/frontends/self/status" => return Self::Status,
             "/v1/frontends/self/certificate" => return Self::Certificate,
@@ -107,6 +110,7 @@ impl Route {
             Self::Changes { .. } => "changes",
             Self::Bundles => "bundles",
             Self::Status => "status",
+            Self::Ask(_) => "ask",
             Self::Traefik => "traefik",
             Self::Caddy => "caddy",
             Self::Secrets => "envoy",
@@ -159,6 +163,12 @@ impl Route {
             }
         }
         Self::Changes { cursor, limit, wait }
+    }
+
+    fn parse_ask(query: &str) -> Self {
+        let domain = query.split('&').find_map(|pair| pair.strip_prefix("domain="));
+        let name = domain.and_then(percent_decoded).and_then(|text| DnsName::parse(&text).ok());
+        Self::Ask(name)
     }
 
     /// The methods that it is asked with.

@@ -9,6 +9,8 @@ use std::{
 
 /// For one frontend.
 const MOST: u32 = 8;
+/// How many frontends may ask for everything at once in a second.
+const RESYNCS_A_SECOND: usize = 50;
 
 /// Those that wait, by the frontend's name.
 #[derive(Clone)]
@@ -41,6 +43,16 @@ impl Waiting {
         *count += 1;
         self.all.inc();
         Ok(Place { waiting: self, name: name.to_owned() })
+    }
+
+    /// When one of those that wait is to ask for everything where all of them have to: drawn, seconds from now.
+    pub(crate) fn moment_to_resync(&self) -> u64 {
+        let waiting = self.frontends.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let longest = u32::try_from(waiting / RESYNCS_A_SECOND).unwrap_or(u32::MAX);
+        let mut drawn = [0; 4];
+        // Without randomness they come together, which is no reason not to answer.
+        openssl::rand::rand_bytes(&mut drawn).ok();
+        (u32::from_le_bytes(drawn) % longest.saturating_add(1)).into()
     }
 }
 

@@ -1,0 +1,10 @@
+//! The frontends of the fleet: what each of them serves, what not yet, and since when.
+//!
+//! - [`convergence`]: what they have reported, held against the changes that there were.
+//! - [`watch`]: tells the operator of one that lags, is silent, or serves what the store does not know.
+
+mod convergence;
+mod watch;
+
+pub use convergence::{Convergence, FrontendStanding, GroupStanding, LiveAfter, Standing, WaitingGroup};
+pub use watch::watch_forever;

@@ -1,0 +1,107 @@
+//! Tells the operator of a frontend that lags, is silent, or serves what the store does not know; and when it does no more.
+
+use super::convergence::{Convergence, FrontendStanding, Standing};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use shared::{
+    config::Frontends,
+    domain::{Event, EventKind},
+    error::chain,
+    store::{Store, StoreError},
+};
+use std::{convert::Infallible, time::Duration};
+
+/// The longest pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Looks for as long as it is not dropped. Every node does; each trouble is told by the one that sees it first.
+pub async fn watch_forever(store: Store, frontends: Frontends) -> Infallible {
+    let pause = LOOK_EVERY.min(frontends.lag() / 10).max(Duration::from_millis(200));
+    let mut told = false;
+    loop {
+        tokio::time::sleep(pause).await;
+        match look(&store, &frontends).await {
+            Ok(()) => told = false,
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(error = chain(&error), "the frontends can't be watched");
+                }
+            }
+        }
+    }
+}
+
+async fn look(store: &Store, settings: &Frontends) -> Result<(), StoreError> {
+    let now = Timestamp::now();
+    let signed = |length: Duration| SignedDuration::try_from(length).unwrap_or(SignedDuration::MAX);
+    let fleet = Convergence::load(store, now, signed(settings.silence())).await?;
+    let mut troubled = store.list_troubled_frontends().await?;
+    let lag = signed(settings.lag());
+    for frontend in &fleet.frontends {
+        let name = &frontend.name;
+        let known = troubled.remove(name);
+        match (trouble(frontend, now, lag), known) {
+            (Some(Trouble { what, is_late }), known) => {
+                let since = known.map_or(now, |known| known.since);
+                if known.is_none() {
+                    store.note_troubled_frontend(name, now).await?;
+                }
+                let is_due = is_late || now.duration_since(since) >= lag;
+                if is_due && !known.is_some_and(|known| known.told) && store.claim_telling(name).await? {
+                    tell(store, EventKind::FrontendLags, name, &what).await?;
+                }
+            }
+            (None, Some(_)) => {
+                if store.forget_troubled_frontend(name).await? {
+                    tell(store, EventKind::FrontendRecovered, name, "it serves what it should again").await?;
+                }
+            }
+            (None, None) => {}
+        }
+    }
+    // Of those that were revoked there is nothing to be told.
+    for name in troubled.keys() {
+        store.forget_troubled_frontend(name).await?;
+    }
+    Ok(())
+}
+
+/// Why somebody should look at a frontend.
+struct Trouble {
+    what: String,
+    /// At once; otherwise only if it lasts.
+    is_late: bool,
+}
+
+/// `None`: nobody has to look.
+fn trouble(frontend: &FrontendStanding, now: Timestamp, lag: SignedDuration) -> Option<Trouble> {
+    let is_late = |since: Timestamp| now.duration_since(since) >= lag;
+    if let Some(print) = frontend.unknown_certificates.first() {
+        let what = format!("it serves a certificate that the store does not know: {print}");
+        return Some(Trouble { what, is_late: true });
+    }
+    if let Some(problem) = frontend.problems.iter().find(|problem| is_late(problem.since)) {
+        let name = problem.names.first().map_or("-", String::as_str);
+        let what = format!("{name}: {} since {}", problem.reason, problem.since);
+        return Some(Trouble { what, is_late: true });
+    }
+    match (frontend.standing, frontend.reported) {
+        (Standing::Silent, Some(at)) => {
+            Some(Trouble { what: format!("it has not reported since {at}"), is_late: true })
+        }
+        (Standing::Behind, _) => {
+            Some(Trouble { what: "it lacks the last changes".to_owned(), is_late: false })
+        }
+        _ => None,
+    }
+}
+
+async fn tell(store: &Store, kind: EventKind, name: &str, what: &str) -> Result<(), StoreError> {
+    let mut event = Event::new(kind, Timestamp::now(), format!("Frontend {name}: {what}."));
+    event.data.insert("frontend".to_owned(), json!(name));
+    if kind == EventKind::FrontendLags {
+        event.remedy =
+            Some(format!("Look at `frontend-agent status` on {name}, and at `issuer status --fleet`."));
+    }
+    store.append_event(&event).await.map(drop)
+}
