@@ -136,7 +136,8 @@ fn targets(ids: &[PathBuf]) -> Result<BTreeMap<PathBuf, PathBuf>> {
 
 /// Requests that the role has answered.
 async fn requests(daemon: &Daemon) -> Result<f64> {
-    let text = reqwest::get(format!("http://{}/metrics", daemon.telemetry)).await?.text().await?;
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
+    let text = client.get(format!("http://{}/metrics", daemon.telemetry)).send().await?.text().await?;
     let lines = text.lines().filter(|line| line.contains("certificate_requests_total{"));
     Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
 }

@@ -317,7 +317,7 @@ mod tests {
         let swept = late + SWEEP_EVERY;
         assert_eq!(watch.due(swept, 9), [target("00", 0), newer.clone()]);
         watch.saw(&newer, &[Shown::Nothing], now, swept);
-        assert_eq!(watch.due(swept + AGAIN[0], 9), [newer.clone()]);
+        assert_eq!(watch.due(swept + AGAIN[0], 9), vec![newer.clone()]);
         watch.forget(&[newer.id]);
         assert_eq!((watch.counts(), watch.wrong.len()), ((1, 1), 0));
     }
