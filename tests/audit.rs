@@ -23,6 +23,20 @@ async fn waiting(stage: &Stage) -> Result<u64> {
     Ok(redis::from_redis_value(stage.redis.command(&["XLEN", "sp:audit"]).await?)?)
 }
 
+/// Until some copy says that it has the last line there is.
+async fn until_copied(stage: &Stage) -> Result<()> {
+    let copied = async || -> Result<bool> {
+        let newest = stage.redis.command(&["XREVRANGE", "sp:audit", "+", "-", "COUNT", "1"]).await?;
+        let newest: Vec<(String, Vec<String>)> = redis::from_redis_value(newest)?;
+        let (last, _) = newest.first().context("nothing waits")?;
+        let copies = stage.redis.command(&["HVALS", "sp:audit-copies"]).await?;
+        let copies: Vec<String> = redis::from_redis_value(copies)?;
+        Ok(copies.iter().any(|copy| copy.contains(&format!("\"to\":\"{last}\""))))
+    };
+    until_true("a copy has the last line", LIMIT, async || copied().await.is_ok_and(|is_there| is_there))
+        .await
+}
+
 fn segments(node: &Signpost) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in node.state_dir().join("audit").read_dir()? {
@@ -135,12 +149,14 @@ async fn every_issuer_has_it_whole_though_it_is_killed_and_nothing_stays_in_the_
     .await?;
     ensure!(lines_of(&stage.signpost).await? == read && lines_of(&node).await? == read);
 
-    // One that is away is waited for.
+    // One that is away is waited for. What this node said it has before it says that it has the last line was acted upon.
     drop(other);
-    for _ in 0..5 {
+    for _ in 0..4 {
         ensure!(frontend.status("shop.example/ecdsa/privkey.pem")? == 200);
     }
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    until_copied(&stage).await?;
+    ensure!(frontend.status("shop.example/ecdsa/privkey.pem")? == 200);
+    until_copied(&stage).await?;
     ensure!(waiting(&stage).await? == 5 && lines_of(&stage.signpost).await? == read + 5);
     let _other = node.start_issuer().await?;
     until_true("both have it", LIMIT, async || waiting(&stage).await.is_ok_and(|lines| lines == 0)).await?;

@@ -7,10 +7,9 @@ use super::{
     refusal::Refusal,
 };
 use crate::fleet::Convergence;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 pub(super) async fn show(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
-    let silence = asked.api.config.frontends.silence();
-    let silent = SignedDuration::try_from(silence).unwrap_or(SignedDuration::MAX);
+    let silent = asked.api.config.frontends.silence();
     Ok(Answer::ok(&Convergence::load(&asked.api.store, Timestamp::now(), silent).await?))
 }

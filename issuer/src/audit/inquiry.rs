@@ -50,7 +50,7 @@ pub async fn read(
 ) -> Result<Coverage, InquiryError> {
     let disk = |source| InquiryError::Disk { directory: directory.to_owned(), source };
     let mut since = segments::since(directory).map_err(disk)?.unwrap_or(Since::Beginning);
-    let mut cursor = segments::read(directory, &mut each).map_err(disk)?;
+    let (mut known, mut cursor) = segments::read(directory, 0, &mut each).map_err(disk)?;
     loop {
         let page = store.load_audit(cursor, PAGE).await?;
         if page.last < cursor {
@@ -58,6 +58,12 @@ pub async fn read(
             continue;
         }
         if page.removed > cursor {
+            // They may have come to this disk meanwhile.
+            let (now, on_disk) = segments::read(directory, known, &mut each).map_err(disk)?;
+            if now > known {
+                (known, cursor) = (now, on_disk);
+                continue;
+            }
             since = Since::after(page.removed);
         }
         page.lines.iter().for_each(|(_, line)| each(line));

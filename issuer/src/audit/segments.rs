@@ -77,12 +77,12 @@ fn list(directory: &Path) -> io::Result<Vec<Segment>> {
     Ok(found)
 }
 
-/// Tells `each` every whole line; answers the place of the last one.
+/// Tells `each` every whole line but the first `known`; answers how many there are, and the place of the last one.
 ///
 /// # Errors
 /// [`io::Error`], with the file's name.
-pub(super) fn read(directory: &Path, mut each: impl FnMut(&str)) -> io::Result<AuditId> {
-    let mut last = AuditId::default();
+pub(super) fn read(directory: &Path, known: u64, mut each: impl FnMut(&str)) -> io::Result<(u64, AuditId)> {
+    let (mut count, mut last) = (0, AuditId::default());
     for segment in list(directory)? {
         let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", segment.path.display()));
         let mut file = BufReader::with_capacity(256 * 1024, File::open(&segment.path).map_err(named)?);
@@ -92,12 +92,15 @@ pub(super) fn read(directory: &Path, mut each: impl FnMut(&str)) -> io::Result<A
                 let text = String::from_utf8_lossy(&line);
                 let (id, text) = text.split_once(' ').unwrap_or(("", &text));
                 last = id.parse().unwrap_or(last);
-                each(text);
+                count += 1;
+                if count > known {
+                    each(text);
+                }
             }
             line.clear();
         }
     }
-    Ok(last)
+    Ok((count, last))
 }
 
 /// Since when the copy in `directory` has everything; `None` where there is no copy.
@@ -269,7 +272,7 @@ mod tests {
 
     fn lines(directory: &Path) -> Vec<String> {
         let mut lines = Vec::new();
-        read(directory, |line| lines.push(line.to_owned())).unwrap();
+        read(directory, 0, |line| lines.push(line.to_owned())).unwrap();
         lines
     }
 

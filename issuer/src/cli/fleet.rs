@@ -5,7 +5,7 @@ use super::{
     output::{Exit, Failed, Output, table},
 };
 use crate::fleet::{Convergence, FrontendStanding, Standing};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::json;
 use shared::config::Config;
 
@@ -15,7 +15,7 @@ const SHOWN: usize = 50;
 pub(super) async fn run(config: Config, output: &Output) -> Result<Exit, Failed> {
     let context = Context::open(config, *output).await?;
     let now = Timestamp::now();
-    let silent = SignedDuration::try_from(context.config.frontends.silence()).unwrap_or(SignedDuration::MAX);
+    let silent = context.config.frontends.silence();
     let fleet = Convergence::load(&context.store, now, silent).await.map_err(|e| of_store(&e))?;
     output.result(&json!(fleet), || to_text(&fleet, now));
     Ok(Exit::Done)

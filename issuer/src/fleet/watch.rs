@@ -16,7 +16,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Looks for as long as it is not dropped. Every node does; each trouble is told by the one that sees it first.
 pub async fn watch_forever(store: Store, frontends: Frontends) -> Infallible {
-    let pause = LOOK_EVERY.min(frontends.lag() / 10).max(Duration::from_millis(200));
+    let lag = Duration::try_from(frontends.lag()).unwrap_or_default();
+    let pause = LOOK_EVERY.min(lag / 10).max(Duration::from_millis(200));
     let mut told = false;
     loop {
         tokio::time::sleep(pause).await;
@@ -33,10 +34,9 @@ pub async fn watch_forever(store: Store, frontends: Frontends) -> Infallible {
 
 async fn look(store: &Store, settings: &Frontends) -> Result<(), StoreError> {
     let now = Timestamp::now();
-    let signed = |length: Duration| SignedDuration::try_from(length).unwrap_or(SignedDuration::MAX);
-    let fleet = Convergence::load(store, now, signed(settings.silence())).await?;
+    let fleet = Convergence::load(store, now, settings.silence()).await?;
     let mut troubled = store.list_troubled_frontends().await?;
-    let lag = signed(settings.lag());
+    let lag = settings.lag();
     for frontend in &fleet.frontends {
         let name = &frontend.name;
         let known = troubled.remove(name);

@@ -300,13 +300,13 @@ impl Default for Frontends {
 
 impl Frontends {
     /// See `lag_minutes`.
-    pub fn lag(&self) -> Duration {
-        Duration::try_from_secs_f64(self.lag_minutes * 60.0).unwrap_or(Duration::MAX)
+    pub fn lag(&self) -> SignedDuration {
+        SignedDuration::try_from_secs_f64(self.lag_minutes * 60.0).unwrap_or(SignedDuration::MAX)
     }
 
     /// See `silent_minutes`.
-    pub fn silence(&self) -> Duration {
-        Duration::try_from_secs_f64(self.silent_minutes * 60.0).unwrap_or(Duration::MAX)
+    pub fn silence(&self) -> SignedDuration {
+        SignedDuration::try_from_secs_f64(self.silent_minutes * 60.0).unwrap_or(SignedDuration::MAX)
     }
 }
 

@@ -144,8 +144,11 @@ impl AuditCheck {
     /// # Errors
     /// [`AuditFault`]; the lines after it are judged by what it says.
     pub fn take(&mut self, text: &str) -> Result<Option<AuditLine>, AuditFault> {
-        let line: AuditLine =
-            serde_json::from_str(text).map_err(|e| AuditFault::Unreadable(e.to_string()))?;
+        let line: AuditLine = match serde_json::from_str(text) {
+            Ok(line) => line,
+            Err(_) if is_of_no_chain(text) => return Ok(None),
+            Err(error) => return Err(AuditFault::Unreadable(error.to_string())),
+        };
         let digest = sha256_hex(text.as_bytes());
         let chain = line.chain.clone();
         let altered = || AuditFault::Altered { chain: chain.clone(), seq: line.seq };
@@ -190,6 +193,12 @@ impl AuditCheck {
         let unfinished = self.chains.iter().filter_map(|(chain, seen)| Some((chain, seen.again.as_ref()?.0)));
         unfinished.map(|(chain, seq)| AuditFault::Missing { chain: chain.clone(), seq: seq + 1 })
     }
+}
+
+/// Written before there were chains: it says who did what, and nothing of its place.
+fn is_of_no_chain(text: &str) -> bool {
+    let fields: Option<BTreeMap<String, String>> = serde_json::from_str(text).ok();
+    fields.is_some_and(|fields| fields.keys().eq(["action", "from", "what", "who"]))
 }
 
 #[cfg(test)]
@@ -257,6 +266,8 @@ mod tests {
         assert_eq!(faults(&[whole[0], whole[1], whole[2], &forged]), [missing(2)]);
         assert_eq!(faults(&[whole[0], whole[1], &forged]), [altered(1)]);
         assert!(matches!(&faults(&["{}"])[..], [AuditFault::Unreadable(_)]));
+        let old = r#"{"action":"read-key","from":"192.0.2.1","what":"01.ecdsa","who":"edge-1"}"#;
+        assert_eq!(faults(&[whole[0], old, whole[1]]), [], "one of before there were chains");
         let (late, faults) = check(&whole[2..]);
         assert_eq!((late.begun_late, faults), (vec!["a".to_owned()], vec![]));
     }

@@ -1,7 +1,7 @@
 //! The audit on its way to the issuers' disks: a stream that the role `certificates` writes and every issuer copies. What all
 //! of them have is taken out of it, so that the store does not grow with it.
 
-use super::{Store, StoreError, keys};
+use super::{Store, StoreError, keys, scripts};
 use redis::{cmd, pipe};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, fmt, str::FromStr, time::Duration};
@@ -65,28 +65,37 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn load_audit(&self, after: AuditId, limit: usize) -> Result<AuditPage, StoreError> {
+        // What is taken out is noted first: where the note is the same before and after, the lines are all that there were.
+        let mut removed = self.audit_removed().await?;
+        loop {
+            let mut both = pipe();
+            both.cmd("XRANGE").arg(keys::AUDIT).arg(format!("({after}")).arg("+").arg("COUNT").arg(limit);
+            both.cmd("XREVRANGE").arg(keys::AUDIT).arg("+").arg("-").arg("COUNT").arg(1);
+            type Entry = (String, HashMap<String, String>);
+            let (entries, newest): (Vec<Entry>, Vec<Entry>) = self.link.pipe(&both).await?;
+            let still = self.audit_removed().await?;
+            if still != removed {
+                removed = still;
+                continue;
+            }
+            let corrupt = |e: NotAnId| StoreError::corrupt(keys::AUDIT, e);
+            let lines = entries.into_iter().map(|(id, mut fields)| {
+                // Before there were chains, the parts of a line were fields of their own.
+                let line = fields.remove("line").unwrap_or_else(|| serde_json::json!(fields).to_string());
+                Ok((id.parse()?, line))
+            });
+            let lines = lines.collect::<Result<_, NotAnId>>().map_err(corrupt)?;
+            let newest = newest.first().map(|(id, _)| id.parse()).transpose().map_err(corrupt)?;
+            return Ok(AuditPage { lines, removed, last: newest.unwrap_or(removed) });
+        }
+    }
+
+    /// The last line that was taken out, or is about to be.
+    async fn audit_removed(&self) -> Result<AuditId, StoreError> {
         let removed: Option<String> =
             self.link.query(cmd("HGET").arg(keys::AUDIT_COPIES).arg(REMOVED)).await?;
-        let mut both = pipe();
-        both.cmd("XRANGE").arg(keys::AUDIT).arg(format!("({after}")).arg("+").arg("COUNT").arg(limit);
-        both.cmd("XREVRANGE").arg(keys::AUDIT).arg("+").arg("-").arg("COUNT").arg(1);
-        type Entry = (String, HashMap<String, String>);
-        let (entries, newest): (Vec<Entry>, Vec<Entry>) = self.link.pipe(&both).await?;
-        let lines = entries
-            .into_iter()
-            // Before there were chains, entries were fields of their own.
-            .filter_map(|(id, mut fields)| Some((id, fields.remove("line")?)))
-            .map(|(id, line)| Ok((id.parse()?, line)))
-            .collect::<Result<_, NotAnId>>();
-        let newest = newest.first().map(|(id, _)| id.parse()).transpose();
-        let removed = removed.map(|id| id.parse()).transpose();
-        let corrupt = |e: NotAnId| StoreError::corrupt(keys::AUDIT, e);
-        let removed = removed.map_err(corrupt)?.unwrap_or_default();
-        Ok(AuditPage {
-            lines: lines.map_err(corrupt)?,
-            removed,
-            last: newest.map_err(corrupt)?.unwrap_or(removed),
-        })
+        let parsed = removed.map(|id| id.parse()).transpose();
+        Ok(parsed.map_err(|e: NotAnId| StoreError::corrupt(keys::AUDIT_COPIES, e))?.unwrap_or_default())
     }
 
     /// Says that `copy` has everything up to `to` on disk. What every copy has is taken out of the stream.
@@ -119,8 +128,10 @@ impl Store {
             return Ok(());
         }
         // First that they will be gone: whoever comes later knows that something is missing.
-        let note = cmd("HSET").arg(keys::AUDIT_COPIES).arg(REMOVED).arg(all_have.to_string()).to_owned();
-        let _: i64 = self.link.query(&note).await?;
+        let (ms, number) = (all_have.ms.to_string(), all_have.number.to_string());
+        let arguments = [ms.as_bytes(), number.as_bytes()];
+        let copies = [keys::AUDIT_COPIES.to_owned()];
+        let _: i64 = self.link.script(&scripts::NOTE_AUDIT_REMOVED, &copies, &arguments).await?;
         let next = AuditId { number: all_have.number.saturating_add(1), ..all_have };
         let trim = cmd("XTRIM").arg(keys::AUDIT).arg("MINID").arg(next.to_string()).to_owned();
         let _: redis::Value = self.link.query(&trim).await?;

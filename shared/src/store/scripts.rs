@@ -63,6 +63,7 @@ scripts! {
     ADD_MEMBER: "add_member.lua",
     END_MARK: "end_mark.lua",
     FAIL_ORDER: "fail_order.lua",
+    NOTE_AUDIT_REMOVED: "note_audit_removed.lua",
     POINT_NAME: "point_name.lua",
     PUT_API_TOKEN: "put_api_token.lua",
     RELEASE_NAME: "release_name.lua",
