@@ -1,4 +1,5 @@
 //! Tells the operator of a frontend that lags, is silent, or serves what the store does not know; and when it does no more.
+//! What was told is noted afterwards: killed in between, or with two nodes at the same moment, it is told twice, never not.
 
 use super::convergence::{Convergence, FrontendStanding, Standing};
 use jiff::{SignedDuration, Timestamp};
@@ -14,7 +15,7 @@ use std::{convert::Infallible, time::Duration};
 /// The longest pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// Looks for as long as it is not dropped. Every node does; each trouble is told by the one that sees it first.
+/// Looks for as long as it is not dropped. Every node does.
 pub async fn watch_forever(store: Store, frontends: Frontends) -> Infallible {
     let lag = Duration::try_from(frontends.lag()).unwrap_or_default();
     let pause = LOOK_EVERY.min(lag / 10).max(Duration::from_millis(200));
@@ -47,14 +48,16 @@ async fn look(store: &Store, settings: &Frontends) -> Result<(), StoreError> {
                     store.note_troubled_frontend(name, now).await?;
                 }
                 let is_due = is_late || now.duration_since(since) >= lag;
-                if is_due && !known.is_some_and(|known| known.told) && store.claim_telling(name).await? {
+                if is_due && !known.is_some_and(|known| known.told) {
                     tell(store, EventKind::FrontendLags, name, &what).await?;
+                    store.note_told_of_frontend(name).await?;
                 }
             }
-            (None, Some(_)) => {
-                if store.forget_troubled_frontend(name).await? {
+            (None, Some(known)) => {
+                if known.told {
                     tell(store, EventKind::FrontendRecovered, name, "it serves what it should again").await?;
                 }
+                store.forget_troubled_frontend(name).await?;
             }
             (None, None) => {}
         }

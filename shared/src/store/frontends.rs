@@ -175,26 +175,23 @@ impl Store {
         self.link.query::<i64>(&note).await.map(drop)
     }
 
-    /// Whether whoever asks is the one to tell the operator of the trouble.
+    /// Notes that the operator was told.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn claim_telling(&self, name: &str) -> Result<bool, StoreError> {
-        let claim =
-            cmd("HSETNX").arg(keys::FRONTENDS_TROUBLED).arg(format!("{name}{TOLD}")).arg(1).to_owned();
-        self.link.query(&claim).await
+    pub async fn note_told_of_frontend(&self, name: &str) -> Result<(), StoreError> {
+        let note = cmd("HSET").arg(keys::FRONTENDS_TROUBLED).arg(format!("{name}{TOLD}")).arg(1).to_owned();
+        self.link.query::<i64>(&note).await.map(drop)
     }
 
-    /// It is over. Whether whoever asks is the one to tell the operator so, who was told of the trouble.
+    /// It is over.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn forget_troubled_frontend(&self, name: &str) -> Result<bool, StoreError> {
-        let mut both = redis::pipe();
-        both.cmd("HDEL").arg(keys::FRONTENDS_TROUBLED).arg(name).ignore();
-        both.cmd("HDEL").arg(keys::FRONTENDS_TROUBLED).arg(format!("{name}{TOLD}"));
-        let (told,): (bool,) = self.link.pipe(&both).await?;
-        Ok(told)
+    pub async fn forget_troubled_frontend(&self, name: &str) -> Result<(), StoreError> {
+        let forget =
+            cmd("HDEL").arg(keys::FRONTENDS_TROUBLED).arg(name).arg(format!("{name}{TOLD}")).to_owned();
+        self.link.query::<i64>(&forget).await.map(drop)
     }
 
     /// # Errors
