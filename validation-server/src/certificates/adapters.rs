@@ -3,7 +3,7 @@
 
 use super::{
     Certificates,
-    bundles::Opened,
+    bundles::{Opened, items_of},
     item::Item,
     reader::{KeyReader, Reader},
     refusal::Refusal,
@@ -20,7 +20,6 @@ use serde_json::{Map, Value, json};
 use shared::{
     digest::sha256_hex,
     domain::{DnsName, SiteId, Slot},
-    store::FollowedGroup,
     vault::Vault,
 };
 use std::{
@@ -140,7 +139,7 @@ impl Certificates {
         }
         let ids: BTreeSet<SiteId> = group_of.values().cloned().collect();
         let groups = self.store.load_followed(&ids.into_iter().collect::<Vec<_>>()).await?;
-        let items = items(reader, &groups);
+        let items = items_of(reader, &groups);
         let mut chosen: BTreeMap<&str, &ItemId> = BTreeMap::new();
         for (name, group) in &group_of {
             let parsed = DnsName::parse_identifier(name).map_err(|_| Refusal::NotFound)?;
@@ -202,7 +201,7 @@ impl Certificates {
             let Some(last) = ids.last() else { break };
             cursor = Some(last.clone());
             let groups = self.store.load_followed(&ids).await?;
-            let items = items(reader, &groups);
+            let items = items_of(reader, &groups);
             for (id, opened) in self.open(reader, &items.iter().collect(), vault).await? {
                 let slots = opened.map_err(|()| unreadable(id))?;
                 if !slots.is_empty() {
@@ -227,17 +226,6 @@ impl Certificates {
         self.counters.key_reads.inc_by(count);
         Ok(given)
     }
-}
-
-fn items<'a>(
-    reader: KeyReader<'_>,
-    groups: &'a [FollowedGroup],
-) -> BTreeMap<ItemId, (&'a FollowedGroup, Item)> {
-    let now = Timestamp::now();
-    let of_group = |group: &'a FollowedGroup| {
-        reader.items(group, now).into_iter().map(move |item| (item.id().clone(), (group, item)))
-    };
-    groups.iter().flat_map(of_group).collect()
 }
 
 /// Each certificate with its chain, and its key, ECDSA first.

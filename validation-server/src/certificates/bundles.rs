@@ -101,15 +101,10 @@ impl Certificates {
         wanted: &Wanted,
         vault: &Vault,
     ) -> Result<Bytes, Refusal> {
-        let now = Timestamp::now();
         let ids: Vec<Option<ItemId>> = wanted.ids.iter().map(|id| ItemId::parse(id)).collect();
         let groups: BTreeSet<SiteId> = ids.iter().flatten().map(|id| id.group.clone()).collect();
         let groups = self.store.load_followed(&groups.into_iter().collect::<Vec<_>>()).await?;
-        let items = groups
-            .iter()
-            .flat_map(|group| reader.items(group, now).into_iter().map(move |item| (group, item)));
-        let items: BTreeMap<ItemId, (&FollowedGroup, Item)> =
-            items.map(|(group, item)| (item.id().clone(), (group, item))).collect();
+        let items = items_of(reader, &groups);
         let is_new = |id: &ItemId, item: &Item| {
             wanted.have.get(&id.to_string()).is_none_or(|have| have != item.version())
         };
@@ -211,6 +206,18 @@ impl Certificates {
         self.counters.key_reads.inc_by(count);
         Ok(())
     }
+}
+
+/// What a frontend sees of groups, by id.
+pub(super) fn items_of<'a>(
+    reader: KeyReader<'_>,
+    groups: &'a [FollowedGroup],
+) -> BTreeMap<ItemId, (&'a FollowedGroup, Item)> {
+    let now = Timestamp::now();
+    let of_group = |group: &'a FollowedGroup| {
+        reader.items(group, now).into_iter().map(move |item| (item.id().clone(), (group, item)))
+    };
+    groups.iter().flat_map(of_group).collect()
 }
 
 impl Opened {

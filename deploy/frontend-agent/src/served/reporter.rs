@@ -138,6 +138,8 @@ struct Task {
     /// Seen to be served, and not told yet.
     served: Vec<ServedItem>,
     report_at: Instant,
+    /// After an error nothing is so new that the centre is asked sooner.
+    not_before: Instant,
     told_wrong: BTreeMap<ItemId, Wrong>,
     told_cursor: Option<String>,
     /// Of the last pass.
@@ -155,6 +157,7 @@ impl Task {
             served: Vec::new(),
             // Nothing before the first pass.
             report_at: at + REPORT_EVERY,
+            not_before: at,
             told_wrong: BTreeMap::new(),
             told_cursor: None,
             cursor: None,
@@ -205,7 +208,7 @@ impl Task {
     }
 
     fn report_soon(&mut self, at: Instant) {
-        self.report_at = self.report_at.min(at + GATHER);
+        self.report_at = self.report_at.min((at + GATHER).max(self.not_before));
     }
 
     async fn look(&mut self, address: SocketAddr) {
@@ -291,7 +294,8 @@ impl Task {
                 report.served.append(&mut self.served);
                 self.served = report.served;
                 self.served.truncate(50 * MOST_SERVED);
-                self.report_at = at + REPORT_AGAIN;
+                self.not_before = at + REPORT_AGAIN;
+                self.report_at = self.not_before;
             }
         }
     }
@@ -302,4 +306,20 @@ fn look_at(address: SocketAddr, target: &Target) -> io::Result<Vec<Shown>> {
     let is_dual = target.slots.len() > 1;
     let look = |slot| shown(address, &target.name, is_dual.then_some(slot));
     target.slots.iter().map(|(slot, _)| look(*slot)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync_world::World;
+
+    #[tokio::test]
+    async fn a_centre_that_refuses_reports_is_left_alone_whatever_happens() {
+        let world = World::new();
+        let mut task = Task::new(world.config.clone());
+        task.report().await;
+        let at = Instant::now();
+        task.take_in(News { is_news: true, ..News::default() });
+        assert!(task.report_at > at + REPORT_AGAIN / 2, "{:?}", task.report_at.duration_since(at));
+    }
 }
