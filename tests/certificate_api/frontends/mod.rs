@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result, ensure};
 use harness::{
     deadline::{START_LIMIT, until_true},
     ports,
-    process::Process,
+    process::{Ending, Process},
     signpost::{Daemon, Signpost, Started},
 };
 use openssl::x509::X509;
@@ -123,7 +123,9 @@ impl Scene {
 
     /// A web server that listens at [`Scene::address`] once this returns.
     pub(crate) async fn start_server(&self, command: Command, package: &str) -> Result<Process> {
-        let process = Process::spawn(command, package, &self.path("server.log"))?;
+        // Most of them have workers, which only they end.
+        let process =
+            Process::spawn(command, package, &self.path("server.log"))?.ending(Ending::TerminateFirst);
         let address = self.address;
         process
             .ready(START_LIMIT, || async move { tokio::net::TcpStream::connect(address).await.is_ok() })
