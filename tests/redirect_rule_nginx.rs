@@ -250,6 +250,9 @@ fn agent_files(pair: &Pair) -> Vec<(&'static str, &[u8])> {
     vec![
         ("agent/nginx/map.conf", b"shop.example 01;\n*.wild.example 01;\n"),
         ("agent/nginx/names.conf", b"server_name shop.example;\nserver_name *.wild.example;\n"),
+        ("agent/nginx/redirect.conf", b"shop.example 1;\n*.wild.example 1;\n"),
+        ("agent/nginx/hsts.conf", b"shop.example \"max-age=3600\";\n"),
+        ("agent/nginx/tls.conf", b"ssl_protocols TLSv1.2 TLSv1.3;\n"),
         ("agent/live/01/ecdsa-fullchain.pem", certificate),
         ("agent/live/01/ecdsa-privkey.pem", key),
         ("agent/live/01/rsa-fullchain.pem", certificate),

@@ -16,6 +16,7 @@ const FILE: &str = r#"{"names":["f.example.com"]}"#;
 
 /// A request of each route, with the status for nobody, read, write, admin and a revoked token, asked in this order.
 /// `gone.example.com` is there before each request.
+const POLICY: &str = r#"{"min_version":"1.3","ciphersuites":["TLS_AES_128_GCM_SHA256"],"groups":["x25519"]}"#;
 const TABLE: &[(&str, Option<&str>, [u16; 5])] = &[
     ("GET /sites", None, [NOBODY, 200, 200, 200, NOBODY]),
     ("POST /sites", Some(r#"{"names":["new.example.com"]}"#), [NOBODY, REFUSED, 201, 200, NOBODY]),
@@ -42,6 +43,8 @@ const TABLE: &[(&str, Option<&str>, [u16; 5])] = &[
     ("GET /tenants", None, [NOBODY, 200, 200, 200, NOBODY]),
     ("PUT /tenants/acme", Some(r#"{"redirect":true}"#), [NOBODY, REFUSED, REFUSED, 201, NOBODY]),
     ("GET /tenants/acme", None, [NOBODY, 200, 200, 200, NOBODY]),
+    ("GET /tls-policy", None, [NOBODY, 200, 200, 200, NOBODY]),
+    ("PUT /tls-policy", Some(POLICY), [NOBODY, REFUSED, REFUSED, 200, NOBODY]),
     ("GET /tokens", None, [NOBODY, REFUSED, REFUSED, 200, NOBODY]),
     ("GET /openapi.json", None, [200, 200, 200, 200, 200]),
 ];

@@ -2,8 +2,8 @@
 
 use crate::formats::Format;
 use shared::config::{
-    Agent, AgentApache, AgentFiles, AgentHaproxy, AgentHook, AgentLocal, AgentNginx, Config, ConfigError,
-    Secret,
+    Agent, AgentApache, AgentCaddy, AgentFiles, AgentHaproxy, AgentHook, AgentLocal, AgentNginx, Config,
+    ConfigError, Secret,
 };
 use std::{
     fs,
@@ -48,6 +48,7 @@ pub(crate) struct StoreConfig {
 pub(crate) enum ServerConfig {
     Nginx(AgentNginx),
     Haproxy(AgentHaproxy),
+    Caddy(AgentCaddy),
     Apache(AgentApache),
     /// Caddy and Traefik that ask this machine.
     Local(LocalConfig),
@@ -97,7 +98,7 @@ pub(crate) enum AgentConfigError {
     #[error("agent.poll_seconds: 1 to {LONGEST_POLL}")]
     Poll,
     #[error(
-        "agent.servers: {0:?} is none; there are nginx, haproxy, apache, local, traefik, envoy, files and hook"
+        "agent.servers: {0:?} is none; there are nginx, haproxy, apache, caddy, local, traefik, envoy, files and hook"
     )]
     Server(String),
     #[error("agent.local.listen: {0:?} is no loopback address with a port, such as 127.0.0.1:9631")]
@@ -174,6 +175,7 @@ impl ServerConfig {
         Ok(match name {
             "nginx" => Self::Nginx(agent.nginx.clone()),
             "haproxy" => Self::Haproxy(agent.haproxy.clone()),
+            "caddy" => Self::Caddy(agent.caddy.clone()),
             "apache" => Self::Apache(agent.apache.clone()),
             "local" => Self::Local(LocalConfig::check(&agent.local)?),
             "traefik" => Self::Traefik,

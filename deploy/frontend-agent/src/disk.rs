@@ -12,6 +12,7 @@
 use crate::{
     config::StoreConfig,
     formats::Format,
+    https::Https,
     index::{Index, Live, LiveSlot},
     wire::ItemId,
 };
@@ -51,6 +52,9 @@ pub(crate) struct Meta {
     /// Sizes in bytes, by which a damaged version is noticed.
     pub(crate) files: BTreeMap<String, u64>,
     pub(crate) published: Timestamp,
+    /// Written anew when it changes; all else of a version stays as it is.
+    #[serde(default)]
+    pub(crate) https: Https,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,6 +190,16 @@ impl Directory {
             return Err(io::Error::new(ErrorKind::InvalidData, "meta.json is of another item"));
         }
         Ok((directory, meta))
+    }
+
+    /// Something else is done with the names of what is live.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub(crate) fn write_https(&self, id: &ItemId, https: &Https) -> io::Result<()> {
+        let (directory, meta) = self.load_meta(id)?;
+        let meta = Meta { https: https.clone(), ..meta };
+        self.write_whole(&self.item(id).join(directory).join("meta.json"), &serde_json::to_vec(&meta)?, 0o644)
     }
 
     fn removed_marker(&self, id: &ItemId) -> PathBuf {
@@ -325,6 +339,7 @@ impl Meta {
             slots: slots.ok_or_else(|| {
                 io::Error::new(ErrorKind::InvalidData, "meta.json has a fingerprint that is none")
             })?,
+            https: self.https,
             removed: None,
             intact: true,
         })

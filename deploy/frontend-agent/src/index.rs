@@ -1,6 +1,6 @@
 //! What is live, in memory: as little of each item as a pass needs, because there may be half a million.
 
-use crate::wire::ItemId;
+use crate::{https::Https, wire::ItemId};
 use jiff::Timestamp;
 use shared::{digest::unhex, domain::Slot};
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ pub(crate) struct Live {
     pub(crate) directory: Box<str>,
     pub(crate) names: Box<[Box<str>]>,
     pub(crate) slots: Box<[(Slot, LiveSlot)]>,
+    pub(crate) https: Https,
     /// Since when the server no longer has it for this frontend: it is out of service.
     pub(crate) removed: Option<Timestamp>,
     /// False when a file is missing, cut off, or readable by others than the configuration says.
@@ -92,6 +93,7 @@ mod tests {
             directory: "1".into(),
             names: names.iter().map(|name| (*name).into()).collect(),
             slots: [(Slot::Ecdsa, LiveSlot { fingerprint: [0; 32], not_before, not_after: 9 })].into(),
+            https: Https::default(),
             removed: None,
             intact: true,
         }

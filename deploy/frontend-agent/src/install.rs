@@ -102,12 +102,12 @@ impl<'a> Installer<'a> {
     fn prepare(
         &self,
         id: &ItemId,
-        bundle: Bundle,
+        mut bundle: Bundle,
         live: Option<&Live>,
         now: Timestamp,
     ) -> Result<Prepared, ItemError> {
         let mut pairs = Vec::new();
-        for (slot, files) in bundle.files {
+        for (slot, files) in std::mem::take(&mut bundle.files) {
             let before = live.filter(|_| !bundle.rolled_back).and_then(|live| live.slot(slot));
             let expected = Expected {
                 slot,
@@ -120,7 +120,8 @@ impl<'a> Installer<'a> {
             let pair = verify(files.fullchain, files.privkey, &expected);
             pairs.push(pair.map_err(|error| ItemError::Verify(slot, error))?);
         }
-        let publication = Publication { id, version: &bundle.version, names: &bundle.names, pairs: &pairs };
+        let Bundle { version, names, https, .. } = &bundle;
+        let publication = Publication { id, version, names, pairs: &pairs, https };
         Ok(prepare(self.directory, &publication, now)?)
     }
 }

@@ -6,10 +6,12 @@ mod config;
 mod disk;
 mod enrolment;
 mod formats;
+mod https;
 mod index;
 mod install;
 mod publish;
 mod removal;
+mod report;
 mod run;
 mod served;
 mod servers;
@@ -27,9 +29,10 @@ mod wire;
 use crate::{
     config::{AgentConfig, AgentConfigError, StoreConfig},
     disk::Directory,
+    report::Report,
     served::report_once,
     status::Overview,
-    sync::{Agent, Report},
+    sync::Agent,
 };
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;

@@ -3,6 +3,7 @@
 
 use crate::{
     disk::{Directory, Meta, SlotMeta},
+    https::Https,
     verify::Pair,
     wire::ItemId,
 };
@@ -33,6 +34,7 @@ pub(crate) struct Publication<'a> {
     pub(crate) version: &'a str,
     pub(crate) names: &'a [String],
     pub(crate) pairs: &'a [Pair],
+    pub(crate) https: &'a Https,
 }
 
 /// A version that is written, and that nobody sees yet.
@@ -173,6 +175,7 @@ fn write_version(
         slots,
         files,
         published: now,
+        https: publication.https.clone(),
     };
     directory.create_public_file(&path.join("meta.json"), &serde_json::to_vec(&meta)?)?;
     Ok(meta)
@@ -263,7 +266,9 @@ mod tests {
         }
 
         fn prepare(&self, pairs: &[Pair]) -> Prepared {
-            let publication = Publication { id: &self.id, version: "v", names: &self.names, pairs };
+            let https = Https::default();
+            let publication =
+                Publication { id: &self.id, version: "v", names: &self.names, pairs, https: &https };
             prepare(&self.directory, &publication, Timestamp::now()).unwrap()
         }
 

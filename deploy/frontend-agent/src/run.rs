@@ -3,9 +3,10 @@
 use crate::{
     config::AgentConfig,
     disk::Directory,
+    report::Report,
     served::{News, Reporter},
     status::Status,
-    sync::{Agent, Report, SyncError},
+    sync::{Agent, SyncError},
 };
 use shared::error::chain;
 use std::time::Duration;

@@ -1,11 +1,14 @@
 //! `status.json`: how far the agent has come, what is still to be done, and how the last sync went.
 
 use crate::{
-    disk::Directory, enrolment::Validity, index::Live, served::ServedState, sync::Report, wire::ItemId,
+    disk::Directory, enrolment::Validity, index::Live, report::Report, served::ServedState, wire::ItemId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use shared::{digest::hex, domain::FrontendReport};
+use shared::{
+    digest::hex,
+    domain::{FrontendReport, TlsPolicy},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -26,6 +29,10 @@ pub(crate) struct Status {
     /// The last pass without any problem.
     pub(crate) last_success: Option<Timestamp>,
     pub(crate) last_error: Option<String>,
+    /// When the centre answered last.
+    pub(crate) heard: Option<Timestamp>,
+    /// What it wants spoken.
+    pub(crate) tls: Option<TlsPolicy>,
     /// Items that could not be published, tried again and again.
     pub(crate) failed: BTreeMap<ItemId, Failure>,
     /// Items that were to go out of service and were too many at once.

@@ -8,61 +8,24 @@ use crate::{
     config::{AgentConfig, Credentials},
     disk::{Directory, Lock},
     enrolment::{EnrolmentError, OwnIdentity},
+    https::Moment,
     index::{Index, Live, names_in_service},
     install::{Installed, Installer},
     publish::clear_leftovers,
     removal::{Withheld, grace_is_over, judge},
+    report::{Failed, Published, Report},
     served::Target,
     servers::{self, Applied, ListenError, Server, View},
     status::Status,
     wire::{Changes, Item, ItemId},
 };
 use jiff::Timestamp;
-use serde::Serialize;
 use shared::error::chain;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     io, mem,
     time::{Duration, Instant},
 };
-
-/// What a pass did.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct Report {
-    pub(crate) published: Vec<Published>,
-    /// Told of, and on disk already.
-    pub(crate) unchanged: usize,
-    pub(crate) removed: Vec<ItemId>,
-    pub(crate) deleted: Vec<ItemId>,
-    pub(crate) failed: Vec<Failed>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) withheld: Option<String>,
-    /// What the web servers refused.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) server_errors: Vec<String>,
-    pub(crate) reloaded: bool,
-    pub(crate) duration_ms: u64,
-    /// What was published, as a web server should serve it.
-    #[serde(skip)]
-    pub(crate) targets: Vec<Target>,
-    /// When a web server that was reloaded a moment ago may be reloaded again.
-    #[serde(skip)]
-    pub(crate) again_in: Option<Duration>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Published {
-    pub(crate) id: ItemId,
-    pub(crate) names: Vec<String>,
-}
-
-/// One item that stays as it was.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Failed {
-    pub(crate) id: Option<ItemId>,
-    pub(crate) names: Vec<String>,
-    pub(crate) reason: String,
-}
 
 /// The pass ended before anything could be done.
 #[derive(Debug, thiserror::Error)]
@@ -100,32 +63,6 @@ struct Pass<'a> {
     gone: BTreeSet<ItemId>,
     /// Something in the answer can't be read: nobody knows what it meant.
     unreadable: bool,
-}
-
-impl Published {
-    fn of(id: &ItemId, live: &Live) -> Self {
-        Self { id: id.clone(), names: live.names.iter().map(ToString::to_string).collect() }
-    }
-}
-
-impl Report {
-    pub(crate) fn is_success(&self) -> bool {
-        self.failed.is_empty() && self.withheld.is_none() && self.server_errors.is_empty()
-    }
-
-    /// Every problem of a pass that otherwise went through, on one line.
-    pub(crate) fn problems(&self) -> String {
-        let failed = self.failed.iter().map(|failed| {
-            let id = failed.id.as_ref().map_or("?", ItemId::as_str);
-            let names = failed.names.first().map(|name| format!(" ({name})")).unwrap_or_default();
-            format!("{id}{names}: {}", failed.reason)
-        });
-        failed.chain(self.withheld.clone()).chain(self.server_errors.clone()).collect::<Vec<_>>().join("; ")
-    }
-
-    pub(crate) fn changed_something(&self) -> bool {
-        !self.published.is_empty() || !self.removed.is_empty() || self.reloaded
-    }
 }
 
 impl Agent {
@@ -292,6 +229,7 @@ impl<'a> Pass<'a> {
         confirmed: bool,
     ) -> Result<(), SyncError> {
         let is_complete = self.status.cursor.is_none();
+        self.status.heard = Some(Timestamp::now());
         let mut page = first;
         let reached;
         loop {
@@ -332,6 +270,7 @@ impl<'a> Pass<'a> {
     }
 
     async fn take_page(&mut self, client: &Client, page: Changes) -> Result<(), SyncError> {
+        self.status.tls = page.tls.or(self.status.tls.take());
         for bad in page.bad {
             self.unreadable |= bad.id.is_none();
             self.seen.extend(bad.id.clone());
@@ -344,16 +283,27 @@ impl<'a> Pass<'a> {
             }
         }
         let mut wanted: BTreeMap<ItemId, Vec<String>> = BTreeMap::new();
-        for Item { id, version, names, lineages } in page.put {
+        for Item { id, version, names, lineages, https } in page.put {
             self.seen.insert(id.clone());
             self.gone.remove(&id);
             self.status.withheld.remove(&id);
             let is_current = |live: &Live| *live.version == *version && live.intact && live.is_in_service();
-            if lineages.is_empty() || self.index.get(&id).is_some_and(is_current) {
-                self.status.failed.remove(&id);
-                self.report.unchanged += 1;
-            } else {
-                wanted.insert(id, names);
+            match self.index.get_mut(&id) {
+                Some(live) if is_current(live) => {
+                    self.status.failed.remove(&id);
+                    self.report.unchanged += 1;
+                    // One that can't be written is fetched whole.
+                    if live.https != https && self.directory.write_https(&id, &https).is_err() {
+                        wanted.insert(id, names);
+                    } else {
+                        live.https = https;
+                    }
+                }
+                _ if lineages.is_empty() => {
+                    self.status.failed.remove(&id);
+                    self.report.unchanged += 1;
+                }
+                _ => drop(wanted.insert(id, names)),
             }
         }
         self.fetch(client, wanted).await
@@ -442,10 +392,14 @@ impl<'a> Pass<'a> {
         let target =
             |published: &Published| Target::of(&published.id, self.index.get(&published.id)?, &names);
         report.targets = report.published.iter().filter_map(target).collect();
+        let now = Timestamp::now();
+        let at = Moment { now, heard: self.status.heard.unwrap_or(Timestamp::UNIX_EPOCH) };
+        let tls = self.status.tls.clone();
+        let tls = tls.as_ref();
         let mut refused = false;
         for server in servers {
             let owed = self.status.owed.contains(server.name());
-            let view = View { directory: self.directory, index: &self.index, names: &names, owed };
+            let view = View { directory: self.directory, index: &self.index, names: &names, owed, at, tls };
             if !owed && server.differs(&view) {
                 self.status.owed.insert(server.name().to_owned());
                 self.status.store(self.directory)?;

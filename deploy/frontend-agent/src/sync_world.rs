@@ -2,7 +2,8 @@
 
 use crate::{
     config::{AgentConfig, Credentials, ServerConfig, StoreConfig},
-    sync::{Agent, Report, SyncError},
+    report::Report,
+    sync::{Agent, SyncError},
     test_pki::{Issued, TestPki, days},
 };
 use openssl::{

@@ -1,9 +1,10 @@
 //! What the certificate server says: parsed from JSON, and trusted with nothing (the identifiers become directory names, the
 //! hostnames lines of a web server's configuration).
 
+use crate::https::Https;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use shared::domain::Slot;
+use shared::domain::{Slot, TlsPolicy};
 use std::{borrow::Borrow, collections::BTreeMap, fmt};
 use zeroize::Zeroizing;
 
@@ -16,10 +17,11 @@ pub(crate) struct ItemId(String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
     pub(crate) id: ItemId,
-    /// Another one whenever names or certificates are.
+    /// Another one whenever names or certificates are; not when what is done with them is.
     pub(crate) version: String,
     pub(crate) names: Vec<String>,
     pub(crate) lineages: BTreeMap<Slot, Lineage>,
+    pub(crate) https: Https,
 }
 
 /// The current certificate of one kind of key.
@@ -38,6 +40,8 @@ pub(crate) struct Changes {
     pub(crate) put: Vec<Item>,
     pub(crate) del: Vec<ItemId>,
     pub(crate) bad: Vec<BadItem>,
+    /// What the centre wants spoken; absent where it does not say, or in a way that this program doesn't know.
+    pub(crate) tls: Option<TlsPolicy>,
 }
 
 /// An item that cannot be used. The others of its page can.
@@ -66,6 +70,7 @@ pub(crate) struct Bundle {
     pub(crate) files: BTreeMap<Slot, PairFiles>,
     /// The operator has gone back to an older certificate.
     pub(crate) rolled_back: bool,
+    pub(crate) https: Https,
 }
 
 /// The two files of a pair, as they came.
@@ -98,9 +103,13 @@ impl Changes {
             cursor: String,
             more: bool,
             items: Vec<serde_json::Value>,
+            #[serde(default)]
+            tls_policy: serde_json::Value,
         }
         let document: Document = serde_json::from_slice(json)?;
-        let mut changes = Self { cursor: document.cursor, more: document.more, ..Self::default() };
+        let tls = serde_json::from_value(document.tls_policy).ok();
+        let tls = tls.filter(|policy: &TlsPolicy| policy.check().is_ok());
+        let mut changes = Self { cursor: document.cursor, more: document.more, tls, ..Self::default() };
         for value in document.items {
             let op = value.get("op").and_then(|op| op.as_str()).unwrap_or_default().to_owned();
             match op.as_str() {
@@ -137,19 +146,22 @@ impl Item {
             version: String,
             names: Vec<String>,
             lineages: BTreeMap<String, serde_json::Value>,
+            #[serde(default)]
+            https: Https,
         }
         let id = id_of(&value).map_err(|reason| BadItem { id: None, reason })?;
         let bad = |reason: String| BadItem { id: Some(id.clone()), reason };
-        let document: Document = serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
+        let mut document: Document = serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
         check_names(&document.names).map_err(&bad)?;
         let mut lineages = BTreeMap::new();
-        for (slot, lineage) in document.lineages {
+        for (slot, lineage) in std::mem::take(&mut document.lineages) {
             // A newer server may know more kinds of keys than this program.
             let Ok(slot) = slot.parse::<Slot>() else { continue };
             let lineage: Lineage = serde_json::from_value(lineage).map_err(|error| bad(error.to_string()))?;
             lineages.insert(slot, lineage);
         }
-        Ok(Self { id, version: document.version, names: document.names, lineages })
+        let Document { version, names, https, .. } = document;
+        Ok(Self { id, version, names, lineages, https })
     }
 }
 
@@ -181,6 +193,8 @@ impl Line {
             names: Vec<String>,
             #[serde(default)]
             rolled_back: bool,
+            #[serde(default)]
+            https: Https,
             #[serde(default)]
             certificates: BTreeMap<String, Pair>,
         }
@@ -216,8 +230,8 @@ impl Line {
         if files.is_empty() {
             return Ok(Self::Failed("there is no certificate of a kind that this agent knows".to_owned()));
         }
-        let Document { version, names, rolled_back, .. } = document;
-        Ok(Self::Bundle(Bundle { version, names, files, rolled_back }))
+        let Document { version, names, rolled_back, https, .. } = document;
+        Ok(Self::Bundle(Bundle { version, names, files, rolled_back, https }))
     }
 }
 

@@ -30,6 +30,7 @@ mod server;
 mod sites;
 mod status;
 mod tenants;
+mod tls_policy;
 mod tokens;
 mod view;
 

@@ -5,7 +5,7 @@ use super::{
     brakes, certificates, events, files, fleet, forecast, limits, openapi,
     refusal::Code,
     server::{BASE, answering, other_methods},
-    sites, status, tenants, tokens,
+    sites, status, tenants, tls_policy, tokens,
 };
 use actix_web::{
     HttpRequest,
@@ -261,6 +261,11 @@ routes! {
         GET Read tenants::show, described("showTenant", "A tenant.", &[(200, "Tenant")]).refusals(&[Code::NoSuchTenant]);
         PUT Admin tenants::put, described("putTenant", "Make a tenant, or replace its settings.", &[(200, "Tenant"), (201, "Tenant")])
             .body("TenantWish").refusals(&[Code::Changed, Code::InvalidTenant]);
+    }
+    "/tls-policy" {
+        GET Read tls_policy::show, described("showTlsPolicy", "The TLS versions, ciphers and groups that all frontends speak.", &[(200, "TlsPolicy")]);
+        PUT Admin tls_policy::set, described("setTlsPolicy", "Have all frontends speak something else: they take it with their next question for changes.", &[(200, "TlsPolicy")])
+            .body("TlsPolicy");
     }
     "/tokens" {
         GET Admin tokens::list, described("listTokens", "Every token of the API, without the tokens themselves.", &[(200, "Tokens")]);

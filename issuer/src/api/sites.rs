@@ -219,6 +219,7 @@ fn describe(change: &Change) -> Value {
         "change": change.kind,
         "site": view::wanted(&change.id, &change.site),
         "differences": change.differences,
+        "warnings": change.warnings,
         "reissued": change.reissued,
     })
 }

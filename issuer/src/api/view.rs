@@ -1,6 +1,7 @@
 //! A site as it is shown: what is wanted, and how far its groups have come.
 
 use super::refusal::Refusal;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::{
@@ -122,5 +123,6 @@ fn describe_group(group: &StoredSite) -> Value {
         "parked": group.parked,
         "left_out": group.cut,
         "explanation_url": group.explanation_url,
+        "hsts_seconds": group.hsts_seconds(Timestamp::now()),
     })
 }

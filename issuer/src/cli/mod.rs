@@ -21,6 +21,7 @@ mod site;
 mod status;
 mod store;
 mod tenant;
+mod tls_policy;
 mod token;
 mod watch;
 
@@ -91,6 +92,9 @@ enum Command {
     /// The keys that seal private keys
     #[command(subcommand)]
     Key(key::Command),
+    /// The TLS versions, ciphers and groups that all frontends speak
+    #[command(subcommand)]
+    TlsPolicy(tls_policy::Command),
     /// The store: what it is, and stopping the embedded one
     #[command(subcommand)]
     Store(store::Command),
@@ -143,6 +147,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
         Command::Audit(wanted) => audit::run(&wanted, config()?, output).await,
         Command::Frontend(command) => frontend::run(command, config()?, output).await,
         Command::Token(command) => token::run(command, config()?, output).await,
+        Command::TlsPolicy(command) => tls_policy::run(command, config()?, output).await,
         Command::Store(command) => store::run(&command, config()?, output).await,
     }
 }

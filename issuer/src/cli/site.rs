@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use shared::{
     config::Config,
-    domain::{DnsName, Hsts, KeyType, Origin, SanPolicy, Site, SiteId},
+    domain::{DnsName, HstsGoal, KeyType, Origin, SanPolicy, Site, SiteId},
     store::{StoredSite, WantedSite},
 };
 use std::sync::Arc;
@@ -108,7 +108,8 @@ pub(super) struct Settings {
     /// Whether frontends redirect plain HTTP to HTTPS
     #[arg(long, value_enum)]
     redirect: Option<Switch>,
-    /// on (60 days), off, or the seconds that browsers insist on HTTPS. A site whose certificate fails is then unreachable
+    /// on (60 days), off, or the seconds that browsers insist on HTTPS, reached by steps. A site whose certificate fails is
+    /// then unreachable for them. Switched off, it is wound down: it lasts as long as somebody was told
     #[arg(long, value_parser = parse_hsts)]
     hsts: Option<HstsWish>,
 }
@@ -268,11 +269,15 @@ fn told(output: &Output, changes: &[Change], next: &str) {
             "site": change.id,
             "names": change.site.names,
             "differences": change.differences,
+            "warnings": change.warnings,
             "reissued": change.reissued,
             "wanted": change.site,
         })
     };
     let documents: Vec<Value> = changes.iter().map(document).collect();
+    for warning in changes.iter().flat_map(|change| &change.warnings) {
+        output.note(&format!("note: {warning}"));
+    }
     output.result(&json!({ "sites": documents }), || {
         let mut text = String::new();
         for change in changes {
@@ -302,9 +307,16 @@ async fn show(context: &Context, wanted: &WantedSite, output: &Output) -> Result
         let site = &wanted.site;
         let names = site.names.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
         let kinds = site.key_types.iter().map(ToString::to_string).collect::<Vec<_>>().join(" + ");
-        let hsts = site.hsts.map_or_else(|| "off".to_owned(), |hsts| format!("{} s", hsts.max_age_seconds));
+        let hsts = site.hsts.map_or_else(|| "off".to_owned(), |hsts| hsts.to_string());
+        let mut told: Vec<u64> = shown.iter().filter_map(|group| group["hsts_seconds"].as_u64()).collect();
+        told.sort_unstable();
+        told.dedup();
+        let told = match told.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => String::new(),
+            told => format!(" (announced now: {told} s)"),
+        };
         format!(
-            "{names}\n  site {}, {} of {}, account {}, profile {}\n  keys {kinds}, {} certificates, tags {}, tenant {}\n  redirect {}, HSTS {hsts}{}\n\n{}",
+            "{names}\n  site {}, {} of {}, account {}, profile {}\n  keys {kinds}, {} certificates, tags {}, tenant {}\n  redirect {}, HSTS {hsts}{told}{}\n\n{}",
             wanted.id,
             site.san.as_str(),
             site.ca,
@@ -396,7 +408,7 @@ fn parse_hsts(text: &str) -> Result<HstsWish, String> {
         "off" => Ok(HstsWish::Switch(false)),
         seconds => seconds
             .parse()
-            .map(|max_age_seconds| HstsWish::Exactly(Hsts { max_age_seconds, ..Hsts::default() }))
+            .map(|max_age_seconds| HstsWish::Exactly(HstsGoal { max_age_seconds, ..HstsGoal::default() }))
             .map_err(|_| "on, off, or a number of seconds".to_owned()),
     }
 }

@@ -198,6 +198,7 @@ pub(super) async fn describe(context: &Context, stored: &StoredSite) -> Result<V
         "parked": stored.parked,
         "paused": stored.site.paused,
         "explanation_url": stored.explanation_url,
+        "hsts_seconds": stored.hsts_seconds(now),
         "next": next_look,
     }))
 }

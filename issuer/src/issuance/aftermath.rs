@@ -3,6 +3,7 @@
 use super::{
     Issuance, Outcome, Verdict,
     attempt::Tally,
+    hsts,
     publication::look_for_promotion,
     renewal::{Renewals, place_of_served, urgent},
     site::Published,
@@ -95,6 +96,7 @@ impl Aftermath<'_> {
         for field in [Field::Failure, Field::Parked, Field::Alert, Field::Retry, Field::Force] {
             settlement.fields.push((field, None));
         }
+        settlement.fields.extend(hsts::recovered(stored, self.now));
         if matches!(outcome, Outcome::Issued(_)) {
             settlement.fields.push((Field::Held, None));
             let (kind, word) = if self.tally.before.is_empty() && stored.serving.current.is_empty() {
@@ -157,6 +159,10 @@ impl Aftermath<'_> {
             tell(settlement, &event.with("next_attempt", next));
         }
         settlement.fields.push((Field::Failure, serde_json::to_string(&failure).ok()));
+        let ends = served.values().map(|published| published.leaf.not_after).min();
+        let (fields, event) = hsts::lowered(stored, ends, self.now);
+        settlement.fields.extend(fields);
+        event.iter().for_each(|event| tell(settlement, event));
         self.warn_of_expiry(settlement);
     }
 

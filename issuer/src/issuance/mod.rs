@@ -11,6 +11,7 @@
 //! - `look`: what the CA has made of an order, and why it failed.
 //! - `account`: the account's key and URL, made where there are none. `directory`: the CA's, and what changes in it.
 //! - `pace`: when to ask the CA again. `patience`: what is tried again when the CA or the store stumbles.
+//! - `hsts`: lowered while a certificate fails.
 //! - `verdict`: what went wrong, whose fault it is, and what to change.
 //! - `progress`: what is told to whoever watches.
 
@@ -19,6 +20,7 @@ mod aftermath;
 mod attempt;
 mod check;
 mod directory;
+pub(crate) mod hsts;
 mod lease;
 mod look;
 mod pace;

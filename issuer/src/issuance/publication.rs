@@ -1,6 +1,6 @@
 //! From stored certificates to served ones: to all frontends at once, or to the canaries first.
 
-use super::{Issuance, attempt::Attempt, patience::write};
+use super::{Issuance, attempt::Attempt, hsts, patience::write};
 use jiff::Timestamp;
 use shared::{
     config::Canary,
@@ -20,7 +20,8 @@ impl Attempt<'_> {
         let stored = store.load_site(&self.lease.site).await?.ok_or(StoreError::Conflict)?;
         let leaves = load_leaves(store, &stored, new).await?;
         let serving = self.issuance.serving_with(&stored, new, &leaves).await?;
-        write(|| store.publish(self.lease, &serving, &[], &[])).await?;
+        let begun: Vec<_> = hsts::begun(&stored, Timestamp::now()).into_iter().collect();
+        write(|| store.publish(self.lease, &serving, &begun, &[])).await?;
         // A name that was taken away while it was ordered leads nowhere.
         let mut names: Vec<DnsName> = leaves
             .values()

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use openssl::x509::X509;
 use shared::{
     domain::{
-        CertificateId, DnsName, Failure, Hsts, KeyType, Leaf, NameSet, RenewalPlan, Site, SiteId, Slot,
+        CertificateId, DnsName, Failure, KeyType, Leaf, NameSet, RenewalPlan, Site, SiteId, Slot,
         renewal_moment, urgent_from,
     },
     store::{Claimed, Store, StoreError, StoredSite},
@@ -202,7 +202,7 @@ impl Issuance {
             profile: self.ca.section.profile.clone(),
             tags: wanted.tags.clone(),
             redirect: Some(true),
-            hsts: Some(Hsts::default()),
+            hsts: None,
             ..Site::new(wanted.names.clone(), key_types, &self.ca.name, &self.account_name, Timestamp::now())
         }
     }

@@ -3,7 +3,7 @@
 use super::{Node, node::UnusableError, renewal_info::may_only_be_asked_about, trouble::Change};
 use crate::{
     acme::RequestCounter,
-    issuance::{HeldLease, Outcome, Verdict, draw, look_for_promotion, promote_what_is_due},
+    issuance::{HeldLease, Outcome, Verdict, draw, hsts, look_for_promotion, promote_what_is_due},
     preflight::Whereabouts,
     sites::SiteError,
 };
@@ -221,8 +221,9 @@ impl Node {
         let renewal = stored.renewal.map(|planned| planned.max(next));
         let place = Place { class: Class::Retry, moment: next, deadline: next, urgent_from: None, renewal };
         let event = told_of(stored, EventKind::Failed, now, &failure.what).because(&failure);
-        let record = serde_json::to_string(&failure).ok();
-        self.settle(claimed, stored, place, vec![(Field::Failure, record)], vec![event]).await
+        let (mut fields, lowered) = hsts::lowered(stored, hsts::ends(&self.store, stored).await?, now);
+        fields.push((Field::Failure, serde_json::to_string(&failure).ok()));
+        self.settle(claimed, stored, place, fields, [event].into_iter().chain(lowered).collect()).await
     }
 
     /// The names that lead elsewhere, each with what was found.
@@ -296,12 +297,11 @@ impl Node {
         let pause = SignedDuration::try_from(self.parked.pause(parked.looks, draw())).unwrap_or(PAUSED);
         let moment = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
         let place = Place { class: Class::Check, moment, deadline: moment, urgent_from: None, renewal: None };
-        let events = if before.is_none() {
-            vec![told_of(stored, EventKind::Departed, now, &parked.what).remedy(remedy)]
-        } else {
-            Vec::new()
-        };
-        let fields = vec![(Field::Parked, serde_json::to_string(&parked).ok()), (Field::Failure, None)];
+        let departed = || told_of(stored, EventKind::Departed, now, &parked.what).remedy(remedy);
+        let mut events: Vec<Event> = before.is_none().then(departed).into_iter().collect();
+        let (mut fields, lowered) = hsts::lowered(stored, hsts::ends(&self.store, stored).await?, now);
+        fields.extend([(Field::Parked, serde_json::to_string(&parked).ok()), (Field::Failure, None)]);
+        events.extend(lowered);
         self.settle(claimed, stored, place, fields, events).await
     }
 

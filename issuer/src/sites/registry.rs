@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use shared::{
     config::Config,
     domain::{
-        Class, DnsName, Event, EventKind, Groups, NameSet, Origin, Place, PublicSuffixes, Site, SiteId,
-        plan_groups,
+        Class, DnsName, Event, EventKind, Groups, HSTS_REMOVED, HSTS_WARNINGS, NameSet, Origin, Place,
+        PublicSuffixes, Site, SiteId, plan_groups,
     },
     store::{Field, NamePointer, SiteChange, Store, StoreError, StoredSite, Tenant, WantedSite},
 };
@@ -32,6 +32,8 @@ pub struct Change {
     pub site: Site,
     /// What is different, in words.
     pub differences: Vec<String>,
+    /// What whoever wished for it should know.
+    pub warnings: Vec<&'static str>,
     /// Names whose certificate is ordered because of it.
     pub reissued: Vec<DnsName>,
     pub(super) write: Option<SiteChange>,
@@ -229,7 +231,8 @@ impl Registry {
             retired: self.retired(now),
             events,
         });
-        Ok(Change { kind, id, site, differences, reissued, write, gained, lost: lost.unwrap_or_default() })
+        let (warnings, lost) = (warnings(known, &site), lost.unwrap_or_default());
+        Ok(Change { kind, id, site, differences, warnings, reissued, write, gained, lost })
     }
 
     async fn check_free(&self, name: &DnsName, pointer: &NamePointer, id: &SiteId) -> Result<(), SiteError> {
@@ -292,6 +295,7 @@ impl Registry {
                 events: vec![event],
             }),
             id,
+            warnings: removed_with(&site),
             site,
             differences: Vec::new(),
             reissued: Vec::new(),
@@ -418,6 +422,15 @@ fn told_of(event: Event, id: &SiteId, site: &Site) -> String {
     serde_json::to_string(&event).expect("events are plain data")
 }
 
+fn warnings(before: Option<&Site>, after: &Site) -> Vec<&'static str> {
+    let goal = |site: &Site| site.hsts.map_or(0, |hsts| hsts.max_age_seconds);
+    if goal(after) > before.map_or(0, goal) { HSTS_WARNINGS.to_vec() } else { Vec::new() }
+}
+
+fn removed_with(site: &Site) -> Vec<&'static str> {
+    if site.hsts.is_some_and(|hsts| hsts.is_on()) { vec![HSTS_REMOVED] } else { Vec::new() }
+}
+
 fn differences(before: &Site, after: &Site) -> Vec<String> {
     let mut found = Vec::new();
     let list =
@@ -448,18 +461,7 @@ fn differences(before: &Site, after: &Site) -> Vec<String> {
     compare("tenant", or_none(&before.tenant), or_none(&after.tenant));
     let redirect = |site: &Site| site.redirect.is_some_and(|on| on).to_string();
     compare("redirect", redirect(before), redirect(after));
-    let hsts = |site: &Site| {
-        site.hsts.map_or_else(
-            || "off".to_owned(),
-            |hsts| {
-                format!(
-                    "{} s{}",
-                    hsts.max_age_seconds,
-                    if hsts.include_subdomains { " with subdomains" } else { "" }
-                )
-            },
-        )
-    };
+    let hsts = |site: &Site| site.hsts.map_or_else(|| "off".to_owned(), |hsts| hsts.to_string());
     compare("hsts", hsts(before), hsts(after));
     compare("paused", before.paused.is_some().to_string(), after.paused.is_some().to_string());
     let origin = |site: &Site| format!("{:?}", site.origin).to_lowercase();

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use shared::{
     config::Config,
     domain::{
-        ChallengeType, DnsName, Hsts, KeyType, MAX_SITE_NAMES, NameError, NameSet, Origin, PublicSuffixes,
-        SanPolicy, Site, Slot,
+        ChallengeType, DnsName, Hsts, HstsGoal, KeyType, MAX_SITE_NAMES, NameError, NameSet, Origin,
+        PublicSuffixes, SanPolicy, Site, Slot,
     },
     store::Tenant,
 };
@@ -42,7 +42,7 @@ pub struct SiteWish {
     pub hsts: Option<HstsWish>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
-    /// It was served by something else before: redirects and HSTS stay off unless they are asked for.
+    /// It was served by something else before: redirects stay off unless they are asked for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub imported: bool,
 }
@@ -52,7 +52,7 @@ pub struct SiteWish {
 #[serde(untagged)]
 pub enum HstsWish {
     Switch(bool),
-    Exactly(Hsts),
+    Exactly(HstsGoal),
 }
 
 /// What is wrong with a wish.
@@ -149,14 +149,15 @@ impl SiteWish {
         let existing = self.imported || tenant.is_some_and(|tenant| !tenant.redirect);
         let account = self.account.clone().or_else(|| before.map(|site| site.account.clone()));
         let account = account.or_else(|| tenant.and_then(|tenant| tenant.account.clone()));
+        let known = before.and_then(|site| site.hsts.as_ref());
         let hsts = match self.hsts {
-            Some(HstsWish::Switch(false)) => None,
-            Some(HstsWish::Switch(true)) => Some(before.and_then(|site| site.hsts).unwrap_or_default()),
-            Some(HstsWish::Exactly(hsts)) => Some(hsts),
-            None => match before {
-                Some(site) => site.hsts,
-                None => (!existing).then(Hsts::default),
-            },
+            Some(HstsWish::Switch(false)) => Hsts::wound_down(known, now),
+            Some(HstsWish::Switch(true)) => {
+                let goal = known.filter(|hsts| hsts.is_on()).map_or_else(HstsGoal::default, Hsts::goal);
+                Some(Hsts::towards(goal, known, now))
+            }
+            Some(HstsWish::Exactly(goal)) => Some(Hsts::towards(goal, known, now)),
+            None => known.copied(),
         };
         let paused = match self.paused {
             Some(true) => before.and_then(|site| site.paused).or(Some(now)),
@@ -237,7 +238,7 @@ mod tests {
     fn new_sites_redirect_and_imported_ones_do_not() {
         let mut wish = SiteWish::for_names(&["b.example.com".into(), "a.example.com".into()]);
         let new = site(&wish, None, None).unwrap();
-        assert_eq!((new.redirect, new.hsts), (Some(true), Some(Hsts::default())));
+        assert_eq!((new.redirect, new.hsts), (Some(true), None), "HSTS is for those who ask for it");
         assert_eq!(
             (new.san, new.names.to_string().as_str()),
             (SanPolicy::Single, "a.example.com, b.example.com")

@@ -33,14 +33,15 @@ pub struct Agent {
     pub pkcs12_password_file: Option<PathBuf>,
     /// Certificates in whose chain an issuer has one of these words in its name are not published.
     pub refused_issuers: Vec<String>,
-    /// The web servers of this machine that the agent looks after: `nginx`, `haproxy`, `apache`, `local`, `traefik`, `envoy`,
-    /// `files`, `hook`.
+    /// The web servers of this machine that the agent looks after: `nginx`, `haproxy`, `apache`, `caddy`, `local`, `traefik`,
+    /// `envoy`, `files`, `hook`.
     pub servers: Vec<String>,
     /// Where the web server is asked what it serves; empty: it is not.
     pub probe: String,
     pub nginx: AgentNginx,
     pub haproxy: AgentHaproxy,
     pub apache: AgentApache,
+    pub caddy: AgentCaddy,
     pub files: AgentFiles,
     pub hook: AgentHook,
     pub local: AgentLocal,
@@ -52,7 +53,7 @@ pub struct Agent {
 pub struct AgentNginx {
     /// Run before a reload; empty: nothing is.
     pub test: Vec<String>,
-    /// Run when names came or went; empty: nothing is.
+    /// Run when names came or went, or another redirect, HSTS or TLS policy is wanted; empty: nothing is.
     pub reload: Vec<String>,
     /// Between two reloads, seconds at least, and never less than 20 times what one takes; 0: no pause at all.
     pub min_reload_seconds: u64,
@@ -66,6 +67,10 @@ pub struct AgentHaproxy {
     pub socket: PathBuf,
     /// The options of each certificate in the list, without brackets: `alpn h2,http/1.1`.
     pub options: String,
+    /// Run when the TLS policy changed, which HAProxy can't be told while it runs; empty: it takes effect with its next
+    /// reload.
+    pub test: Vec<String>,
+    pub reload: Vec<String>,
 }
 
 /// `[agent.apache]`.
@@ -74,6 +79,16 @@ pub struct AgentHaproxy {
 pub struct AgentApache {
     pub test: Vec<String>,
     /// Run when a certificate or a name changed.
+    pub reload: Vec<String>,
+    pub min_reload_seconds: u64,
+}
+
+/// `[agent.caddy]`: redirects, HSTS and the TLS policy. Its certificates are those of `[agent.local]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentCaddy {
+    pub test: Vec<String>,
+    /// Run when one of its files changed.
     pub reload: Vec<String>,
     pub min_reload_seconds: u64,
 }
@@ -130,6 +145,7 @@ impl Default for Agent {
             nginx: AgentNginx::default(),
             haproxy: AgentHaproxy::default(),
             apache: AgentApache::default(),
+            caddy: AgentCaddy::default(),
             files: AgentFiles::default(),
             hook: AgentHook::default(),
             local: AgentLocal::default(),
@@ -149,7 +165,12 @@ impl Default for AgentNginx {
 
 impl Default for AgentHaproxy {
     fn default() -> Self {
-        Self { socket: "/run/haproxy/admin.sock".into(), options: String::new() }
+        Self {
+            socket: "/run/haproxy/admin.sock".into(),
+            options: String::new(),
+            test: Vec::new(),
+            reload: Vec::new(),
+        }
     }
 }
 
@@ -158,6 +179,16 @@ impl Default for AgentApache {
         Self {
             test: words(&["apache2ctl", "-t"]),
             reload: words(&["apache2ctl", "graceful"]),
+            min_reload_seconds: 10,
+        }
+    }
+}
+
+impl Default for AgentCaddy {
+    fn default() -> Self {
+        Self {
+            test: words(&["caddy", "validate", "--config", "/etc/caddy/Caddyfile"]),
+            reload: words(&["caddy", "reload", "--config", "/etc/caddy/Caddyfile"]),
             min_reload_seconds: 10,
         }
     }

@@ -9,7 +9,9 @@ mod origin;
 mod sections;
 mod store_url;
 
-pub use agent::{Agent, AgentApache, AgentFiles, AgentHaproxy, AgentHook, AgentLocal, AgentNginx};
+pub use agent::{
+    Agent, AgentApache, AgentCaddy, AgentFiles, AgentHaproxy, AgentHook, AgentLocal, AgentNginx,
+};
 pub use load::{Config, ConfigError, DEFAULT_PATH};
 pub use mistakes::Mistake;
 pub use notify::{Interval, InvalidInterval, LeastSeverity};

@@ -85,6 +85,7 @@ kinds! {
     RenewalMoved, "renewal-moved", Warning, "The CA wants a certificate renewed sooner than planned: often one that it will revoke.";
     Failed, "failed", Warning, "No certificate could be had; what is there is served on, and it is tried again.";
     Recovered, "recovered", Info, "What had failed works again.";
+    HstsLowered, "hsts-lowered", Warning, "HSTS of a site is lowered for as long as its certificate can't be renewed.";
     NameCut, "name-cut", Warning, "A name that fails was left out of a certificate so that the others get theirs.";
     NameRejoined, "name-rejoined", Info, "A name that was left out is in the certificate again.";
     Departed, "departed", Warning, "A name no longer leads to the frontends: nothing is ordered for it until it is back.";

@@ -11,6 +11,7 @@ mod forecast;
 mod frontend;
 mod frontend_report;
 mod grouping;
+mod hsts;
 mod identifier;
 mod key_authorization;
 mod key_type;
@@ -23,6 +24,7 @@ mod renewal_plan;
 mod schedule;
 mod site;
 mod spread;
+mod tls_policy;
 
 pub use api_token::{ApiRole, ApiToken, InvalidTokenName, TokenName};
 pub use audit::{AuditAction, AuditChain, AuditCheck, AuditEntry, AuditFault, AuditLine, AuditedKey};
@@ -35,6 +37,7 @@ pub use forecast::{FORECAST_HOURS, Fleet, Forecast, Headroom, OrderLimit, Peak};
 pub use frontend::{Frontend, FrontendName, InvalidFrontend, NotItself, Right, Scope, ScopePattern};
 pub use frontend_report::{FrontendReport, ItemProblem, ServedItem, StoredReport};
 pub use grouping::{Groups, plan_groups};
+pub use hsts::{HSTS_REMOVED, HSTS_WARNINGS, Hsts, HstsGoal, HstsStanding, HstsStep, announced};
 pub use identifier::{DnsName, MAX_LABELS, MAX_NAME_BYTES, NameError, NameSet};
 pub use key_authorization::{InvalidToken, KeyAuthorization, Thumbprint, Token};
 pub use key_type::{KeyType, Slot, UnknownKeyType};
@@ -51,10 +54,11 @@ pub use renewal::{
 pub use renewal_plan::{RenewalPlan, RenewalPlans};
 pub use schedule::{Class, Place, leftovers, quotas};
 pub use site::{
-    ChallengeType, Failure, FailureClass, Hsts, MAX_SITE_NAMES, Origin, PARTITIONS, Parked, ParkedReason,
+    ChallengeType, Failure, FailureClass, MAX_SITE_NAMES, Origin, PARTITIONS, Parked, ParkedReason,
     Partition, SanPolicy, Site, SiteId,
 };
 pub use spread::{Candidates, Chosen, Occasion, candidates, hour_of};
+pub use tls_policy::{TlsGroup, TlsPolicy, TlsPolicyError, TlsVersion};
 
 /// A draw as it may be used: between 0 and 1, whatever the caller gave.
 fn fraction(draw: f64) -> f64 {

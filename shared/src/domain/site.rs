@@ -4,7 +4,7 @@
 //! which has more names than one certificate takes, has several. Each group has a record of its own, a lease, and a
 //! place in the schedule: what is said of a "site" below the wanted state is said of a group.
 
-use super::{KeyType, NameSet};
+use super::{Hsts, KeyType, NameSet};
 use crate::digest::hex;
 use crate::error::Fault;
 use jiff::Timestamp;
@@ -159,16 +159,6 @@ pub enum ChallengeType {
     Http01,
 }
 
-/// Strict transport security, which frontends announce (RFC 6797).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hsts {
-    #[serde(default = "Hsts::default_max_age")]
-    pub max_age_seconds: u64,
-    #[serde(default)]
-    pub include_subdomains: bool,
-}
-
 /// Who made a site. A file of wanted sites removes only what a file has added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -181,7 +171,7 @@ pub enum Origin {
 
 impl Site {
     /// The newest version of this record that this program can read.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// A site of which nothing is said but this: one certificate for all names of each kind of key.
     pub fn new(
@@ -227,19 +217,6 @@ impl SanPolicy {
 impl ChallengeType {
     fn is_http(&self) -> bool {
         *self == Self::Http01
-    }
-}
-
-impl Hsts {
-    /// 60 days: Let's Encrypt's integration guide, "HTTPS by Default".
-    const fn default_max_age() -> u64 {
-        60 * 86_400
-    }
-}
-
-impl Default for Hsts {
-    fn default() -> Self {
-        Self { max_age_seconds: Self::default_max_age(), include_subdomains: false }
     }
 }
 
@@ -332,9 +309,10 @@ mod tests {
     use crate::domain::DnsName;
 
     /// Records as earlier releases wrote them. Samples stay for ever: a newer program reads them.
-    const SAMPLES: [&str; 2] = [
+    const SAMPLES: [&str; 3] = [
         r#"{"v":1,"names":["a.example.com","b.example.com"],"key_types":["ecdsa-p256"],"ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z"}"#,
         r#"{"v":2,"names":["a.example.com"],"key_types":["ecdsa-p256","rsa-2048"],"san":"single","ca":"letsencrypt","account":"default","tags":["eu"],"tenant":"acme","redirect":true,"hsts":{"max_age_seconds":60,"include_subdomains":false},"origin":"file","created":"2026-11-24T00:00:00Z"}"#,
+        r#"{"v":3,"names":["a.example.com"],"key_types":["ecdsa-p256"],"ca":"letsencrypt","account":"default","redirect":true,"hsts":{"max_age_seconds":5184000,"include_subdomains":false,"since":"2026-11-28T00:00:00Z"},"created":"2026-11-28T00:00:00Z"}"#,
     ];
 
     #[test]

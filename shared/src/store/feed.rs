@@ -8,7 +8,7 @@
 use super::{Store, StoreError, StoredSite, keys, scripts, sites};
 use crate::{
     digest::sha256_hex,
-    domain::{CertificateId, DnsName, FeedCursor, KeyType, Leaf, Partition, Scope, Site, SiteId},
+    domain::{CertificateId, DnsName, FeedCursor, KeyType, Leaf, Partition, Scope, Site, SiteId, TlsPolicy},
 };
 use jiff::Timestamp;
 use redis::cmd;
@@ -32,6 +32,8 @@ pub struct FeedHead {
     pub floors: Vec<u64>,
     /// How often a frontend was added, changed or revoked.
     pub frontends: u64,
+    /// What all frontends speak; `None` for a policy that can't be read, which changes nothing.
+    pub tls_policy: Option<TlsPolicy>,
 }
 
 /// A group as those that follow it see it.
@@ -95,7 +97,22 @@ impl Store {
             ends: states.iter().map(|(end, _)| end.unwrap_or(0)).collect(),
             floors: states.iter().map(|(_, floor)| floor.unwrap_or(0)).collect(),
             frontends: frontends.unwrap_or(0),
+            tls_policy: self.load_policy_of_feed().await?,
         })
+    }
+
+    async fn load_policy_of_feed(&self) -> Result<Option<TlsPolicy>, StoreError> {
+        match self.load_tls_policy().await {
+            Ok(policy) => Ok(Some(policy)),
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::error!(
+                    error = crate::error::chain(&error),
+                    "frontends keep the TLS policy that they have"
+                );
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Groups of a partition whose last change is after `after` and not after `end`, in the order of their changes, `limit` of

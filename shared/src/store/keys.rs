@@ -4,7 +4,7 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `sp:schema` | string | version of the layout |
-//! | `sp:{pNN}:site:ID` | hash | a group of a site: `spec` (`retired` once it is no longer wanted), `lease*`, `cert:SLOT`, `prev:SLOT`, `kept:SLOT`, `next:SLOT`, `staged`, `revoked:SLOT`, `sched`, `rev`, `failure`, `cut`, `parked`, `alert`, `retry`, `force`, `seq`, `former`, `unkept`; of the first group also `groups`, `wrev` |
+//! | `sp:{pNN}:site:ID` | hash | a group of a site: `spec` (`retired` once it is no longer wanted), `lease*`, `cert:SLOT`, `prev:SLOT`, `kept:SLOT`, `next:SLOT`, `staged`, `revoked:SLOT`, `sched`, `rev`, `failure`, `cut`, `parked`, `alert`, `retry`, `force`, `hsts_from`, `hsts_held`, `seq`, `former`, `unkept`; of the first group also `groups`, `wrev` |
 //! | `sp:epoch` | hash | `n`: failovers that were noticed; the replication id of each primary |
 //! | `sp:{pNN}:order:ID:SLOT` | string | the open order of a lineage, JSON |
 //! | `sp:{pNN}:cert:ID:CERT` | string | a certificate: leaf, sealed key, reference to its chain |
@@ -39,6 +39,7 @@
 //! | `sp:internal-ca` | string | the fleet's own CA, JSON, with its sealed key |
 //! | `sp:tenant:NAME`, `sp:tenants` | string, set | customers, JSON |
 //! | `sp:brakes` | hash | what an operator has stopped |
+//! | `sp:tls-policy` | string | what frontends speak, JSON; absent: the shipped policy |
 //! | `sp:{notify}:leader` | string | the node that tells the operator; expires by itself |
 //! | `sp:{notify}:state` | hash | by receiver: how far it has been told, and the message that is on its way, JSON |
 //! | `sp:{notify}:told:RECEIVER` | hash | by site: which of its failures the receiver was told, JSON; gone once it recovers |
@@ -64,6 +65,7 @@ pub(super) const INTERNAL_CA: &str = "sp:internal-ca";
 pub(super) const CANARY: &str = "sp:vault:canary";
 pub(super) const TENANTS: &str = "sp:tenants";
 pub(super) const BRAKES: &str = "sp:brakes";
+pub(super) const TLS_POLICY: &str = "sp:tls-policy";
 pub(super) const NEXT_CANARY: &str = "sp:vault:canary-next";
 pub(super) const CURRENT_KEK: &str = "sp:vault:current";
 pub(super) const ROTATION: &str = "sp:vault:rotation";

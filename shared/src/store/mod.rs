@@ -53,6 +53,7 @@ mod serving;
 mod sites;
 mod slots;
 mod tenants;
+mod tls_policy;
 
 pub use accounts::{Account, AccountStatus, CandidateKey, StoredAccount};
 pub use api_tokens::TokenChange;

@@ -58,6 +58,10 @@ pub enum Field {
     Renewal,
     /// Where the CA explains why it wants a certificate renewed.
     Explanation,
+    /// From when on the steps of HSTS count (unix seconds): [`crate::domain::HstsStanding`].
+    HstsFrom,
+    /// What HSTS was lowered to, seconds, for as long as the certificate fails.
+    HstsHeld,
 }
 
 /// How much of each kind of work is due, and what is scheduled.
@@ -83,6 +87,8 @@ impl Field {
             Self::Held => "held",
             Self::Renewal => "renewal",
             Self::Explanation => "explanation",
+            Self::HstsFrom => "hsts_from",
+            Self::HstsHeld => "hsts_held",
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{Lease, Serving, Store, StoreError, keys, schedule, scripts};
 use crate::domain::{
-    CertificateId, DnsName, Failure, Groups, NameSet, Parked, Partition, Place, RenewalPlans, Site, SiteId,
-    Slot,
+    CertificateId, DnsName, Failure, FailureClass, Groups, HstsStanding, NameSet, Parked, Partition, Place,
+    RenewalPlans, Site, SiteId, Slot, announced,
 };
 use jiff::Timestamp;
 use redis::cmd;
@@ -42,9 +42,30 @@ pub struct StoredSite {
     pub explanation_url: Option<String>,
     /// When it is planned to be renewed as a whole, to the hour: [`Place::renewal`].
     pub renewal: Option<Timestamp>,
+    /// From when on the steps of HSTS count, where that is not when it was switched on.
+    pub hsts_from: Option<Timestamp>,
+    /// What HSTS was lowered to when the certificate began to fail, seconds.
+    pub hsts_held: Option<u64>,
 }
 
 impl StoredSite {
+    /// Whether its certificate can't be renewed at present, for another reason than that it is not its turn yet.
+    pub fn is_failing(&self) -> bool {
+        let waits = |failure: &Failure| matches!(failure.class, FailureClass::Limit | FailureClass::Store);
+        self.parked.is_some() || self.failure.as_ref().is_some_and(|failure| !waits(failure))
+    }
+
+    /// The age that its frontends announce now, seconds; `None`: no header.
+    pub fn hsts_seconds(&self, now: Timestamp) -> Option<u64> {
+        let hsts = self.site.hsts.filter(|_| !self.serving.current.is_empty())?;
+        announced(&hsts.plan(self.hsts_standing(None)), now)
+    }
+
+    /// How it stands as far as HSTS goes; `ends`: the certificate.
+    pub fn hsts_standing(&self, ends: Option<Timestamp>) -> HstsStanding {
+        HstsStanding { from: self.hsts_from, failing: self.is_failing(), held: self.hsts_held, ends }
+    }
+
     /// Whether this certificate is what a slot serves, and was revoked.
     pub fn is_revoked(&self, slot: Slot, id: &CertificateId) -> bool {
         self.revoked.contains(&slot) && self.serving.current.get(&slot) == Some(id)
@@ -311,6 +332,8 @@ pub(super) fn parse(
         alert: fields.get("alert").cloned(),
         renewals: fields.get("renewal").map_or_else(RenewalPlans::default, |text| RenewalPlans::parse(text)),
         explanation_url: fields.get("explanation").cloned(),
+        hsts_from: moment("hsts_from"),
+        hsts_held: fields.get("hsts_held").and_then(|text| text.parse().ok()),
         renewal: fields.get("sched").and_then(|record| schedule::renewal_in(record)),
     }))
 }

@@ -9,7 +9,7 @@ use shared::domain::KeyType;
 
 use super::{SECRET, Scene, program};
 
-fn listen(scene: &Scene) -> Result<String> {
+pub(super) fn listen(scene: &Scene) -> Result<String> {
     let text = std::fs::read_to_string(scene.fleet.signpost.config_path())?;
     let config: toml::Table = text.parse()?;
     Ok(config["agent"]["local"]["listen"].as_str().context("no listen")?.to_owned())

@@ -7,7 +7,9 @@ mod caddy;
 mod envoy;
 mod files_and_hook;
 mod haproxy;
+mod https;
 mod nginx;
+mod publications;
 mod served;
 mod traefik;
 

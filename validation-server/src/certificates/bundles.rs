@@ -4,7 +4,7 @@
 use super::{
     Certificates,
     files::{private_key, public_file},
-    item::Item,
+    item::{Https, Item},
     reader::KeyReader,
     refusal::Refusal,
     route::{FileKind, ItemId},
@@ -45,6 +45,7 @@ enum Line<'a> {
         names: &'a [String],
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         rolled_back: bool,
+        https: &'a Https,
         certificates: BTreeMap<Slot, Files<'a>>,
     },
     Unchanged {
@@ -130,6 +131,7 @@ impl Certificates {
                         version: item.version(),
                         names: item.names(),
                         rolled_back: item.is_rolled_back(),
+                        https: item.https(),
                         certificates: certificates
                             .iter()
                             .map(|(slot, opened)| Ok((*slot, opened.files()?)))

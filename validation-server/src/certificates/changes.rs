@@ -11,7 +11,7 @@ use super::{
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::{
-    domain::{FeedCursor, Partition},
+    domain::{FeedCursor, Partition, TlsPolicy},
     store::FollowedGroup,
 };
 use std::{sync::Arc, time::Duration};
@@ -27,6 +27,9 @@ pub(crate) struct Changes {
     /// Whether there is more to be asked for at once.
     more: bool,
     items: Vec<Change>,
+    /// What the frontend speaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_policy: Option<TlsPolicy>,
 }
 
 #[derive(Debug, Serialize)]
@@ -121,7 +124,7 @@ impl Certificates {
             let end = snapshot.head.end(partition);
             while cursor.at(partition) < end {
                 if found.items.len() >= limit || found.looked_at >= MOST_LOOKED_AT {
-                    return Ok((found.into_answer(&cursor, true), cursor));
+                    return Ok((found.into_answer(snapshot, &cursor, true), cursor));
                 }
                 let after = cursor.at(partition);
                 let in_memory: Option<Vec<(u64, Arc<FollowedGroup>)>> = snapshot
@@ -143,7 +146,7 @@ impl Certificates {
                 }
             }
         }
-        Ok((found.into_answer(&cursor, false), cursor))
+        Ok((found.into_answer(snapshot, &cursor, false), cursor))
     }
 
     /// Some changes in their order, and the number up to which these are all.
@@ -194,8 +197,9 @@ impl Found {
         }
     }
 
-    fn into_answer(self, cursor: &FeedCursor, more: bool) -> Changes {
-        Changes { cursor: cursor.to_string(), more, items: self.items }
+    fn into_answer(self, snapshot: &Snapshot, cursor: &FeedCursor, more: bool) -> Changes {
+        let tls_policy = snapshot.head.tls_policy.clone();
+        Changes { cursor: cursor.to_string(), more, items: self.items, tls_policy }
     }
 }
 

@@ -9,7 +9,7 @@ use openssl::sha::Sha256;
 use serde::Serialize;
 use shared::{
     digest::hex,
-    domain::{DnsName, Frontend, KeyType, Leaf, Right, Slot},
+    domain::{DnsName, Frontend, HstsStep, KeyType, Leaf, Right, Slot},
     store::{FollowedCertificate, FollowedGroup, Pointers, StoredSite},
 };
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Serialize)]
 pub(crate) struct Item {
     id: ItemId,
-    /// Another one whenever names or certificates are.
+    /// Another one whenever names or certificates are; not when what is done with them is.
     version: String,
     /// What its certificates are valid for, of the names that are wanted.
     names: Vec<String>,
@@ -29,6 +29,22 @@ pub(crate) struct Item {
     /// The operator has gone back to an older certificate: that it is older is no reason to refuse it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     rolled_back: bool,
+    https: Https,
+}
+
+/// What a frontend does with its names over plain HTTP, and announces over HTTPS.
+#[derive(Debug, Serialize)]
+pub(crate) struct Https {
+    redirect: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hsts: Option<Announcement>,
+}
+
+/// HSTS: the steps of its age, each from its moment on.
+#[derive(Debug, Serialize)]
+struct Announcement {
+    include_subdomains: bool,
+    steps: Vec<HstsStep>,
 }
 
 /// What is served of one kind of key.
@@ -97,6 +113,7 @@ impl Item {
             lineages: BTreeMap::new(),
             damaged: Vec::new(),
             rolled_back: stored.held.is_some() && !kept,
+            https: Https { redirect: stored.site.redirect.unwrap_or(false), hsts: None },
         };
         let mut covered = Vec::new();
         for (slot, id) in pointers {
@@ -123,6 +140,8 @@ impl Item {
         if item.lineages.is_empty() && item.damaged.is_empty() {
             return None;
         }
+        item.https.hsts =
+            Announcement::of(stored, kept, item.lineages.values().map(|lineage| lineage.not_after).min());
         item.names = names(stored, &covered, std::mem::take(&mut item.names));
         Some(item)
     }
@@ -157,6 +176,10 @@ impl Item {
         self.rolled_back
     }
 
+    pub(crate) fn https(&self) -> &Https {
+        &self.https
+    }
+
     pub(crate) fn is_damaged(&self) -> bool {
         !self.damaged.is_empty()
     }
@@ -177,6 +200,20 @@ impl Item {
             (false, true) => State::Revoked,
             (false, false) => State::Expired,
         }
+    }
+}
+
+impl Announcement {
+    fn of(stored: &StoredSite, kept: bool, ends: Option<Timestamp>) -> Option<Self> {
+        let hsts = stored.site.hsts?;
+        let mut standing = stored.hsts_standing(ends);
+        if kept {
+            // The newer certificate lacks these names.
+            standing.failing = true;
+            standing.held = standing.held.or_else(|| Some(0).filter(|_| hsts.is_on()));
+        }
+        let steps = hsts.plan(standing);
+        (!steps.is_empty()).then_some(Self { include_subdomains: hsts.include_subdomains, steps })
     }
 }
 

@@ -1,5 +1,6 @@
-//! Apache's file: a line of mod_macro for each certificate, `Use SignpostSite NAME "ALIASES" DIRECTORY`. What a virtual host is
-//! like, the operator says once, in the macro.
+//! Apache's files: a line of mod_macro for each certificate, `Use SignpostSite NAME "ALIASES" DIRECTORY`; what is spoken; and by
+//! name, which redirect plain HTTP and what they announce (HSTS). What a virtual host is like, the operator says once, in the
+//! macro.
 //!
 //! A graceful restart with one bad pair ends a running Apache, and its own test doesn't look at certificates. So every pair
 //! that the file names is read and checked again before Apache is told anything.
@@ -7,28 +8,38 @@
 use super::{
     Applied, Server, ServerError, View, is_hostname,
     reloader::{Reloader, Wanted},
+    tls,
 };
 use openssl::{pkey::PKey, x509::X509};
 use shared::config::AgentApache;
 use std::{fs, io, path::Path};
 
-/// Apache, with its file in `apache/`.
-pub(crate) struct Apache(Reloader);
+const NAME: &str = "apache";
+
+/// Apache, with its files in `apache/`.
+pub(crate) struct Apache {
+    sites: Reloader,
+    /// What Apache reads by itself when it has changed.
+    maps: Reloader,
+}
 
 impl Apache {
     pub(crate) fn new(settings: AgentApache) -> Self {
         let AgentApache { test, reload, min_reload_seconds } = settings;
-        Self(Reloader::new("apache", test, reload, min_reload_seconds))
+        Self {
+            sites: Reloader::new(NAME, test, reload, min_reload_seconds),
+            maps: Reloader::new(NAME, Vec::new(), Vec::new(), 0),
+        }
     }
 }
 
 impl Server for Apache {
     fn name(&self) -> &'static str {
-        self.0.server
+        NAME
     }
 
     fn differs(&self, view: &View<'_>) -> bool {
-        self.0.differs(view.directory, &[render(view)])
+        self.sites.differs(view.directory, &render(view))
     }
 
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
@@ -38,11 +49,22 @@ impl Server for Apache {
                 output: format!("{id} ({}): {reason}", served.names.join(" ")),
             })?;
         }
-        self.0.apply(view.directory, &[render(view)], view.owed, |_| Ok(()))
+        self.maps.apply(view.directory, &render_maps(view), false, |_| Ok(()))?;
+        self.sites.apply(view.directory, &render(view), view.owed, |_| Ok(()))
     }
 }
 
-fn render(view: &View<'_>) -> Wanted {
+/// Text for `RewriteMap`, by name.
+fn render_maps(view: &View<'_>) -> [Wanted; 2] {
+    let redirect = view.redirected().map(|name| format!("{name} 1\n")).collect();
+    let hsts = view.hsts().map(|(name, value)| format!("{name} {value}\n")).collect();
+    [
+        Wanted { file: "redirect.txt", content: redirect, empty: "" },
+        Wanted { file: "hsts.txt", content: hsts, empty: "" },
+    ]
+}
+
+fn render(view: &View<'_>) -> [Wanted; 2] {
     let mut content = String::new();
     for (id, served) in view.served() {
         let names: Vec<&str> = served.names.iter().copied().filter(|name| is_hostname(name)).collect();
@@ -56,7 +78,11 @@ fn render(view: &View<'_>) -> Wanted {
             directory.display()
         ));
     }
-    Wanted { file: "sites.conf", content, empty: "" }
+    let policy = view.tls.map_or_else(String::new, tls::of_apache);
+    [
+        Wanted { file: "sites.conf", content, empty: "" },
+        Wanted { file: "tls.conf", content: policy, empty: "" },
+    ]
 }
 
 /// Whether Apache can load both pairs of a version.

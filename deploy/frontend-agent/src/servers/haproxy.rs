@@ -1,14 +1,16 @@
-//! HAProxy: the list of certificates for its next start (`haproxy/crt-list`), and the runtime API for the one that runs. It is
-//! never reloaded.
+//! HAProxy: the list of certificates and the maps for its next start (`haproxy/`), and the runtime API for the one that runs. It
+//! is never reloaded, but for another TLS policy where the operator says how.
 //!
 //! Nothing is remembered on disk of what it was told: a HAProxy that has started since has read the files itself. Only what was
 //! published after it started has to be told.
 
 use super::{
     Applied, Server, ServerError, View,
+    haproxy_maps::{self, Maps},
     haproxy_socket::{Process, Socket},
     is_hostname,
     reloader::{Reloader, Wanted},
+    tls,
 };
 use crate::formats::Format;
 use shared::config::AgentHaproxy;
@@ -22,6 +24,8 @@ const LIST: &str = "crt-list";
 pub(crate) struct Haproxy {
     settings: AgentHaproxy,
     told: Option<(Process, Entries)>,
+    maps: Maps,
+    policy: Reloader,
 }
 
 /// By the path of the file, as the list has it.
@@ -37,8 +41,9 @@ struct Entry {
 }
 
 impl Haproxy {
-    pub(crate) const fn new(settings: AgentHaproxy) -> Self {
-        Self { settings, told: None }
+    pub(crate) fn new(settings: AgentHaproxy) -> Self {
+        let policy = Reloader::new(NAME, settings.test.clone(), settings.reload.clone(), 0);
+        Self { settings, told: None, maps: Maps::default(), policy }
     }
 
     fn wanted(view: &View<'_>) -> Entries {
@@ -78,6 +83,7 @@ impl Haproxy {
         {
             return Ok((process, entries));
         }
+        self.maps = Maps::default();
         let answer = socket.ask(&format!("show ssl crt-list {list}")).map_err(unreachable)?;
         if !answer.contains(list) {
             let output = format!("it has no `bind ... ssl crt-list {list}`: {answer}");
@@ -151,11 +157,19 @@ impl Server for Haproxy {
         NAME
     }
 
+    fn differs(&self, view: &View<'_>) -> bool {
+        !self.settings.reload.is_empty() && self.policy.differs(view.directory, &[policy(view)])
+    }
+
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
         let wanted = Self::wanted(view);
         let content = wanted.iter().map(|(file, entry)| self.line(file, &entry.names) + "\n").collect();
         let file = Wanted { file: LIST, content, empty: "" };
         Reloader::new(NAME, Vec::new(), Vec::new(), 0).apply(view.directory, &[file], false, |_| Ok(()))?;
+        let (own, maps) = (view.directory.of_adapter(NAME), haproxy_maps::wanted(view));
+        haproxy_maps::write(view, &own, &maps)?;
+        let reloaded = self.policy.apply(view.directory, &[policy(view)], view.owed, |_| Ok(()))?;
+        let reloaded = reloaded != Applied::Nothing && !self.settings.reload.is_empty();
         let list = view.directory.of_adapter(NAME).join(LIST).display().to_string();
         let socket: PathBuf = self.settings.socket.clone();
         let socket = Socket(&socket);
@@ -183,10 +197,16 @@ impl Server for Haproxy {
             }
         }
         self.told = Some((process, known));
+        changed |= self.maps.apply(socket, &own, maps)?;
         match failures.first() {
-            None if changed => Ok(Applied::Changed { reloaded: false }),
+            None if changed || reloaded => Ok(Applied::Changed { reloaded }),
             None => Ok(Applied::Nothing),
             Some(first) => Err(ServerError::NotTaken { failed: failures.len(), first: first.clone() }),
         }
     }
+}
+
+/// A `global` section of its own.
+fn policy(view: &View<'_>) -> Wanted {
+    Wanted { file: "tls.cfg", content: view.tls.map_or_else(String::new, tls::of_haproxy), empty: "" }
 }

@@ -1,23 +1,28 @@
 //! The web servers of this machine, each behind the same seam: it is shown what is live, and makes its server serve it.
 
 mod apache;
+mod caddy;
 mod command;
 mod envoy;
 mod files;
 mod haproxy;
+mod haproxy_maps;
 mod haproxy_socket;
 mod hook;
 mod local;
 mod nginx;
 mod reloader;
+mod tls;
 mod traefik;
 
 use crate::{
     config::ServerConfig,
     disk::Directory,
+    https::Moment,
     index::{Index, Live},
     wire::ItemId,
 };
+use shared::domain::TlsPolicy;
 use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// A web server of this machine.
@@ -46,6 +51,9 @@ pub(crate) struct View<'a> {
     pub(crate) names: &'a BTreeMap<Box<str>, ItemId>,
     /// An earlier [`Server::apply`] may have been cut off in the middle.
     pub(crate) owed: bool,
+    pub(crate) at: Moment,
+    /// What the centre wants spoken; nothing is known of it before it was heard for the first time.
+    pub(crate) tls: Option<&'a TlsPolicy>,
 }
 
 /// An item with the names that it answers for.
@@ -76,6 +84,8 @@ pub(crate) enum ServerError {
     Reload { command: String, output: String },
     #[error("haproxy: nobody answers at {0}; when it starts, it reads the list")]
     Unreachable(PathBuf, #[source] io::Error),
+    #[error("haproxy does not do what it is told, {command}: {answer}")]
+    Told { command: String, answer: String },
     #[error("haproxy: {failed} certificates were not taken, the first of them because {first}")]
     NotTaken { failed: usize, first: String },
 }
@@ -96,6 +106,24 @@ impl<'a> View<'a> {
         served
     }
 
+    /// The hostnames that plain HTTP is redirected for.
+    pub(crate) fn redirected(&self) -> impl Iterator<Item = &'a str> {
+        let at = self.at;
+        self.hostnames().filter(move |(_, live)| live.https.redirects(live, at)).map(|(name, _)| name)
+    }
+
+    /// The hostnames that announce HSTS, each with the value of its header.
+    pub(crate) fn hsts(&self) -> impl Iterator<Item = (&'a str, String)> {
+        let at = self.at;
+        self.hostnames().filter_map(move |(name, live)| Some((name, live.https.header(live, at)?)))
+    }
+
+    fn hostnames(&self) -> impl Iterator<Item = (&'a str, &'a Live)> {
+        let index = self.index;
+        let hostnames = self.names.iter().filter(|(name, _)| is_hostname(name));
+        hostnames.filter_map(|(name, id)| Some((&**name, index.get(id)?)))
+    }
+
     /// Where the files of an item are for as long as this version is live, and for one version more.
     pub(crate) fn version(&self, id: &ItemId, live: &Live) -> PathBuf {
         self.directory.item(id).join(&*live.directory)
@@ -114,6 +142,7 @@ fn server(config: &ServerConfig) -> Result<Box<dyn Server>, ListenError> {
     Ok(match config {
         ServerConfig::Nginx(settings) => Box::new(nginx::Nginx::new(settings.clone())),
         ServerConfig::Haproxy(settings) => Box::new(haproxy::Haproxy::new(settings.clone())),
+        ServerConfig::Caddy(settings) => Box::new(caddy::Caddy::new(settings.clone())),
         ServerConfig::Apache(settings) => Box::new(apache::Apache::new(settings.clone())),
         ServerConfig::Local(settings) => Box::new(local::Local::start(settings)?),
         ServerConfig::Traefik => Box::new(traefik::Traefik),

@@ -1,4 +1,5 @@
-//! nginx's two files: which certificate a name has, and the names of the HTTPS server.
+//! nginx's files: which certificate a name has, the names of the HTTPS server, which names redirect plain HTTP, and what they
+//! announce (HSTS), and what is spoken.
 //!
 //! nginx reads certificates through variables at each handshake, so a renewal needs no reload. Only a name that comes or
 //! goes does; before that, `nginx -t` must agree.
@@ -6,6 +7,7 @@
 use super::{
     Applied, Server, ServerError, View, is_hostname,
     reloader::{Reloader, Wanted},
+    tls,
 };
 use shared::config::AgentNginx;
 
@@ -34,24 +36,30 @@ impl Server for Nginx {
 }
 
 /// Names and identifiers were checked when they were parsed: they hold nothing that nginx reads as anything else.
-fn render(view: &View<'_>) -> [Wanted; 2] {
+fn render(view: &View<'_>) -> [Wanted; 5] {
     const NO_NAME: &str = "server_name _;\n";
     let served = || view.names.iter().filter(|(name, _)| is_hostname(name));
     let map = served().map(|(name, id)| format!("{name} {id};\n")).collect();
     let mut server_names: String = served().map(|(name, _)| format!("server_name {name};\n")).collect();
+    let redirect = view.redirected().map(|name| format!("{name} 1;\n")).collect();
+    let hsts = view.hsts().map(|(name, value)| format!("{name} \"{value}\";\n")).collect();
     if server_names.is_empty() {
         NO_NAME.clone_into(&mut server_names);
     }
     [
         Wanted { file: "map.conf", content: map, empty: "" },
         Wanted { file: "names.conf", content: server_names, empty: NO_NAME },
+        Wanted { file: "redirect.conf", content: redirect, empty: "" },
+        Wanted { file: "hsts.conf", content: hsts, empty: "" },
+        Wanted { file: "tls.conf", content: view.tls.map_or_else(String::new, tls::of_nginx), empty: "" },
     ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::StoreConfig, disk::Directory, index::Index, wire::ItemId};
+    use crate::{config::StoreConfig, disk::Directory, https::Moment, index::Index, wire::ItemId};
+    use jiff::Timestamp;
     use std::{fs, time::Duration};
 
     /// An nginx whose commands leave their mark in a log.
@@ -84,7 +92,15 @@ mod tests {
         ) -> Result<Applied, ServerError> {
             let names = names.iter().map(|(name, id)| ((*name).into(), ItemId::parse(id).unwrap())).collect();
             let index = Index::new();
-            nginx.apply(&View { directory: &self.directory, index: &index, names: &names, owed })
+            let at = Moment { now: Timestamp::now(), heard: Timestamp::now() };
+            nginx.apply(&View {
+                directory: &self.directory,
+                index: &index,
+                names: &names,
+                owed,
+                at,
+                tls: None,
+            })
         }
 
         fn log(&self) -> String {

@@ -18,9 +18,11 @@ local gone = {}
 -- What was wished for in the meantime is not overwritten: it is looked at again at once.
 local same = (redis.call('HGET', KEYS[1], 'rev') or '0') == ARGV[3]
 local at = 7
+local announces = false
 for _ = 1, tonumber(ARGV[6]) do
   local field, value = ARGV[at], ARGV[at + 1]
   at = at + 2
+  announces = announces or (string.sub(field, 1, 5) == 'hsts_')
   if value ~= '' then
     redis.call('HSET', KEYS[1], field, value)
     gone[field] = nil
@@ -39,6 +41,8 @@ else
   local hour = redis.call('HEXISTS', KEYS[1], 'spec') == 1 and hour_of(ARGV[4])
   place(id, with_hour(wished, hour), now)
 end
+-- Frontends announce something else from now on.
+if announces and redis.call('HEXISTS', KEYS[1], 'seq') == 1 then changed(id) end
 index(id)
 for i = first + 1 + 2 * tonumber(ARGV[first]), #ARGV do tell(ARGV[i]) end
 return 1

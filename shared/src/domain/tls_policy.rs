@@ -1,0 +1,193 @@
+//! The frontends' TLS policy: kept at the centre as data, in IANA's names, and rendered by each frontend in its server's own.
+//! Sources: IANA, "Transport Layer Security (TLS) Parameters"; the shipped ones follow Mozilla's "Server Side TLS".
+
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::LazyLock};
+
+/// The shipped policies, by name.
+static SHIPPED: LazyLock<BTreeMap<String, TlsPolicy>> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("tls_policies.json")).expect("the shipped policies are policies")
+});
+
+/// What frontends speak.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsPolicy {
+    pub min_version: TlsVersion,
+    /// Of TLS 1.2, the best first.
+    #[serde(default)]
+    pub ciphers: Vec<String>,
+    /// Of TLS 1.3, the best first.
+    pub ciphersuites: Vec<String>,
+    /// Of the key exchange, the best first.
+    pub groups: Vec<TlsGroup>,
+    #[serde(default)]
+    pub prefer_server_ciphers: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TlsVersion {
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+/// A group of the key exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsGroup {
+    #[serde(rename = "x25519")]
+    X25519,
+    #[serde(rename = "secp256r1")]
+    Secp256r1,
+    #[serde(rename = "secp384r1")]
+    Secp384r1,
+    #[serde(rename = "secp521r1")]
+    Secp521r1,
+    /// OpenSSL 3.5 or newer, and Go's servers.
+    #[serde(rename = "X25519MLKEM768")]
+    X25519MlKem768,
+}
+
+/// What is wrong with a policy.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsPolicyError {
+    #[error("there is no shipped policy {0:?}: there are {known}", known = SHIPPED.keys().cloned().collect::<Vec<_>>().join(", "))]
+    Unknown(String),
+    #[error("it can't be read")]
+    Malformed(#[from] serde_json::Error),
+    #[error(
+        "{0:?} is no cipher of TLS 1.2 by its IANA name, such as TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
+    )]
+    Cipher(String),
+    #[error("{0:?} is no cipher suite of TLS 1.3, such as TLS_AES_128_GCM_SHA256")]
+    Ciphersuite(String),
+    #[error("{0}: at least one")]
+    Missing(&'static str),
+}
+
+impl TlsPolicy {
+    /// The one where nobody has set another.
+    pub const DEFAULT: &str = "intermediate";
+
+    /// # Errors
+    /// [`TlsPolicyError::Unknown`].
+    pub fn shipped(name: &str) -> Result<Self, TlsPolicyError> {
+        SHIPPED.get(name).cloned().ok_or_else(|| TlsPolicyError::Unknown(name.to_owned()))
+    }
+
+    /// # Errors
+    /// [`TlsPolicyError`].
+    pub fn parse(json: &str) -> Result<Self, TlsPolicyError> {
+        let policy: Self = serde_json::from_str(json)?;
+        policy.check()?;
+        Ok(policy)
+    }
+
+    /// # Errors
+    /// [`TlsPolicyError`]: with it a server would not start.
+    pub fn check(&self) -> Result<(), TlsPolicyError> {
+        let is_of_13 =
+            |name: &&String| is_word(name) && !name.contains("_WITH_") && openssl_name(name).is_some();
+        let is_of_12 =
+            |name: &&String| is_word(name) && name.contains("_WITH_") && openssl_name(name).is_some();
+        if let Some(other) = self.ciphers.iter().find(|name| !is_of_12(name)) {
+            return Err(TlsPolicyError::Cipher(other.clone()));
+        }
+        if let Some(other) = self.ciphersuites.iter().find(|name| !is_of_13(name)) {
+            return Err(TlsPolicyError::Ciphersuite(other.clone()));
+        }
+        match self {
+            Self { ciphersuites, .. } if ciphersuites.is_empty() => {
+                Err(TlsPolicyError::Missing("ciphersuites"))
+            }
+            Self { groups, .. } if groups.is_empty() => Err(TlsPolicyError::Missing("groups")),
+            Self { min_version: TlsVersion::Tls12, ciphers, .. } if ciphers.is_empty() => {
+                Err(TlsPolicyError::Missing("ciphers"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The ciphers of TLS 1.2 as OpenSSL calls them; none where that is not spoken.
+    pub fn openssl_ciphers(&self) -> Vec<&'static str> {
+        if self.min_version > TlsVersion::Tls12 {
+            return Vec::new();
+        }
+        self.ciphers.iter().filter_map(|name| openssl_name(name)).collect()
+    }
+}
+
+impl Default for TlsPolicy {
+    fn default() -> Self {
+        SHIPPED[Self::DEFAULT].clone()
+    }
+}
+
+impl TlsGroup {
+    /// As OpenSSL calls it.
+    pub const fn openssl_name(self) -> &'static str {
+        match self {
+            Self::X25519 => "X25519",
+            Self::Secp256r1 => "prime256v1",
+            Self::Secp384r1 => "secp384r1",
+            Self::Secp521r1 => "secp521r1",
+            Self::X25519MlKem768 => "X25519MLKEM768",
+        }
+    }
+
+    /// As Caddy calls it.
+    pub const fn caddy_name(self) -> &'static str {
+        match self {
+            Self::X25519 => "x25519",
+            Self::Secp256r1 => "secp256r1",
+            Self::Secp384r1 => "secp384r1",
+            Self::Secp521r1 => "secp521r1",
+            Self::X25519MlKem768 => "x25519mlkem768",
+        }
+    }
+}
+
+fn is_word(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+fn openssl_name(iana: &str) -> Option<&'static str> {
+    let name = openssl::ssl::cipher_name(iana);
+    (!name.is_empty() && name != "(NONE)").then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_ones_are_right() {
+        for policy in SHIPPED.values() {
+            policy.check().unwrap();
+            let text = serde_json::to_string(policy).unwrap();
+            assert_eq!(TlsPolicy::parse(&text).unwrap(), *policy);
+        }
+        assert_eq!(TlsPolicy::default().openssl_ciphers()[0], "ECDHE-ECDSA-AES128-GCM-SHA256");
+        assert!(TlsPolicy::shipped("modern").unwrap().openssl_ciphers().is_empty());
+        assert!(TlsPolicy::shipped("old").unwrap_err().to_string().contains("intermediate, modern"));
+    }
+
+    #[test]
+    fn what_a_server_would_not_start_with_is_refused() {
+        let good = serde_json::to_string(&TlsPolicy::default()).unwrap();
+        for (from, to, why) in [
+            ("TLS_AES_128_GCM_SHA256", "TLS_AES_129_GCM_SHA256", "TLS_AES_129_GCM_SHA256"),
+            ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "IANA name"),
+            ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256", "no cipher of TLS 1.2"),
+            ("x25519", "x25518", "can't be read"),
+            ("\"1.2\"", "\"1.1\"", "can't be read"),
+            ("min_version", "least", "can't be read"),
+        ] {
+            let error = TlsPolicy::parse(&good.replacen(from, to, 1)).unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        let none = TlsPolicy { groups: Vec::new(), ..TlsPolicy::default() };
+        assert!(none.check().is_err());
+    }
+}

@@ -1,0 +1,30 @@
+//! The TLS policy that frontends are given, where an operator has set another than the shipped one.
+
+use super::{Store, StoreError, keys};
+use crate::domain::TlsPolicy;
+use redis::cmd;
+
+impl Store {
+    /// The policy of all frontends.
+    ///
+    /// # Errors
+    /// [`StoreError`], also for one that can't be read: it is no default.
+    pub async fn load_tls_policy(&self) -> Result<TlsPolicy, StoreError> {
+        let json: Option<String> = self.link.query(cmd("GET").arg(keys::TLS_POLICY)).await?;
+        match json {
+            Some(json) => TlsPolicy::parse(&json).map_err(|e| StoreError::corrupt(keys::TLS_POLICY, e)),
+            None => Ok(TlsPolicy::default()),
+        }
+    }
+
+    /// Frontends take it with their next question for changes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_tls_policy(&self, policy: &TlsPolicy) -> Result<(), StoreError> {
+        let json = serde_json::to_string(policy).map_err(|e| StoreError::corrupt(keys::TLS_POLICY, e))?;
+        let mut set = redis::Pipeline::new();
+        set.cmd("SET").arg(keys::TLS_POLICY).arg(json);
+        self.confirmed.write(set).await.map(drop)
+    }
+}
