@@ -35,6 +35,7 @@ mod request_pacing;
 mod requests_per_certificate;
 mod retries;
 mod second_ca;
+mod sighted;
 mod spreading;
 mod store_by_url;
 mod store_faults;

@@ -3,8 +3,8 @@
 //! Entry points (`cli`, [`api`]) use [`sites`], the wanted state, and [`issuance`], which drives orders; [`acme`] speaks to
 //! the CA, [`preflight`] looks at names as the CA will, and [`limits`] knows what its limiter will say; [`schedule`] is the
 //! daemon's work, [`notify`] tells the operator what happened, [`outlook`] what will, and [`rotation`] seals everything with
-//! another key-encryption key; [`audit`] keeps who was given which keys, and [`fleet`] knows what the
-//! frontends serve. What is stored goes through `shared::store`.
+//! another key-encryption key; [`audit`] keeps who was given which keys, [`fleet`] knows what the
+//! frontends serve, and [`sightings`] decides about names that visitors come with. What is stored goes through `shared::store`.
 
 pub mod acme;
 pub mod api;
@@ -20,5 +20,6 @@ pub mod outlook;
 pub mod preflight;
 pub mod rotation;
 pub mod schedule;
+pub mod sightings;
 pub mod sites;
 pub mod suffixes;

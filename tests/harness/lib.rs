@@ -15,6 +15,7 @@
 //! | [`campaign`] | a run of many names that something disturbs |
 //! | [`daemon`] | the daemon in a scene, and what an operator sees of its work |
 //! | [`pull`] | a frontend that asks the certificate API |
+//! | [`pypi`] | programs that Debian has too old or not at all |
 //! | [`stored`] | what the store holds, opened through the vault |
 //! | [`webhook_receiver`], [`mail_server`] | somebody who is told: a webhook, a mail server |
 //! | [`year`] | a million certificates over a year, by the rule that chooses the moments of renewals |
@@ -37,6 +38,7 @@ pub mod pki;
 pub mod ports;
 pub mod process;
 pub mod pull;
+pub mod pypi;
 pub mod raw_http;
 pub mod redis;
 pub mod redis_proxy;

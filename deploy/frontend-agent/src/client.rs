@@ -183,6 +183,17 @@ impl Client {
         if response.status().is_success() { Ok(()) } else { Err(failure(&response)) }
     }
 
+    /// Tells the centre of names that visitors came with.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub(crate) async fn sight(&self, names: &[String]) -> Result<(), FetchError> {
+        let body = serde_json::json!({ "names": names }).to_string();
+        let request = self.http.post(self.url("/v1/sightings")).timeout(PATIENCE);
+        let response = self.send(request.header(header::CONTENT_TYPE, "application/json").body(body)).await?;
+        if response.status().is_success() { Ok(()) } else { Err(failure(&response)) }
+    }
+
     /// A client certificate, with its chain, for the key that has signed the request (PKCS #10, PEM).
     ///
     /// # Errors

@@ -32,6 +32,8 @@ pub(crate) struct AgentConfig {
     pub(crate) servers: Vec<ServerConfig>,
     /// Where the web server is asked what it serves; absent: nowhere.
     pub(crate) probe: Option<SocketAddr>,
+    /// Whether names that nobody has here are told to the centre.
+    pub(crate) sightings: bool,
 }
 
 /// Where certificates are kept. All that `status` needs.
@@ -148,6 +150,7 @@ impl AgentConfig {
             },
             poll: Duration::from_secs(agent.poll_seconds),
             refused_issuers: agent.refused_issuers,
+            sightings: agent.sightings,
         })
     }
 }

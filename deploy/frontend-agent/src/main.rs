@@ -15,6 +15,7 @@ mod report;
 mod run;
 mod served;
 mod servers;
+mod sightings;
 mod status;
 mod sync;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use crate::{
     disk::Directory,
     report::Report,
     served::report_once,
+    sightings::Sightings,
     status::Overview,
     sync::Agent,
 };
@@ -99,7 +101,7 @@ fn execute(arguments: &Arguments) -> anyhow::Result<bool> {
         }
         Verb::Sync { confirm_removals } => {
             let config = AgentConfig::load(file)?;
-            let mut agent = Agent::new(config.clone())?;
+            let mut agent = Agent::new(config.clone(), &Sightings::default())?;
             let report = tokio::runtime::Runtime::new()?.block_on(async {
                 let report = agent.pass(Duration::ZERO, confirm_removals).await?;
                 if let Err(error) = report_once(&config, agent.items()).await {

@@ -5,6 +5,7 @@ use crate::{
     disk::Directory,
     report::Report,
     served::{News, Reporter},
+    sightings::Sightings,
     status::Status,
     sync::{Agent, SyncError},
 };
@@ -28,7 +29,10 @@ const MEND_EVERY: Duration = Duration::from_secs(60);
 pub(crate) async fn run(config: &AgentConfig) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let agent = Agent::new(config.clone())?;
+    let sightings = Sightings::of(config);
+    let agent = Agent::new(config.clone(), &sightings)?;
+    let told = config.clone();
+    tokio::spawn(async move { sightings.tell_forever(told).await });
     let reporter = Reporter::start(config.clone());
     let mut loop_state =
         Loop { config, agent, reporter, pause: Pause::new(), wait: Duration::ZERO, is_first: true };

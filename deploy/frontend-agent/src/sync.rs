@@ -16,6 +16,7 @@ use crate::{
     report::{Failed, Published, Report},
     served::Target,
     servers::{self, Applied, ListenError, Server, View},
+    sightings::Sightings,
     status::Status,
     wire::{Changes, Item, ItemId},
 };
@@ -68,8 +69,8 @@ struct Pass<'a> {
 impl Agent {
     /// # Errors
     /// [`ListenError`].
-    pub(crate) fn new(config: AgentConfig) -> Result<Self, ListenError> {
-        let servers = servers::of(&config.servers)?;
+    pub(crate) fn new(config: AgentConfig, sightings: &Sightings) -> Result<Self, ListenError> {
+        let servers = servers::of(&config.servers, sightings)?;
         Ok(Self { config, client: None, servers, known: None })
     }
 

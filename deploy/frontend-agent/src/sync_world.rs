@@ -3,6 +3,7 @@
 use crate::{
     config::{AgentConfig, Credentials, ServerConfig, StoreConfig},
     report::Report,
+    sightings::Sightings,
     sync::{Agent, SyncError},
     test_pki::{Issued, TestPki, days},
 };
@@ -60,6 +61,7 @@ impl World {
         };
         let nginx = AgentNginx { test: log_line("test"), reload: log_line("reload"), min_reload_seconds: 0 };
         let config = AgentConfig {
+            sightings: false,
             server: format!("https://localhost:{port}").parse().unwrap(),
             ca_file: Some(root.path().join("ca.pem")),
             credentials: Credentials::Token(root.path().join("token")),
@@ -69,7 +71,7 @@ impl World {
             probe: None,
             servers: vec![ServerConfig::Nginx(nginx)],
         };
-        let agent = Agent::new(config.clone()).unwrap();
+        let agent = Agent::new(config.clone(), &Sightings::default()).unwrap();
         Self { root, pki, answers, config, agent }
     }
 
@@ -80,7 +82,7 @@ impl World {
 
     /// The agent begins anew, as after a restart.
     pub(crate) fn restart(&mut self) {
-        self.agent = Agent::new(self.config.clone()).unwrap();
+        self.agent = Agent::new(self.config.clone(), &Sightings::default()).unwrap();
     }
 
     pub(crate) fn answer(&self, path: &str, status: u16, body: impl Into<Vec<u8>>) {

@@ -17,6 +17,7 @@ mod output;
 mod plan;
 mod revoke;
 mod run;
+mod sightings;
 mod site;
 mod status;
 mod store;
@@ -86,6 +87,8 @@ enum Command {
     /// Who may pull certificates
     #[command(subcommand)]
     Frontend(frontend::Command),
+    /// Names that visitors came with and that are no sites: how many wait, which were denied and why
+    Sightings(sightings::Arguments),
     /// Who may use the API of `issuer run`
     #[command(subcommand)]
     Token(token::Command),
@@ -146,6 +149,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
         Command::Revoke(wanted) => revoke::run(&wanted, config()?, output).await,
         Command::Audit(wanted) => audit::run(&wanted, config()?, output).await,
         Command::Frontend(command) => frontend::run(command, config()?, output).await,
+        Command::Sightings(wanted) => sightings::run(&wanted, config()?, output).await,
         Command::Token(command) => token::run(command, config()?, output).await,
         Command::TlsPolicy(command) => tls_policy::run(command, config()?, output).await,
         Command::Store(command) => store::run(&command, config()?, output).await,

@@ -8,6 +8,7 @@ use crate::{
     api::{self, Api},
     audit, fleet, monitoring, notify,
     schedule::{Counters, Node},
+    sightings::Sightings,
     sites::Registry,
     suffixes,
 };
@@ -77,6 +78,13 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
             ended
         }
     });
+    let sightings = Sightings::of(&store, &config, &mut metrics)
+        .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
+    let sighted = tokio::spawn(async move {
+        if let Some(sightings) = sightings {
+            sightings.run().await;
+        }
+    });
     let registry = Registry::new(store.clone(), Arc::clone(&config));
     let troubled = Arc::clone(&node);
     let api =
@@ -111,6 +119,7 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     followed.abort();
     copied.abort();
     frontends_watched.abort();
+    sighted.abort();
     monitored.abort();
     tracing::info!("ended");
     unusable.map_or(Ok(Exit::Done), Err)

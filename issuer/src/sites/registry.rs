@@ -263,6 +263,12 @@ impl Registry {
             self.store.put_site(write).await.map_err(conflict)?;
         }
         self.store.release_names(&change.lost, &change.id, None).await?;
+        // What visitors came with before is decided now.
+        if self.config.sightings.allow_url.is_some() {
+            for (name, _) in &change.gained {
+                self.store.end_sighting(name).await?;
+            }
+        }
         Ok(change)
     }
 

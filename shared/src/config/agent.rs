@@ -38,6 +38,8 @@ pub struct Agent {
     pub servers: Vec<String>,
     /// Where the web server is asked what it serves; empty: it is not.
     pub probe: String,
+    /// Whether names that visitors come with, and that nobody has here, are told to the centre.
+    pub sightings: bool,
     pub nginx: AgentNginx,
     pub haproxy: AgentHaproxy,
     pub apache: AgentApache,
@@ -142,6 +144,7 @@ impl Default for Agent {
             refused_issuers: vec!["STAGING".to_owned()],
             servers: vec!["nginx".to_owned()],
             probe: "127.0.0.1:443".to_owned(),
+            sightings: false,
             nginx: AgentNginx::default(),
             haproxy: AgentHaproxy::default(),
             apache: AgentApache::default(),

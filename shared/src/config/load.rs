@@ -4,6 +4,7 @@ use super::{
     agent::Agent,
     mistakes::{Mistake, Source, find_mistakes},
     sections::{Audit, Ca, Certificates, Challenge, Frontends, Issuer, Notify, StoreSection, Telemetry},
+    sightings::Sightings,
     store_url::StoreUrl,
 };
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,7 @@ pub struct Config {
     pub certificates: Certificates,
     pub frontends: Frontends,
     pub audit: Audit,
+    pub sightings: Sightings,
     pub notify: Notify,
     pub telemetry: Telemetry,
     pub agent: Agent,

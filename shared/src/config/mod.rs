@@ -7,6 +7,7 @@ mod mistakes;
 mod notify;
 mod origin;
 mod sections;
+mod sightings;
 mod store_url;
 
 pub use agent::{
@@ -20,4 +21,5 @@ pub use sections::{
     Audit, Ca, Canary, Certificates, Challenge, Frontends, Issuer, LogFormat, Notify, Program, SelfCheck,
     StoreSection, Telemetry, TelemetryListen,
 };
+pub use sightings::Sightings;
 pub use store_url::{ClusterUrl, HostPort, Secret, SentinelUrl, StoreUrl, StoreUrlError};

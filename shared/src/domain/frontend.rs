@@ -11,12 +11,15 @@ use std::{collections::BTreeSet, fmt};
 #[serde(try_from = "String", into = "String")]
 pub struct FrontendName(String);
 
-/// What a frontend may do with the certificates in its scope. Keys are a right of their own.
+/// What a frontend may do with the certificates in its scope, and with names that match its patterns. Keys are a right of their
+/// own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Right {
     ReadCert,
     ReadKey,
+    /// Tell of names that visitors came with and that no site has.
+    Sight,
 }
 
 /// A hostname (`shop.example.com`), everything below one (`*.example.com`, at any depth, not the name itself), or `*`.

@@ -22,6 +22,7 @@ mod public_suffix;
 mod renewal;
 mod renewal_plan;
 mod schedule;
+mod sighting;
 mod site;
 mod spread;
 mod tls_policy;
@@ -53,6 +54,7 @@ pub use renewal::{
 };
 pub use renewal_plan::{RenewalPlan, RenewalPlans};
 pub use schedule::{Class, Place, leftovers, quotas};
+pub use sighting::{NotSightable, sightable};
 pub use site::{
     ChallengeType, Failure, FailureClass, MAX_SITE_NAMES, Origin, PARTITIONS, Parked, ParkedReason,
     Partition, SanPolicy, Site, SiteId,

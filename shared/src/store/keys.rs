@@ -40,6 +40,10 @@
 //! | `sp:tenant:NAME`, `sp:tenants` | string, set | customers, JSON |
 //! | `sp:brakes` | hash | what an operator has stopped |
 //! | `sp:tls-policy` | string | what frontends speak, JSON; absent: the shipped policy |
+//! | `sp:{sightings}:waiting`, `sp:{sightings}:by` | sorted set, hash | names that visitors came with, by when they are decided about, ms; the frontend that each was seen at |
+//! | `sp:{sightings}:counts` | hash | by frontend: how many of them wait |
+//! | `sp:{sightings}:denied`, `sp:{sightings}:denials` | sorted set, hash | names that were denied, by when that is forgotten, ms; until when each holds, how often, and why |
+//! | `sp:{sightings}:spent:HOUR:TENANT` | string | names that became sites in an hour; expires by itself |
 //! | `sp:{notify}:leader` | string | the node that tells the operator; expires by itself |
 //! | `sp:{notify}:state` | hash | by receiver: how far it has been told, and the message that is on its way, JSON |
 //! | `sp:{notify}:told:RECEIVER` | hash | by site: which of its failures the receiver was told, JSON; gone once it recovers |
@@ -66,6 +70,11 @@ pub(super) const CANARY: &str = "sp:vault:canary";
 pub(super) const TENANTS: &str = "sp:tenants";
 pub(super) const BRAKES: &str = "sp:brakes";
 pub(super) const TLS_POLICY: &str = "sp:tls-policy";
+pub(super) const SIGHTINGS_WAITING: &str = "sp:{sightings}:waiting";
+pub(super) const SIGHTINGS_BY: &str = "sp:{sightings}:by";
+pub(super) const SIGHTINGS_COUNTS: &str = "sp:{sightings}:counts";
+pub(super) const SIGHTINGS_DENIED: &str = "sp:{sightings}:denied";
+pub(super) const SIGHTINGS_DENIALS: &str = "sp:{sightings}:denials";
 pub(super) const NEXT_CANARY: &str = "sp:vault:canary-next";
 pub(super) const CURRENT_KEK: &str = "sp:vault:current";
 pub(super) const ROTATION: &str = "sp:vault:rotation";
@@ -76,6 +85,11 @@ pub(super) const API_TOKENS: &str = "sp:{api}:tokens";
 pub(super) const API_TOKENS_USED: &str = "sp:{api}:used";
 pub(super) const NOTIFY_LEADER: &str = "sp:{notify}:leader";
 pub(super) const NOTIFY_STATE: &str = "sp:{notify}:state";
+
+/// What has come in an hour (since 1970), of a tenant; of all where it is empty.
+pub(super) fn sightings_spent(tenant: &str, hour: i64) -> String {
+    format!("sp:{{sightings}}:spent:{hour}:{tenant}")
+}
 
 pub(super) fn site(id: &SiteId) -> String {
     format!("sp:{{{}}}:site:{id}", id.partition())

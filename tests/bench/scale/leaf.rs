@@ -11,6 +11,7 @@ use openssl::{
     pkey::{PKey, Private},
     rand::rand_bytes,
     sha::{sha1, sha256},
+    sign::Signer,
     x509::{
         X509, X509Builder, X509Extension, X509NameBuilder,
         extension::{BasicConstraints, KeyUsage},
@@ -31,6 +32,8 @@ pub(crate) struct Mint {
     places: Places,
     keys: Vec<Key>,
     logs: Vec<[u8; 32]>,
+    /// Signs each leaf; without it, a signature is drawn: as long, and good for whoever looks at none.
+    signer: Option<PKey<Private>>,
     pub(crate) chain_pem: String,
 }
 
@@ -54,8 +57,8 @@ struct Places {
 }
 
 impl Mint {
-    /// For names as long as this one.
-    pub(crate) fn open(name: &str) -> Result<Self> {
+    /// For names as long as this one. `signed`: leaves that somebody verifies.
+    pub(crate) fn open(name: &str, signed: bool) -> Result<Self> {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
         let keys = (0..KEYS)
             .map(|_| {
@@ -93,7 +96,8 @@ impl Mint {
             scts: of(&scts)?,
             signature: [signature - 52, signature],
         };
-        Ok(Self { template, places, keys, logs, chain_pem })
+        let signer = signed.then_some(issuer_key);
+        Ok(Self { template, places, keys, logs, signer, chain_pem })
     }
 
     pub(crate) fn leaf_bytes(&self) -> usize {
@@ -133,6 +137,10 @@ impl Mint {
         for place in places.signature {
             put(place + 2, &random::<46>()?);
         }
+        let leaf = match &self.signer {
+            Some(signer) => signed(&leaf, signer)?,
+            None => leaf,
+        };
         Ok((leaf, key))
     }
 
@@ -140,6 +148,16 @@ impl Mint {
         // dNSName's length stands before it.
         usize::from(self.template[self.places.name - 1])
     }
+}
+
+/// The same certificate with a signature of its own.
+fn signed(leaf: &[u8], signer: &PKey<Private>) -> Result<Vec<u8>> {
+    // Two SEQUENCEs of more than 255 bytes begin it: four bytes of tag and length each.
+    let length = usize::from(u16::from_be_bytes([leaf[6], leaf[7]]));
+    let (body, rest) = leaf[4..].split_at(4 + length);
+    let algorithm = &rest[..2 + usize::from(rest[1])];
+    let signature = Signer::new(MessageDigest::sha384(), signer)?.sign_oneshot_to_vec(body)?;
+    Ok(der(0x30, &[body, algorithm, &der(3, &[&[0], &signature])]))
 }
 
 fn random<const N: usize>() -> Result<[u8; N]> {

@@ -41,7 +41,7 @@ struct Arguments {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     ensure!(arguments.sites.iter().all(|sites| (1000..10_000_000).contains(sites)), "1,000 sites at least");
-    let mint = Mint::open(&fleet::name(0))?;
+    let mint = Mint::open(&fleet::name(0), false)?;
     eprintln!("leaves of {} bytes", mint.leaf_bytes());
     let mut rows = Vec::new();
     for sites in &arguments.sites {

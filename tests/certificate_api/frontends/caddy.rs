@@ -3,11 +3,11 @@
 use std::{net::SocketAddr, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use harness::process::Process;
+use harness::{process::Process, pypi};
 use serde_json::{Value, json};
 use shared::domain::KeyType;
 
-use super::{SECRET, Scene, program};
+use super::{SECRET, Scene};
 
 pub(super) fn listen(scene: &Scene) -> Result<String> {
     let text = std::fs::read_to_string(scene.fleet.signpost.config_path())?;
@@ -34,7 +34,7 @@ pub(super) async fn start_trusting(scene: &Scene, config: &Value, roots: &str) -
 }
 
 async fn start_command(scene: &Scene, config: &Value, roots: Option<&str>) -> Result<Process> {
-    let mut command = Command::new(program("caddy")?);
+    let mut command = Command::new(pypi::program("caddy")?);
     command.args(["run", "--config"]).arg(scene.write("caddy.json", &config.to_string())?);
     command.env("HOME", scene.path("")).env("XDG_DATA_HOME", scene.path("caddy-data"));
     command.envs(roots.map(|roots| ("SSL_CERT_FILE", roots)));

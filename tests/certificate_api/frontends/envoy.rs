@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use anyhow::Result;
-use harness::process::Process;
+use harness::{process::Process, pypi};
 use serde_json::{Value, json};
 
-use super::{SHOP, Scene, program};
+use super::{SHOP, Scene};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watches_a_secret() -> Result<()> {
@@ -50,7 +50,7 @@ pub(super) async fn start(scene: &Scene, secret: Value, clusters: Value) -> Resu
         }],
     });
     let config = json!({ "static_resources": { "listeners": [listener], "clusters": clusters } });
-    let mut command = Command::new(program("envoy")?);
+    let mut command = Command::new(pypi::program("envoy")?);
     command.arg("-c").arg(scene.write("envoy.json", &config.to_string())?);
     command.args([
         "--use-dynamic-base-id",

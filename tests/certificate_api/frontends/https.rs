@@ -4,12 +4,12 @@
 use std::{net::SocketAddr, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use harness::{deadline::until_true, nginx::Nginx, ports};
+use harness::{deadline::until_true, nginx::Nginx, ports, pypi};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use shared::domain::{DnsName, Hsts, HstsGoal, NameSet, SiteId};
 
-use super::{SECRET, SERVED, SHOP, Scene, caddy, program};
+use super::{SECRET, SERVED, SHOP, Scene, caddy};
 
 /// A site that wants neither.
 const PLAIN: &str = "plain.example.com";
@@ -275,7 +275,7 @@ async fn caddy() -> Result<()> {
         scene.of_agent("caddy").display(),
     );
     let file = scene.write("Caddyfile", &text)?.display().to_string();
-    let caddy = program("caddy")?.display().to_string();
+    let caddy = pypi::program("caddy")?.display().to_string();
     let mut command = Command::new(&caddy);
     command.args(["run", "--adapter", "caddyfile", "--config", &file]);
     command.env("HOME", scene.path("")).env("XDG_DATA_HOME", scene.path("caddy-data"));

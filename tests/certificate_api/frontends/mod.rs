@@ -9,13 +9,14 @@ mod files_and_hook;
 mod haproxy;
 mod https;
 mod nginx;
+mod nginx_lua;
 mod publications;
 mod served;
 mod traefik;
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     time::Duration,
 };
@@ -33,8 +34,6 @@ use shared::domain::{KeyType, SiteId};
 
 use crate::fleet::{Fleet, Identity, KEYS};
 
-/// The version in the name is that of the list of programs, as in `tests/run`.
-const PROGRAMS: &str = "signpost-tests/frontends-1/bin";
 /// For a change to be served; most of it is for a machine that is compiling.
 const SERVED: Duration = Duration::from_secs(60);
 pub(crate) const SECRET: &str = "a-secret-of-the-test";
@@ -221,13 +220,4 @@ impl Scene {
     pub(crate) async fn renew(&self, names: &[&str], key_types: &[KeyType]) -> Result<SiteId> {
         self.fleet.add_site(names, &[], key_types).await
     }
-}
-
-/// A program that `tests/run` installs from PyPI.
-pub(crate) fn program(name: &str) -> Result<PathBuf> {
-    let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")));
-    let program = home.context("neither XDG_CACHE_HOME nor HOME is set")?.join(PROGRAMS).join(name);
-    ensure!(program.is_file(), "{} isn't there: tests/run installs it", program.display());
-    Ok(program)
 }

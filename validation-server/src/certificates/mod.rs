@@ -33,6 +33,7 @@ mod reports;
 mod route;
 mod scope;
 mod server;
+mod sightings;
 mod tls;
 mod waiting;
 

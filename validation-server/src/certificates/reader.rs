@@ -5,7 +5,7 @@ use super::{audit::Asker, identity, item::Item, refusal::Refusal, scope};
 use actix_web::HttpRequest;
 use jiff::Timestamp;
 use shared::{
-    domain::{Frontend, Leaf, Right, Site},
+    domain::{DnsName, Frontend, FrontendName, Leaf, Right, Site},
     store::{FollowedGroup, Store},
 };
 
@@ -105,6 +105,19 @@ impl Reader {
 
     pub(crate) fn sees_site(&self, site: &Site) -> bool {
         scope::sees_site(&self.frontend, site)
+    }
+
+    pub(crate) fn frontend_name(&self) -> &FrontendName {
+        &self.frontend.name
+    }
+
+    pub(crate) fn may_sight_names(&self) -> bool {
+        self.frontend.may(Right::Sight)
+    }
+
+    /// Whether it may ask for a name that no site has: one that matches its patterns.
+    pub(crate) fn may_sight(&self, name: &DnsName) -> bool {
+        self.may_sight_names() && self.frontend.scope.covers(std::slice::from_ref(name), &[])
     }
 
     /// What its canaries are.

@@ -30,6 +30,7 @@ pub(crate) enum Route {
     },
     Bundles,
     Status,
+    Sightings,
     Traefik,
     Caddy,
     /// Envoy's secret discovery.
@@ -82,6 +83,7 @@ impl Route {
             "/v1/changes" => return Self::parse_changes(query),
             "/v1/ask" => return Self::parse_ask(query),
             "/v1/bundles" => return Self::Bundles,
+            "/v1/sightings" => return Self::Sightings,
             "/v1/frontends/self/status" => return Self::Status,
             "/v1/frontends/self/certificate" => return Self::Certificate,
             "/v1/adapters/traefik" => return Self::Traefik,
@@ -110,6 +112,7 @@ impl Route {
             Self::Changes { .. } => "changes",
             Self::Bundles => "bundles",
             Self::Status => "status",
+            Self::Sightings => "sightings",
             Self::Ask(_) => "ask",
             Self::Traefik => "traefik",
             Self::Caddy => "caddy",
@@ -174,7 +177,7 @@ impl Route {
     /// The methods that it is asked with.
     pub(crate) const fn methods(&self) -> &'static str {
         match self {
-            Self::Bundles | Self::Status | Self::Certificate | Self::Secrets => "POST",
+            Self::Bundles | Self::Status | Self::Sightings | Self::Certificate | Self::Secrets => "POST",
             _ => "GET, HEAD",
         }
     }

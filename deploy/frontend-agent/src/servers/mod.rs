@@ -20,6 +20,7 @@ use crate::{
     disk::Directory,
     https::Moment,
     index::{Index, Live},
+    sightings::Sightings,
     wire::ItemId,
 };
 use shared::domain::TlsPolicy;
@@ -134,17 +135,20 @@ impl<'a> View<'a> {
 ///
 /// # Errors
 /// [`ListenError`].
-pub(crate) fn of(config: &[ServerConfig]) -> Result<Vec<Box<dyn Server>>, ListenError> {
-    config.iter().map(server).collect()
+pub(crate) fn of(
+    config: &[ServerConfig],
+    sightings: &Sightings,
+) -> Result<Vec<Box<dyn Server>>, ListenError> {
+    config.iter().map(|config| server(config, sightings)).collect()
 }
 
-fn server(config: &ServerConfig) -> Result<Box<dyn Server>, ListenError> {
+fn server(config: &ServerConfig, sightings: &Sightings) -> Result<Box<dyn Server>, ListenError> {
     Ok(match config {
         ServerConfig::Nginx(settings) => Box::new(nginx::Nginx::new(settings.clone())),
         ServerConfig::Haproxy(settings) => Box::new(haproxy::Haproxy::new(settings.clone())),
         ServerConfig::Caddy(settings) => Box::new(caddy::Caddy::new(settings.clone())),
         ServerConfig::Apache(settings) => Box::new(apache::Apache::new(settings.clone())),
-        ServerConfig::Local(settings) => Box::new(local::Local::start(settings)?),
+        ServerConfig::Local(settings) => Box::new(local::Local::start(settings, sightings)?),
         ServerConfig::Traefik => Box::new(traefik::Traefik),
         ServerConfig::Envoy => Box::new(envoy::Envoy::new()),
         ServerConfig::Files(settings) => Box::new(files::Files::new(settings.clone())),

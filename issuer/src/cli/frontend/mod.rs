@@ -63,6 +63,9 @@ pub(super) struct Add {
     /// Certificates only, no private keys
     #[arg(long)]
     certs_only: bool,
+    /// It may tell of names that visitors came with and that no site has, where they match its patterns
+    #[arg(long)]
+    sight: bool,
     /// Write token or client certificate, and the CA to trust, into this directory
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -85,6 +88,9 @@ pub(super) struct Set {
     /// Whether it is given certificates only, no private keys
     #[arg(long, value_name = "true|false", group = "change")]
     certs_only: Option<bool>,
+    /// Whether it may tell of names that visitors came with
+    #[arg(long, value_name = "true|false", group = "change")]
+    sight: Option<bool>,
 }
 
 /// How long a token that only enrols is good, hours.
@@ -154,6 +160,9 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
     if !wanted.certs_only {
         rights.insert(Right::ReadKey);
     }
+    if wanted.sight {
+        rights.insert(Right::Sight);
+    }
     let scope = Scope { names: wanted.scope, tags: wanted.tags };
     let now = Timestamp::now();
     let mut frontend = Frontend::new(wanted.name.clone(), scope, rights, now);
@@ -220,10 +229,14 @@ async fn set(wanted: &Set, context: &Context, output: &Output) -> Result<Exit, F
         if let Some(tags) = &wanted.tags {
             frontend.scope.tags.clone_from(tags);
         }
-        match wanted.certs_only {
-            Some(true) => drop(frontend.rights.remove(&Right::ReadKey)),
-            Some(false) => drop(frontend.rights.insert(Right::ReadKey)),
-            None => {}
+        for (right, may) in
+            [(Right::ReadKey, wanted.certs_only.map(|only| !only)), (Right::Sight, wanted.sight)]
+        {
+            match may {
+                Some(true) => drop(frontend.rights.insert(right)),
+                Some(false) => drop(frontend.rights.remove(&right)),
+                None => {}
+            }
         }
         true
     };

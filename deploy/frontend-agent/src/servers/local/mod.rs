@@ -5,7 +5,7 @@
 mod caddy;
 
 use super::{Applied, ListenError, Server, ServerError, View, is_hostname, traefik};
-use crate::config::LocalConfig;
+use crate::{config::LocalConfig, sightings::Sightings};
 use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer,
     http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE},
@@ -43,16 +43,18 @@ impl Local {
     ///
     /// # Errors
     /// [`ListenError`].
-    pub(crate) fn start(config: &LocalConfig) -> Result<Self, ListenError> {
+    pub(crate) fn start(config: &LocalConfig, sightings: &Sightings) -> Result<Self, ListenError> {
         let nothing = Err("the agent has just started".to_owned());
         let answers = Answers { names: BTreeMap::new(), traefik: String::new(), caddy_config: nothing };
         let shown = Shown::new(RwLock::new(Arc::new(answers)));
         let (data, secret) = (web::Data::new(Arc::clone(&shown)), web::Data::new(config.secret.clone()));
+        let sightings = web::Data::new(sightings.clone());
         let failed = |error| ListenError(config.listen, error);
         let listener = TcpListener::bind(config.listen).map_err(failed)?;
         let run = move || {
             let server = HttpServer::new(move || {
-                App::new().app_data(data.clone()).app_data(secret.clone()).default_service(web::to(answer))
+                let app = App::new().app_data(data.clone()).app_data(secret.clone());
+                app.app_data(sightings.clone()).default_service(web::to(answer))
             });
             let server = server.workers(1).disable_signals().listen(listener);
             server.and_then(|server| actix_web::rt::System::new().block_on(server.run()))
@@ -84,7 +86,12 @@ impl Server for Local {
     }
 }
 
-async fn answer(request: HttpRequest, shown: web::Data<Shown>, secret: web::Data<Secret>) -> HttpResponse {
+async fn answer(
+    request: HttpRequest,
+    shown: web::Data<Shown>,
+    secret: web::Data<Secret>,
+    sightings: web::Data<Sightings>,
+) -> HttpResponse {
     if !is_allowed(&request, &secret) {
         return HttpResponse::Unauthorized()
             .insert_header(("WWW-Authenticate", "Basic realm=\"signpost\""))
@@ -95,7 +102,10 @@ async fn answer(request: HttpRequest, shown: web::Data<Shown>, secret: web::Data
     match (request.method().as_str(), request.path()) {
         ("GET", "/caddy") => match caddy::certificate(&request, &answers.names) {
             Ok(Some(pem)) => secret_answer("application/x-pem-file", pem),
-            Ok(None) => HttpResponse::NoContent().finish(),
+            Ok(None) => {
+                parameter(&request, "server_name").iter().for_each(|name| sightings.see(&canonical(name)));
+                HttpResponse::NoContent().finish()
+            }
             Err(error) => {
                 tracing::warn!(%error, "a certificate of this machine can't be read");
                 HttpResponse::InternalServerError().finish()
@@ -103,9 +113,10 @@ async fn answer(request: HttpRequest, shown: web::Data<Shown>, secret: web::Data
         },
         ("GET", "/ask") => {
             let name = parameter(&request, "domain").map(|name| canonical(&name));
-            if name.is_some_and(|name| find(&answers.names, &name).is_some()) {
+            if name.as_deref().is_some_and(|name| find(&answers.names, name).is_some()) {
                 HttpResponse::Ok().finish()
             } else {
+                name.iter().for_each(|name| sightings.see(name));
                 HttpResponse::Forbidden().finish()
             }
         }
