@@ -27,7 +27,7 @@ mod no_key_in_the_store;
 mod one_bad_name;
 mod planned_renewals;
 mod quickstart;
-mod redirect_rule_nginx;
+mod redirect_rules;
 mod redis_cluster;
 mod redis_sentinel;
 mod renewal_info;

@@ -6,6 +6,7 @@
 //! - `documents`: listings, names, files, entity tags.
 //! - `enrolment`: a client certificate in exchange for a token, and its renewal.
 //! - `frontends`: every make of frontend, with an agent beside it.
+//! - `scopes`: who may read what, by table and by dice.
 //! - `service`: the server's own certificate, TLS, a store that is away, keyrings, the end.
 
 mod access;
@@ -16,4 +17,5 @@ mod documents;
 mod enrolment;
 mod fleet;
 mod frontends;
+mod scopes;
 mod service;

@@ -1,6 +1,7 @@
 //! From ids to certificates that are live: fetched in bundles, verified each, and published many at a time.
 
 use crate::{
+    chains::Chains,
     client::{Client, FetchError},
     disk::Directory,
     index::{Index, Live},
@@ -21,6 +22,7 @@ const REQUESTS_AT_ONCE: usize = 3;
 pub(crate) struct Installer<'a> {
     directory: &'a Directory,
     refused_issuers: &'a [String],
+    chains: Chains,
 }
 
 /// What became of an id.
@@ -52,8 +54,8 @@ enum ItemError {
 }
 
 impl<'a> Installer<'a> {
-    pub(crate) const fn new(directory: &'a Directory, refused_issuers: &'a [String]) -> Self {
-        Self { directory, refused_issuers }
+    pub(crate) fn new(directory: &'a Directory, refused_issuers: &'a [String]) -> Self {
+        Self { directory, refused_issuers, chains: Chains::default() }
     }
 
     pub(crate) fn fetch(&self, client: &Client, ids: Vec<ItemId>) -> Fetching {
@@ -117,7 +119,7 @@ impl<'a> Installer<'a> {
                 refused_issuers: self.refused_issuers,
                 now,
             };
-            let pair = verify(files.fullchain, files.privkey, &expected);
+            let pair = verify(files.fullchain, files.privkey, &expected, &self.chains);
             pairs.push(pair.map_err(|error| ItemError::Verify(slot, error))?);
         }
         let Bundle { version, names, https, .. } = &bundle;

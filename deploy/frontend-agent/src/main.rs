@@ -1,6 +1,7 @@
 //! Pulls certificates onto a frontend: fetches what changed, verifies it, publishes it atomically, and reloads the web
 //! server when a name came or went. Keeps serving what it has when the centre is gone.
 
+mod chains;
 mod client;
 mod config;
 mod disk;

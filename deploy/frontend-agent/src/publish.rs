@@ -224,6 +224,7 @@ fn prune(item: &Path, live: &str) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::{
+        chains::Chains,
         config::StoreConfig,
         test_pki::{TestPki, days},
         verify::{Expected, verify},
@@ -262,7 +263,7 @@ mod tests {
                 refused_issuers: &[],
                 now: Timestamp::now(),
             };
-            verify(issued.fullchain, issued.privkey, &expected).unwrap()
+            verify(issued.fullchain, issued.privkey, &expected, &Chains::default()).unwrap()
         }
 
         fn prepare(&self, pairs: &[Pair]) -> Prepared {

@@ -3,10 +3,11 @@
 //! One bad pair makes nginx refuse a whole reload and ends a running Apache, so nothing that came over the network is
 //! published unverified, whoever sent it.
 
+use crate::chains::Chains;
 use jiff::{SignedDuration, Timestamp};
 use openssl::{
     pkey::{Id, PKey, PKeyRef, Private},
-    x509::{X509, X509Ref, X509VerifyResult},
+    x509::{X509, X509Ref},
 };
 use shared::domain::{CertificateError, Leaf, Slot};
 use zeroize::Zeroizing;
@@ -76,6 +77,7 @@ pub(crate) fn verify(
     fullchain: Vec<u8>,
     privkey: Zeroizing<Vec<u8>>,
     expected: &Expected<'_>,
+    chains: &Chains,
 ) -> Result<Pair, VerifyError> {
     if !has_only_blocks(&fullchain, &["CERTIFICATE"], usize::MAX) {
         return Err(VerifyError::Shape("certificate", "CERTIFICATE"));
@@ -83,17 +85,16 @@ pub(crate) fn verify(
     if !has_only_blocks(&privkey, &["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"], 1) {
         return Err(VerifyError::Shape("key", "PRIVATE KEY"));
     }
-    let chain = X509::stack_from_pem(&fullchain)?;
+    let (own, above) = fullchain.split_at(end_of_first(&fullchain));
+    let x509 = X509::from_pem(own)?;
     let key = PKey::private_key_from_pem(&privkey).map_err(|_| VerifyError::KeyUnreadable)?;
-    let x509 = chain.first().ok_or(VerifyError::Shape("certificate", "CERTIFICATE"))?;
-    let leaf = Leaf::of(x509)?;
+    let leaf = Leaf::of(&x509)?;
     if !leaf.fingerprint_sha256.eq_ignore_ascii_case(expected.fingerprint_sha256) {
         let expected = expected.fingerprint_sha256.to_owned();
         return Err(VerifyError::Fingerprint { expected, got: leaf.fingerprint_sha256 });
     }
-    check_key(x509, &key, expected.slot)?;
-    check_chain(&chain)?;
-    check_issuers(&chain, expected.refused_issuers)?;
+    check_key(&x509, &key, expected.slot)?;
+    chains.above(above)?.check(&x509, expected.refused_issuers)?;
     if let Some(name) = expected.names.iter().find(|name| !is_covered(name, &leaf.names)) {
         return Err(VerifyError::Name(name.clone()));
     }
@@ -111,31 +112,6 @@ fn check_key(x509: &X509Ref, key: &PKeyRef<Private>, slot: Slot) -> Result<(), V
     }
     if !x509.public_key()?.public_eq(key) {
         return Err(VerifyError::KeyMismatch);
-    }
-    Ok(())
-}
-
-fn check_chain(chain: &[X509]) -> Result<(), VerifyError> {
-    for (number, pair) in chain.windows(2).enumerate() {
-        let [certificate, issuer] = pair else { continue };
-        let linked = issuer.issued(certificate) == X509VerifyResult::OK
-            && certificate.verify(&*issuer.public_key()?)?;
-        if !linked {
-            return Err(VerifyError::Chain(number + 1));
-        }
-    }
-    Ok(())
-}
-
-fn check_issuers(chain: &[X509], refused: &[String]) -> Result<(), VerifyError> {
-    for certificate in chain {
-        let entries = certificate.issuer_name().entries();
-        let parts: Vec<String> =
-            entries.filter_map(|entry| Some(entry.data().to_string().ok()?.to_owned())).collect();
-        let issuer = parts.join(", ");
-        if let Some(word) = refused.iter().find(|word| issuer.to_lowercase().contains(&word.to_lowercase())) {
-            return Err(VerifyError::Issuer(issuer, word.clone()));
-        }
     }
     Ok(())
 }
@@ -163,6 +139,12 @@ fn is_covered(name: &str, sans: &[String]) -> bool {
                     && name.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent))
             })
     })
+}
+
+/// Where the first block of PEM text that has only blocks ends.
+fn end_of_first(pem: &[u8]) -> usize {
+    const END: &[u8] = b"-----END CERTIFICATE-----";
+    pem.windows(END.len()).position(|window| window == END).map_or(pem.len(), |at| at + END.len())
 }
 
 /// Whether the text is one to `most` PEM blocks of the given kinds, and nothing besides.
@@ -206,12 +188,13 @@ mod tests {
 
     #[test]
     fn a_good_pair_of_each_kind_passes() {
-        let pki = TestPki::new();
+        let (pki, chains) = (TestPki::new(), Chains::default());
         for slot in Slot::ALL {
             let issued = pki.issue(&["a.example", "*.b.example"], slot, days(-1), days(90));
             let names = ["a.example", "*.b.example", "x.b.example"].map(str::to_owned);
             let pair =
-                verify(issued.fullchain.clone(), issued.privkey.clone(), &expected(&issued, &names)).unwrap();
+                verify(issued.fullchain.clone(), issued.privkey.clone(), &expected(&issued, &names), &chains)
+                    .unwrap();
             assert_eq!((pair.slot, pair.leaf.names.len()), (slot, 2));
         }
     }
@@ -225,8 +208,10 @@ mod tests {
         let stranger = TestPki::new().issue(&["a.example"], Slot::Ecdsa, days(-1), days(90));
         let expired = pki.issue(&["a.example"], Slot::Ecdsa, days(-90), days(-1));
         let future = pki.issue(&["a.example"], Slot::Ecdsa, days(1), days(90));
+        let chains = Chains::default();
+        verify(good.fullchain.clone(), good.privkey.clone(), &expected(&good, &names), &chains).unwrap();
         let refuse = |fullchain: &[u8], key: &[u8], expected: Expected<'_>| {
-            let result = verify(fullchain.to_vec(), Zeroizing::new(key.to_vec()), &expected);
+            let result = verify(fullchain.to_vec(), Zeroizing::new(key.to_vec()), &expected, &chains);
             result.err().map(|error| error.to_string()).unwrap_or_default()
         };
         let with = |what: &str| what.to_owned();
@@ -235,6 +220,7 @@ mod tests {
         let foreign_names = ["c.a.example".to_owned()];
         let leaf_end = good.fullchain.len() - pki.ca_pem().len();
         let broken_chain = [&good.fullchain[..leaf_end], &TestPki::new().ca_pem()[..]].concat();
+        let broken_above = [&good.fullchain[..], &TestPki::new().ca_pem()[..]].concat();
         let both = [&good.fullchain[..], &good.privkey[..]].concat();
         let two_keys = [&good.privkey[..], &good.privkey[..]].concat();
         for (fullchain, key, expected, words) in [
@@ -278,6 +264,7 @@ mod tests {
                 "issued by \"Test CA\"",
             ),
             (&broken_chain, &good.privkey[..], at, "broken at certificate 1"),
+            (&broken_above, &good.privkey[..], at, "broken at certificate 2"),
             (&both, &good.privkey[..], at, "no clean PEM"),
             (&good.fullchain, &two_keys[..], at, "no clean PEM"),
             (&good.fullchain[..good.fullchain.len() - 40].to_vec(), &good.privkey[..], at, "no clean PEM"),

@@ -45,10 +45,14 @@ pub(crate) async fn measure(fleet: &Fleet, mint: &Mint, agent: &Path) -> Result<
          client_body_temp_path {place}; proxy_temp_path {place};\n\
          ssl_certificate_cache max=1000 inactive=60s valid=1s;\n\
          map $ssl_server_name $crt {{ hostnames; default _none; include {agent}/nginx/map.conf; }}\n\
+         map $host $redirected {{ hostnames; default \"\"; include {agent}/nginx/redirect.conf; }}\n\
+         map $host $announced {{ hostnames; default \"\"; include {agent}/nginx/hsts.conf; }}\n\
+         include {agent}/nginx/tls.conf;\n\
          server {{ listen {address} ssl default_server; ssl_reject_handshake on; }}\n\
          server {{ listen {address} ssl; include {agent}/nginx/names.conf; ssl_session_tickets off;\n\
          ssl_certificate {agent}/live/$crt/fullchain.pem; ssl_certificate_key {agent}/live/$crt/privkey.pem;\n\
-         location / {{ return 200; }} }} }}\n",
+         add_header Strict-Transport-Security $announced always;\n\
+         location / {{ if ($redirected) {{ return 301 https://$host$request_uri; }} return 200; }} }} }}\n",
         place = place.path().display(),
         agent = agent.display(),
     );
@@ -66,6 +70,10 @@ pub(crate) async fn measure(fleet: &Fleet, mint: &Mint, agent: &Path) -> Result<
     nginx.signal(rustix::process::Signal::HUP)?;
     row.reload_seconds =
         seconds_until(LIMIT, || Ok(children_of(nginx.pid()).iter().any(|pid| !before.contains(pid)))).await?;
+
+    // The worker of before ends in its own time.
+    let is_alone = || Ok(!children_of(nginx.pid()).iter().any(|pid| before.contains(pid)));
+    seconds_until(LIMIT, is_alone).await?;
 
     let (stop, shaken, failed) = (Arc::new(AtomicBool::new(false)), Arc::default(), Arc::default());
     let clients: Vec<_> = (0..CLIENTS)

@@ -5,14 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use harness::signpost::Daemon;
 use serde_json::Value;
 use shared::{
     domain::{Frontend, Right, Scope},
     store::{Role, Store},
 };
-use tokio::{sync::Barrier, task::JoinSet, time::sleep};
+use tokio::{
+    sync::{Barrier, Semaphore},
+    task::JoinSet,
+    time::sleep,
+};
 
 use crate::{fleet::Fleet, leaf::Mint, measure::resident_mib, renew::renew, row::Fan};
 
@@ -34,13 +38,22 @@ pub(crate) async fn measure(fleet: &Fleet, mint: &Mint, count: usize) -> Result<
     let daemon = fleet.signpost.start_certificates().await?;
     let cursor = first_cursor(&daemon).await?;
     let began = Arc::new(Barrier::new(count + 1));
+    // A thousand clients on one machine are in each other's way: they come one after the other, and then wait together.
+    let places = Arc::new(Semaphore::new(16));
     let mut waiting = JoinSet::new();
     for number in 0..count {
         let (began, cursor) = (Arc::clone(&began), cursor.clone());
         let url = format!("https://127.0.0.1:{}/v1/changes", daemon.address.port());
-        waiting.spawn(async move { wait_for_a_change(&url, number, &cursor, &began).await });
+        let places = Arc::clone(&places);
+        waiting.spawn(async move { wait_for_a_change(&url, number, &cursor, &places, &began).await });
     }
-    began.wait().await;
+    tokio::select! {
+        _ = began.wait() => {}
+        Some(ended) = waiting.join_next() => {
+            ended??;
+            bail!("one has heard of a change before there was one");
+        }
+    }
     sleep(Duration::from_secs(2)).await;
     let (cpu, store_cpu) = (daemon.process.cpu_time()?, cpu_of_redis(fleet).await?);
     sleep(IDLE).await;
@@ -50,8 +63,12 @@ pub(crate) async fn measure(fleet: &Fleet, mint: &Mint, count: usize) -> Result<
     let changed = Instant::now();
     renew(fleet, mint, 1).await?;
     let mut seconds = Vec::with_capacity(count);
+    // A client takes a millisecond to end, which is not the server's: they end once all have heard.
+    let mut clients = Vec::with_capacity(count);
     while let Some(heard) = waiting.join_next().await {
-        seconds.push(heard??.duration_since(changed).as_secs_f64());
+        let (heard, client) = heard??;
+        seconds.push(heard.duration_since(changed).as_secs_f64());
+        clients.push(client);
     }
     seconds.sort_by(f64::total_cmp);
     let at = |percent: usize| seconds[(seconds.len() * percent).div_ceil(100).max(1) - 1];
@@ -86,8 +103,15 @@ async fn first_cursor(daemon: &Daemon) -> Result<String> {
     }
 }
 
-/// Answers when it heard of one.
-async fn wait_for_a_change(url: &str, number: usize, cursor: &str, began: &Barrier) -> Result<Instant> {
+/// Answers when it heard of one, and the client that did.
+async fn wait_for_a_change(
+    url: &str,
+    number: usize,
+    cursor: &str,
+    places: &Semaphore,
+    began: &Barrier,
+) -> Result<(Instant, reqwest::Client)> {
+    let place = places.acquire().await?;
     let client = client()?;
     // What it may see is the same for all of them, but not when they were made: each has a cursor of its own.
     let token = format!("waiting-{number}{TOKEN}");
@@ -98,6 +122,7 @@ async fn wait_for_a_change(url: &str, number: usize, cursor: &str, began: &Barri
     let own = own["cursor"].as_str().context("no cursor")?;
     let scope = own.split('.').nth(1).context("a cursor has three parts")?;
     let cursor = format!("{epoch}.{scope}.{at}");
+    drop(place);
     began.wait().await;
     loop {
         let answer = ask(format!("wait=55&cursor={cursor}")).await?;
@@ -106,7 +131,7 @@ async fn wait_for_a_change(url: &str, number: usize, cursor: &str, began: &Barri
         let items = page["items"].as_array().context("no items")?;
         if !items.is_empty() {
             ensure!(items.len() == 1, "more than one change");
-            return Ok(heard);
+            return Ok((heard, client));
         }
     }
 }

@@ -4,6 +4,7 @@
 mod agentless;
 mod apache;
 mod caddy;
+mod centre_gone;
 mod envoy;
 mod files_and_hook;
 mod haproxy;
@@ -14,12 +15,7 @@ mod publications;
 mod served;
 mod traefik;
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    process::Command,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use harness::{

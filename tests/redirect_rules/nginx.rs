@@ -1,42 +1,26 @@
 //! The shipped nginx rule on the real nginx: what it redirects, what it must not, and that a CA's validator follows it.
 
 use std::{
-    io::{Read, Write},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream},
-    path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use harness::{
-    mock_dns::MockDns,
     nginx::{Nginx, PREFIX},
     pki::{Authority, Pair},
-    ports::{LoopbackNet, free_port_on},
+    ports::free_port_on,
 };
-use issuer::preflight::{Class, Reach, Resolver, Rules, Validator};
+use issuer::preflight::Class;
 use openssl::{
     ssl::{SslConnector, SslMethod},
     x509::X509,
 };
-use shared::domain::{KeyAuthorization, Thumbprint, Token};
 
-const TOKEN: &str = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr_oA";
-const PATH: &str = "/.well-known/acme-challenge/";
-/// As the shipped `signpost.conf` has it.
-const VALIDATION_HOST: &str = "acme.hoster.example";
-
-/// What a request at the frontend must give.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Expected {
-    /// 302 to the validation host, with exactly this token.
-    Validation,
-    /// 400 or 404, without a `Location`.
-    Nothing,
-    /// Not the rule's business: the site's own redirect to its own HTTPS.
-    Site,
-}
-use Expected::{Nothing, Site, Validation};
+use super::{
+    Expected::{Nothing, Site, Validation},
+    PATH, Surroundings, TOKEN, ask, check, shipped,
+};
 
 #[tokio::test]
 async fn the_rule_redirects_tokens_and_nothing_else_on_both_address_families() -> Result<()> {
@@ -118,7 +102,7 @@ async fn the_rule_stands_before_a_ban_on_hidden_files_and_a_password() -> Result
             location ~ /\. {{ deny all; }}
             location / {{ return 301 https://$host$request_uri; }}
         }}"#,
-        shipped().display()
+        shipped("nginx").display()
     );
     let frontend = Frontend::start(&site).await?;
     let target = format!("{PATH}{TOKEN}");
@@ -131,18 +115,7 @@ async fn the_rule_stands_before_a_ban_on_hidden_files_and_a_password() -> Result
 
 #[tokio::test]
 async fn a_strict_validator_follows_the_rule_to_the_key_authorization() -> Result<()> {
-    let frontend = Frontend::start(&example()?).await?;
-    let check = frontend.self_check().await?;
-    ensure!(check.passes() && check.class().is_none(), "{}", check.explain());
-    let hops: Vec<_> = check.as_the_ca.hops.iter().map(|hop| (hop.address, hop.status)).collect();
-    let validation_host = Some(IpAddr::V4(frontend.net.host(3)));
-    ensure!(
-        hops == [(Some(Ipv6Addr::LOCALHOST.into()), Some(302)), (validation_host, Some(200))],
-        "{hops:?}"
-    );
-    let ipv4 = check.ipv4.context("IPv4 was asked too")?;
-    ensure!(ipv4.hops[0].address == Some(frontend.net.host(2).into()), "{ipv4:?}");
-    Ok(())
+    Frontend::start(&example()?).await?.surroundings.check_as_a_ca_does().await
 }
 
 /// The mistake that the example warns of: a redirect outside of a location wins over the rule.
@@ -151,9 +124,9 @@ async fn a_strict_validator_refuses_a_frontend_whose_https_redirect_comes_first(
     let site = format!(
         "server {{ listen 80 default_server; listen [::]:80 default_server; include {}/signpost-challenge.conf;
            return 301 https://$host$request_uri; }}",
-        shipped().display()
+        shipped("nginx").display()
     );
-    let check = Frontend::start(&site).await?.self_check().await?;
+    let check = Frontend::start(&site).await?.surroundings.self_check().await?;
     ensure!(!check.passes(), "{}", check.explain());
     ensure!(check.class() == Some(Class::Firewall), "nobody listens on 443: {}", check.explain());
     Ok(())
@@ -175,12 +148,10 @@ async fn the_example_serves_the_names_of_the_map_and_refuses_the_others() -> Res
     Ok(())
 }
 
-/// A frontend on one port of both families, and the validation host on the same port of another address.
+/// nginx as a frontend.
 struct Frontend {
     _nginx: Nginx,
-    _directory: tempfile::TempDir,
-    dns: MockDns,
-    net: LoopbackNet,
+    surroundings: Surroundings,
     authority: Authority,
     addresses: [SocketAddr; 2],
     https: [SocketAddr; 2],
@@ -189,46 +160,23 @@ struct Frontend {
 impl Frontend {
     /// `site` as it would be on a frontend; its ports, and the agent's directory, are replaced by the test's own.
     async fn start(site: &str) -> Result<Self> {
-        let net = LoopbackNet::pick()?;
-        let hosts = [IpAddr::V4(net.host(2)), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        let everywhere = [hosts[0], hosts[1], IpAddr::V4(net.host(3))];
-        let (http, https) = (free_port_on(&everywhere)?, free_port_on(&everywhere)?);
-        let v4 = net.host(2);
+        let surroundings = Surroundings::make().await?;
+        let (addresses, http) = (surroundings.addresses(), surroundings.port);
+        let v4 = surroundings.net.host(2);
+        let https = free_port_on(&[IpAddr::V4(v4), IpAddr::V6(Ipv6Addr::LOCALHOST)])?;
         let site = site
             .replace("listen 80 ", &format!("listen {v4}:{http} "))
             .replace("listen [::]:80 ", &format!("listen [::1]:{http} "))
             .replace("listen 443 ", &format!("listen {v4}:{https} "))
             .replace("listen [::]:443 ", &format!("listen [::1]:{https} "))
             .replace("/var/lib/signpost-agent", &format!("{PREFIX}/agent"))
-            .replace("/etc/nginx/signpost", &shipped().display().to_string());
-        let validation_host = SocketAddr::from((net.host(3), http));
-        let config = format!(
-            "include {}/signpost.conf;\n{site}\nserver {{ listen {validation_host}; root {PREFIX}/challenges; }}",
-            shipped().display()
-        );
-
+            .replace("/etc/nginx/signpost", &shipped("nginx").display().to_string());
+        let config = format!("include {}/signpost.conf;\n{site}", shipped("nginx").display());
         let authority = Authority::new("Test CA")?;
         let pair = authority.issue_server(&["shop.example", "*.wild.example"])?;
-        let challenge = format!("challenges{PATH}{TOKEN}");
-        let answer = key_authorization()?.as_str().to_owned();
-        let mut files = agent_files(&pair);
-        files.push((&challenge, answer.as_bytes()));
-        let addresses = hosts.map(|host| SocketAddr::new(host, http));
-        let nginx = Nginx::start(&config, &[addresses[0], addresses[1], validation_host], &files).await?;
-
-        let directory = tempfile::tempdir()?;
-        let dns = MockDns::start(directory.path(), net.host(9)).await?;
-        dns.set_addresses("shop.example", &hosts).await?;
-        dns.set_a(VALIDATION_HOST, &[net.host(3)]).await?;
-        let https = hosts.map(|host| SocketAddr::new(host, https));
-        Ok(Self { _nginx: nginx, _directory: directory, dns, net, authority, addresses, https })
-    }
-
-    async fn self_check(&self) -> Result<issuer::preflight::SelfCheck> {
-        let resolver = Resolver::with_servers(&[self.dns.address()])?;
-        let reach =
-            Reach::new(Validator::new(Rules::for_port(self.addresses[0].port(), |_| false), resolver));
-        Ok(reach.check("shop.example", &Token::parse(TOKEN)?, &key_authorization()?).await)
+        let nginx = Nginx::start(&config, &addresses, &agent_files(&pair)).await?;
+        let https = addresses.map(|address| SocketAddr::new(address.ip(), https));
+        Ok(Self { _nginx: nginx, surroundings, authority, addresses, https })
     }
 
     /// The certificate that a client of `name` gets, verified but for the name.
@@ -260,53 +208,7 @@ fn agent_files(pair: &Pair) -> Vec<(&'static str, &[u8])> {
     ]
 }
 
-fn shipped() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/frontends/nginx")
-}
-
 fn example() -> Result<String> {
-    std::fs::read_to_string(shipped().join("signpost-site.conf.example")).context("the shipped example")
-}
-
-fn key_authorization() -> Result<KeyAuthorization> {
-    Ok(KeyAuthorization::new(&Token::parse(TOKEN)?, &Thumbprint::from_digest(&[5; 32])))
-}
-
-/// Sends the bytes as they are: an HTTP client would tidy up the path.
-fn ask(address: SocketAddr, request: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
-fn check(answer: &str, target: &str, expected: Expected) -> Result<()> {
-    let head = answer.split("\r\n\r\n").next().unwrap_or_default();
-    let mut lines = head.lines();
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("a status line")?;
-    let header = |name: &str| {
-        let found = head
-            .lines()
-            .filter_map(|line| line.split_once(": "))
-            .filter(|(key, _)| key.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.to_owned()).collect::<Vec<_>>()
-    };
-    ensure!(header("x-injected").is_empty(), "a header was injected: {head}");
-    match expected {
-        Validation => {
-            let token = target.rsplit('/').next().and_then(|rest| rest.split('?').next()).unwrap_or_default();
-            ensure!(status == "302", "{head}");
-            ensure!(header("location") == [format!("http://{VALIDATION_HOST}{PATH}{token}")], "{head}");
-            ensure!(header("cache-control") == ["no-store"], "{head}");
-        }
-        Nothing => ensure!(matches!(status, "400" | "404") && header("location").is_empty(), "{head}"),
-        Site => {
-            let location = header("location");
-            ensure!(status == "301" && location.len() == 1, "{head}");
-            ensure!(location[0].starts_with("https://shop.example/"), "{head}");
-        }
-    }
-    Ok(())
+    std::fs::read_to_string(shipped("nginx").join("signpost-site.conf.example"))
+        .context("the shipped example")
 }
