@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 use openssl::{hash::MessageDigest, pkey::PKey, x509::X509};
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared::domain::KeyType;
 
 use crate::fleet::{Fleet, KEYS, ask, hex};
@@ -193,6 +193,50 @@ async fn a_damaged_record_is_said_to_be_and_spoils_no_other() -> Result<()> {
             "",
         )?;
         ensure!(answer.status == 500, "{answer:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wildcard_answers_for_the_names_that_it_covers() -> Result<()> {
+    let fleet = Fleet::new().await?;
+    fleet.add_site(&["*.wild.example.com"], &[], &[KeyType::EcdsaP256]).await?;
+    fleet.add_site(&["own.wild.example.com"], &[], &[KeyType::EcdsaP256]).await?;
+    let edge = fleet.add_frontend("edge", &["*.wild.example.com"], &[], KEYS).await?;
+    let part = fleet.add_frontend("part", &["any.wild.example.com"], &[], KEYS).await?;
+    let daemon = fleet.start().await?;
+    let names = |path: &str| -> Result<(u16, Value)> {
+        let answer = fleet.get(daemon.address, &edge, path)?;
+        let document: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        Ok((answer.status, document["names"].clone()))
+    };
+    let star = json!(["*.wild.example.com"]);
+    for path in ["any.wild.example.com", "ANY.wild.example.com", "*.wild.example.com", "%2A.wild.example.com"]
+    {
+        let found = names(&format!("/v1/certificates/{path}"))?;
+        ensure!(found == (200, star.clone()), "{path}: {found:?}");
+    }
+    let own = names("/v1/certificates/own.wild.example.com")?;
+    ensure!(own == (200, json!(["own.wild.example.com"])), "its own certificate comes first: {own:?}");
+    for path in ["wild.example.com", "deep.any.wild.example.com", "*.example.com", "*.any.wild.example.com"] {
+        ensure!(names(&format!("/v1/certificates/{path}"))?.0 == 404, "{path}");
+    }
+    for path in [
+        "/v1/certificates/any.wild.example.com/ecdsa/privkey.pem",
+        "/v1/adapters/haproxy/any.wild.example.com.pem",
+    ] {
+        ensure!(fleet.get(daemon.address, &edge, path)?.text().contains("PRIVATE KEY"), "{path}");
+        // The key serves every name below, so whoever sees one of them alone doesn't get it.
+        let refused = fleet.get(daemon.address, &part, path)?;
+        ensure!(refused.status == 404 && !refused.text().contains("PRIVATE KEY"), "{path}: {refused:?}");
+    }
+    for (name, status) in
+        [("any.wild.example.com", 200), ("deep.any.wild.example.com", 403), ("wild.example.com", 403)]
+    {
+        ensure!(
+            fleet.get(daemon.address, &edge, &format!("/v1/ask?domain={name}"))?.status == status,
+            "{name}"
+        );
     }
     Ok(())
 }

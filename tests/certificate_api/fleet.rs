@@ -93,7 +93,8 @@ impl Fleet {
         tags: &[&str],
         key_types: &[KeyType],
     ) -> Result<SiteId> {
-        let parsed: Vec<DnsName> = names.iter().map(|name| DnsName::parse(name)).collect::<Result<_, _>>()?;
+        let parsed: Vec<DnsName> =
+            names.iter().map(|name| DnsName::parse_identifier(name)).collect::<Result<_, _>>()?;
         let names = NameSet::new(parsed)?;
         let now = jiff::Timestamp::now();
         let tags = tags.iter().map(ToString::to_string).collect();

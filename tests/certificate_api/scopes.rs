@@ -147,7 +147,7 @@ async fn no_key_leaves_its_scope_whatever_the_names_and_patterns() -> Result<()>
     let all: Vec<&String> = sites.keys().collect();
     let body = json!({ "ids": all }).to_string();
     let (mut seen, mut unseen) = (0, 0);
-    for number in 0..60 {
+    for number in 0..30 {
         let patterns: Vec<String> = (0..dice.below(3)).map(|_| dice.pattern()).collect();
         let tags: Vec<String> = (0..dice.below(3) / 2).map(|_| dice.tag()).collect();
         let (of, with): (Vec<&str>, Vec<&str>) =

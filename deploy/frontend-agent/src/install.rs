@@ -11,12 +11,15 @@ use crate::{
 };
 use jiff::Timestamp;
 use shared::{domain::Slot, error::chain};
-use std::{collections::VecDeque, io};
+use std::{collections::VecDeque, io, thread};
 use tokio::task::JoinSet;
 
 /// Ids of one request, and requests at the same time.
 const IDS_AT_ONCE: usize = 100;
 const REQUESTS_AT_ONCE: usize = 3;
+
+/// Threads that verify at once.
+const MOST_WORKERS: usize = 4;
 
 /// Publishes what was fetched.
 pub(crate) struct Installer<'a> {
@@ -70,7 +73,7 @@ impl<'a> Installer<'a> {
     /// Verifies and publishes. Each item succeeds or fails alone, but for a disk that takes nothing.
     pub(crate) fn install(&self, fetched: Fetched, index: &Index) -> Vec<(ItemId, Installed)> {
         let now = Timestamp::now();
-        let (mut outcomes, mut prepared) = (Vec::new(), Vec::new());
+        let (mut outcomes, mut bundles, mut prepared) = (Vec::new(), Vec::new(), Vec::new());
         for (id, line) in fetched {
             match line {
                 Line::Missing => outcomes.push((id, Installed::Gone)),
@@ -80,10 +83,13 @@ impl<'a> Installer<'a> {
                 Line::Unchanged => {
                     outcomes.push((id, Installed::Failed("the centre sent nothing".to_owned())))
                 }
-                Line::Bundle(bundle) => match self.prepare(&id, bundle, index.get(&id), now) {
-                    Ok(version) => prepared.push(version),
-                    Err(error) => outcomes.push((id, Installed::Failed(chain(&error)))),
-                },
+                Line::Bundle(bundle) => bundles.push((id, bundle)),
+            }
+        }
+        for (id, result) in self.prepare_all(bundles, index, now) {
+            match result {
+                Ok(version) => prepared.push(version),
+                Err(error) => outcomes.push((id, Installed::Failed(chain(&error)))),
             }
         }
         let results = commit(self.directory, &prepared).unwrap_or_else(|error| {
@@ -98,6 +104,32 @@ impl<'a> Installer<'a> {
             outcomes.push((id, outcome));
         }
         outcomes
+    }
+
+    /// Most of it is arithmetic: shared among the processors.
+    fn prepare_all(
+        &self,
+        bundles: Vec<(ItemId, Bundle)>,
+        index: &Index,
+        now: Timestamp,
+    ) -> Vec<(ItemId, Result<Prepared, ItemError>)> {
+        let workers = thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
+        let share = bundles.len().div_ceil(workers).max(1);
+        let mut bundles = bundles.into_iter().peekable();
+        thread::scope(|scope| {
+            let mut running = Vec::new();
+            while bundles.peek().is_some() {
+                let part: Vec<_> = bundles.by_ref().take(share).collect();
+                let prepare = move |(id, bundle): (ItemId, Bundle)| {
+                    let prepared = self.prepare(&id, bundle, index.get(&id), now);
+                    (id, prepared)
+                };
+                running.push(scope.spawn(move || part.into_iter().map(prepare).collect::<Vec<_>>()));
+            }
+            let done =
+                running.into_iter().flat_map(|part| part.join().expect("a preparation does not panic"));
+            done.collect()
+        })
     }
 
     /// Verifies every pair of an item, and writes them together or not at all.

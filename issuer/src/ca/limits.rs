@@ -119,6 +119,8 @@ impl CaLimits {
                 Err(NameError::SpecialPurpose(name.to_string()))
             }
             Some(_) if self.takes_addresses(profile) => Ok(()),
+            // There is no other challenge than http-01 yet.
+            None if name.is_wildcard() => Err(NameError::WildcardNeedsDns(name.to_string())),
             _ => suffixes.check_issuable(name, !is_public),
         }
     }

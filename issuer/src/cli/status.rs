@@ -128,7 +128,7 @@ pub(super) fn parse_after(text: Option<&str>) -> Result<Option<SiteId>, Failed> 
 
 /// The site that serves a name, or the one that was made for it and serves nothing yet.
 pub(super) async fn find(context: &Context, name: &DnsName) -> Result<Option<StoredSite>, StoreError> {
-    let id = match context.store.site_of(name).await? {
+    let id = match context.store.site_serving(name).await? {
         Some(id) => id,
         None => SiteId::of(&shared::domain::NameSet::one(name.clone())),
     };

@@ -13,8 +13,8 @@ pub const MAX_LABELS: usize = 10;
 /// Labels that a wildcard DNS zone repeats without end (`www.www.…`): refused by the CA from four labels on.
 const REPEATED_LABELS: [&str; 2] = ["www", "mail"];
 
-/// A hostname in A-labels, lower case, without a trailing dot: the form that goes into an order. Or an IP address in its canonical
-/// text (RFC 5952), where it was let in by [`DnsName::parse_identifier`].
+/// A hostname in A-labels, lower case, without a trailing dot: the form that goes into an order. Or, where it was let in by
+/// [`DnsName::parse_identifier`], an IP address in its canonical text (RFC 5952), or a wildcard: `*.` and a hostname.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DnsName(String);
@@ -125,11 +125,20 @@ impl DnsName {
         Ok(Self(ascii))
     }
 
-    /// A hostname as [`DnsName::parse`] takes it, or an IP address. Whether one is issued for is the profile's affair.
+    /// A hostname as [`DnsName::parse`] takes it, an IP address, or a wildcard. Whether one is issued for is the affair of the
+    /// profile and of the challenge.
     ///
     /// # Errors
     /// The first rule that a hostname breaks.
     pub fn parse_identifier(text: &str) -> Result<Self, NameError> {
+        if let Some(rest) = text.strip_prefix("*.").filter(|rest| !rest.contains('*')) {
+            let below = Self::parse(rest)?;
+            return if below.0.len() + 2 > MAX_NAME_BYTES {
+                Err(NameError::TooLong(text.to_owned()))
+            } else {
+                Ok(Self(format!("*.{below}")))
+            };
+        }
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         match bare.parse::<IpAddr>() {
             Ok(address) => Ok(Self(address.to_string())),
@@ -142,6 +151,18 @@ impl DnsName {
         self.0.parse().ok()
     }
 
+    /// Whether it stands for every name with one label more.
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with("*.")
+    }
+
+    /// The wildcard that covers it; `None` for what none does: a wildcard, an address, a name right below the top.
+    pub fn covering_wildcard(&self) -> Option<Self> {
+        let (_, parent) =
+            self.0.split_once('.').filter(|_| !self.is_wildcard() && self.address().is_none())?;
+        parent.contains('.').then(|| Self(format!("*.{parent}")))
+    }
+
     /// The name in A-labels.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -149,8 +170,12 @@ impl DnsName {
 
     /// The name as people read it; the A-labels where there is no other form.
     pub fn to_unicode(&self) -> String {
-        let (unicode, result) = idna::domain_to_unicode(&self.0);
-        if result.is_ok() { unicode } else { self.0.clone() }
+        let below = self.0.strip_prefix("*.").unwrap_or(&self.0);
+        match idna::domain_to_unicode(below) {
+            (unicode, Ok(())) if self.is_wildcard() => format!("*.{unicode}"),
+            (unicode, Ok(())) => unicode,
+            _ => self.0.clone(),
+        }
     }
 
     pub fn labels(&self) -> impl DoubleEndedIterator<Item = &str> {
@@ -366,6 +391,28 @@ mod tests {
         }
         assert!(DnsName::parse("a.b.c.d.e.f.g.h.example.com").is_ok());
         assert!(DnsName::parse("www.mail.example.com").is_ok());
+    }
+
+    #[test]
+    fn a_wildcard_is_an_identifier_and_covers_one_label() {
+        let star = DnsName::parse_identifier("*.Bücher.example").unwrap();
+        assert_eq!(
+            (star.as_str(), star.to_unicode().as_str()),
+            ("*.xn--bcher-kva.example", "*.bücher.example")
+        );
+        assert!(star.is_wildcard() && star.covering_wildcard().is_none() && star.address().is_none());
+        let covering = |text: &str| DnsName::parse_identifier(text).unwrap().covering_wildcard();
+        assert_eq!(covering("any.bücher.example"), Some(star.clone()));
+        assert_eq!(covering("a.any.example.com").unwrap().as_str(), "*.any.example.com");
+        assert_eq!((covering("example.com"), covering("192.0.2.1")), (None, None));
+        for text in
+            ["*", "*.", "*.*.example.com", "a*.example.com", "*.com", "*..example.com", "*.a_b.example.com"]
+        {
+            assert!(DnsName::parse_identifier(text).is_err(), "{text}");
+        }
+        let long = ["a".repeat(62).as_str(); 4].join(".");
+        assert!(DnsName::parse(&long).is_ok() && DnsName::parse_identifier(&format!("*.{long}")).is_err());
+        assert_eq!(serde_json::to_string(&star).unwrap(), r#""*.xn--bcher-kva.example""#);
     }
 
     #[test]

@@ -30,6 +30,15 @@ impl Store {
         Ok(self.load_pointer(name).await?.serving)
     }
 
+    /// The group that serves a name: its own, or that of the wildcard which covers it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn site_serving(&self, name: &DnsName) -> Result<Option<SiteId>, StoreError> {
+        let names: Vec<DnsName> = [name.clone()].into_iter().chain(name.covering_wildcard()).collect();
+        Ok(self.load_pointers(&names).await?.into_iter().find_map(|pointer| pointer.serving))
+    }
+
     /// # Errors
     /// [`StoreError`]; a name that nobody has points nowhere.
     pub async fn load_pointer(&self, name: &DnsName) -> Result<NamePointer, StoreError> {

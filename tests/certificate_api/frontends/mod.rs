@@ -189,6 +189,9 @@ impl Scene {
             self.fleet.add_site(&["new.example.com", "www.new.example.com"], &[], ECDSA).await?;
             self.until_served("new.example.com").await?;
             self.until_served("www.new.example.com").await?;
+            // A name that only the star covers.
+            self.fleet.add_site(&["*.wild.example.com"], &[], ECDSA).await?;
+            self.until_served("any.wild.example.com").await?;
         }
         self.lose_the_centre().await?;
         // A server that has just been reloaded may answer with what it had, for a moment.

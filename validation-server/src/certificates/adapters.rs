@@ -134,7 +134,7 @@ impl Certificates {
         let mut group_of: BTreeMap<&str, SiteId> = BTreeMap::new();
         for text in &wanted.resource_names {
             let name = DnsName::parse_identifier(text).map_err(|_| Refusal::NotFound)?;
-            let group = self.store.site_of(&name).await?.ok_or(Refusal::NotFound)?;
+            let group = self.store.site_serving(&name).await?.ok_or(Refusal::NotFound)?;
             group_of.insert(text, group);
         }
         let ids: BTreeSet<SiteId> = group_of.values().cloned().collect();

@@ -163,7 +163,7 @@ impl Certificates {
     /// because nobody knows.
     async fn ask(&self, reader: &Reader, name: Option<&DnsName>) -> Result<HttpResponse, Refusal> {
         let allowed = match name {
-            Some(name) => match self.store.site_of(name).await? {
+            Some(name) => match self.store.site_serving(name).await? {
                 Some(id) => {
                     let stored = self.store.load_site(&id).await?;
                     stored
@@ -324,7 +324,7 @@ impl Certificates {
     async fn group_of(&self, target: &Target) -> Result<SiteId, Refusal> {
         match target {
             Target::Item(item) => Ok(item.group.clone()),
-            Target::Name(name) => self.store.site_of(name).await?.ok_or(Refusal::NotFound),
+            Target::Name(name) => self.store.site_serving(name).await?.ok_or(Refusal::NotFound),
         }
     }
 

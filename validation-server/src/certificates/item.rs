@@ -185,7 +185,10 @@ impl Item {
     }
 
     pub(crate) fn is_for(&self, name: &DnsName) -> bool {
-        self.names.iter().any(|own| own == name.as_str())
+        let covering = name.covering_wildcard();
+        let is_it =
+            |own: &String| own == name.as_str() || covering.as_ref().is_some_and(|star| own == star.as_str());
+        self.names.iter().any(is_it)
     }
 
     pub(crate) fn id(&self) -> &ItemId {

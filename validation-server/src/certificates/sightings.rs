@@ -7,7 +7,10 @@ use shared::{
     domain::{DnsName, PublicSuffixes, sightable},
     store::SightingVerdict,
 };
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 /// The largest request, bytes, and the most names in one.
 pub(crate) const BODY_BYTES: usize = 32 * 1024;
@@ -54,11 +57,19 @@ impl Certificates {
                 Some(name) => unknown.push((text.clone(), name)),
             }
         }
-        let names: Vec<DnsName> = unknown.iter().map(|(_, name)| name.clone()).collect();
+        // One that a wildcard covers has its certificate.
+        let of_name = |name: &DnsName| [Some(name.clone()), name.covering_wildcard()];
+        let names: Vec<DnsName> = unknown.iter().flat_map(|(_, name)| of_name(name)).flatten().collect();
         let pointers = self.store.load_pointers(&names).await?;
+        let owned: BTreeSet<DnsName> = names
+            .into_iter()
+            .zip(pointers)
+            .filter(|(_, pointer)| pointer.owner().is_some())
+            .map(|(name, _)| name)
+            .collect();
         let mut new: Vec<(String, DnsName)> = Vec::new();
-        for ((text, name), pointer) in unknown.into_iter().zip(pointers) {
-            if pointer.owner().is_some() {
+        for (text, name) in unknown {
+            if of_name(&name).iter().flatten().any(|name| owned.contains(name)) {
                 verdicts.insert(text, SightingVerdict::Known);
             } else {
                 new.push((text, name));
