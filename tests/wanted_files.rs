@@ -38,6 +38,9 @@ async fn wanted(stage: &Stage) -> Result<Vec<Value>> {
     let mut wanted: Vec<Value> = sites.map(|site| site["wanted"].clone()).collect();
     for site in &mut wanted {
         site["created"].take();
+        if let Some(hsts) = site["hsts"].as_object_mut() {
+            hsts.remove("since");
+        }
     }
     wanted.sort_by_key(|site| site["names"].to_string());
     Ok(wanted)

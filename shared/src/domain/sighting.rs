@@ -57,7 +57,7 @@ mod tests {
         }
         for (text, why) in [
             ("", NotSightable::NoHostname),
-            ("localhost", NotSightable::Labels),
+            ("localhost", NotSightable::NoHostname),
             ("192.0.2.7", NotSightable::NoHostname),
             ("*.example.com", NotSightable::NoHostname),
             ("a_b.example.com", NotSightable::NoHostname),

@@ -302,6 +302,10 @@ mod tests {
             ("/v1/certificates/Shop.EXAMPLE.com", Route::One(name("shop.example.com"))),
             ("/v1/certificates/xn--hg4bs7k.example.kr", Route::One(name("상점.example.kr"))),
             ("/v1/certificates/%EC%83%81%EC%A0%90.example.kr", Route::One(name("상점.example.kr"))),
+            (
+                "/v1/certificates/*.example.com",
+                Route::One(Target::Name(DnsName::parse_identifier("*.example.com").unwrap())),
+            ),
             ("/v1/certificates/0123456789abcdef0123", Route::One(site())),
             ("/v1/certificates/0123456789abcdef0123_kept", Route::One(item(true))),
             (
@@ -339,7 +343,6 @@ mod tests {
             "/v1/certificates/a%2Fb.example.com",
             "/v1/certificates/a%2.com",
             "/v1/certificates/%ff.example.com",
-            "/v1/certificates/*.example.com",
             "/v1/changes/",
             "/v1/bundles/x",
             "/v1/frontends/edge-1/status",
