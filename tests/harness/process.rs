@@ -233,10 +233,27 @@ impl Killer {
         let _ = send(self.pid, Signal::KILL);
     }
 
-    /// SIGSTOP, as [`Killer::kill9`].
+    /// SIGSTOP, as [`Killer::kill9`]. Returns once none of its threads runs any more: one that does could still write.
     pub fn pause(&self) {
-        let _ = send(self.pid, Signal::STOP);
+        let began = Instant::now();
+        let stopped = send(self.pid, Signal::STOP).is_ok();
+        while stopped && !is_stopped(self.pid) && began.elapsed() < PAUSED_WITHIN {
+            std::thread::yield_now();
+        }
     }
+}
+
+/// How long a process that is told to stop is waited for.
+const PAUSED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Whether every thread of it is stopped, or gone.
+fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let Ok(text) = std::fs::read_to_string(thread.path().join("stat")) else { return true };
+        let state = text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        state.is_none_or(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
+    })
 }
 
 /// The processes whose parent is `parent`.

@@ -48,8 +48,11 @@ async fn hold_to_the_rule(at: &Surroundings, server: &Process) -> Result<()> {
         for (target, expected) in targets() {
             for method in ["GET", "HEAD"] {
                 let answer = ask(address, &request(method, &target, "shop.example"))?;
-                // Traefik knows 302 for GET alone; a CA asks with nothing else.
-                let answer = if method == "HEAD" { answer.replacen(" 307 ", " 302 ", 1) } else { answer };
+                // Traefik knows 301 and 302 for GET alone; a CA asks with nothing else.
+                let answer = match method {
+                    "HEAD" => answer.replacen(" 307 ", " 302 ", 1).replacen(" 308 ", " 301 ", 1),
+                    _ => answer,
+                };
                 check(&answer, &target, expected)
                     .with_context(|| format!("{method} {target} at {address}"))?;
             }
