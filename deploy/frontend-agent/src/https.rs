@@ -47,7 +47,8 @@ impl Https {
             // It has ended.
             (None, _) => return None,
             (Some(age), Some(heard)) => age.min(heard),
-            (Some(age), None) => (age == 0).then_some(0)?,
+            (Some(0), None) => 0,
+            (Some(_), None) => return None,
         };
         let subdomains = if hsts.include_subdomains { ";includeSubDomains" } else { "" };
         Some(format!("max-age={age}{subdomains}"))

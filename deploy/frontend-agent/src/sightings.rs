@@ -57,7 +57,9 @@ impl Sightings {
                 Ok(known) => {
                     let told = known.sight(&names).await;
                     client = told.is_ok().then_some(known);
-                    told.map_err(|error| (chain(&error), matches!(error, FetchError::Status { .. })))
+                    // A centre that is in trouble has not said no.
+                    let is_final = |error: &FetchError| matches!(error, FetchError::Status { status, .. } if status.is_client_error());
+                    told.map_err(|error| (chain(&error), is_final(&error)))
                 }
                 Err(error) => Err((chain(&error), false)),
             };

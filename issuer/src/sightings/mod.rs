@@ -200,6 +200,10 @@ impl Sightings {
             if let Some(of) = of
                 && !self.store.spend_sighting(of, most, now).await?
             {
+                // What waits for its tenant's turn takes nothing from the others.
+                if !of.is_empty() {
+                    self.store.give_back_sighting("", now).await?;
+                }
                 return Ok(Verdict::Later(
                     "budget",
                     NEXT_BUDGET,

@@ -135,7 +135,19 @@ impl Store {
         spend.cmd("INCR").arg(&key);
         spend.cmd("EXPIRE").arg(&key).arg(2 * AN_HOUR_S);
         let (spent, _): (u64, i64) = self.link.pipe(&spend).await?;
+        if spent > most {
+            self.give_back_sighting(of, now).await?;
+        }
         Ok(spent <= most)
+    }
+
+    /// What was spent came to nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn give_back_sighting(&self, of: &str, now: Timestamp) -> Result<(), StoreError> {
+        let key = keys::sightings_spent(of, now.as_second() / 3_600);
+        self.link.query::<i64>(cmd("DECR").arg(key)).await.map(drop)
     }
 
     /// How many names wait, and those that were denied last, `limit` at most.
