@@ -19,6 +19,7 @@ use crate::{
 
 /// Sites that are worked on at once.
 const AT_ONCE: usize = 32;
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Renews the certificates of the first `count` sites. Answers how many seconds it took.
 pub(crate) async fn renew(fleet: &Fleet, mint: &Mint, count: usize) -> Result<f64> {
@@ -63,10 +64,16 @@ async fn publish(stored: &Stored, id: &SiteId, certificate: Certificate) -> Resu
     let site = store.load_site(id).await?.context("no such site")?;
     let owner = Owner::this_process();
     let length = Duration::from_secs(60);
-    let LeaseAnswer::Acquired(lease) =
-        store.acquire_lease(id, &site.site, &owner, &owner.attempt(), length).await?
-    else {
-        bail!("somebody else works on the site");
+    let began = Instant::now();
+    let lease = loop {
+        match store.acquire_lease(id, &site.site, &owner, &owner.attempt(), length).await? {
+            LeaseAnswer::Acquired(lease) => break lease,
+            // The daemon that ran before has looked at it.
+            LeaseAnswer::Held { remaining, .. } if began.elapsed() < PATIENCE => {
+                tokio::time::sleep(remaining.min(Duration::from_millis(100))).await;
+            }
+            LeaseAnswer::Held { owner, remaining } => bail!("{owner} works on {id} for {remaining:?} more"),
+        }
     };
     let order = Order {
         v: Order::VERSION,
