@@ -2,7 +2,10 @@
 
 use anyhow::{Result, ensure};
 use harness::mock_dns::MockDns;
-use issuer::preflight::{Departure, Resolver, Whereabouts};
+use issuer::{
+    dns::Resolver,
+    preflight::{Departure, Whereabouts},
+};
 use shared::{config::Config, domain::DnsName};
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},

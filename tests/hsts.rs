@@ -36,6 +36,11 @@ async fn it_is_lowered_while_the_certificate_fails() -> Result<()> {
     stage.json(&["site", "set", "late.example", "--hsts", "100"]).await?;
     let site = stage.site("late.example").await?;
     ensure!(site["hsts_seconds"].is_null(), "switched on for what fails: {site:#}");
+    // Off and on again while it fails: it waits as any other, and does not go on from what it was lowered to.
+    stage.json(&["site", "set", "strict.example", "--hsts", "off"]).await?;
+    stage.json(&["site", "set", "strict.example", "--hsts", "100"]).await?;
+    let site = stage.site("strict.example").await?;
+    ensure!(site["hsts_seconds"].is_null(), "switched on again for what fails: {site:#}");
 
     stage.proxy.clear_rules();
     for name in ["strict.example", "late.example"] {

@@ -1,7 +1,7 @@
 //! The issuer: orders certificates from an ACME CA and stores them for the fleet.
 //!
 //! Entry points (`cli`, [`api`]) use [`sites`], the wanted state, and [`issuance`], which drives orders; [`acme`] speaks to
-//! the CA, [`preflight`] looks at names as the CA will, and [`limits`] knows what its limiter will say; [`schedule`] is the
+//! the CA, [`preflight`] looks at names as the CA will, with [`dns`], [`dns01`] proves them there, and [`limits`] knows what its limiter will say; [`schedule`] is the
 //! daemon's work, [`notify`] tells the operator what happened, [`outlook`] what will, and [`rotation`] seals everything with
 //! another key-encryption key; [`audit`] keeps who was given which keys, [`fleet`] knows what the
 //! frontends serve, and [`sightings`] decides about names that visitors come with. What is stored goes through `shared::store`.
@@ -11,6 +11,8 @@ pub mod api;
 pub mod audit;
 pub mod ca;
 pub mod cli;
+pub mod dns;
+pub mod dns01;
 pub mod fleet;
 pub mod issuance;
 pub mod limits;

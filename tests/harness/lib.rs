@@ -24,6 +24,7 @@
 //! A server that isn't installed is an error that names the apt package, never a skipped test.
 
 pub mod bare_acme;
+pub mod bind;
 pub mod ca_limits;
 pub mod ca_proxy;
 pub mod campaign;

@@ -46,6 +46,8 @@ pub struct PebbleOptions {
     pub validity_period_seconds: Option<u64>,
     /// The A record of every name: the frontend's address.
     pub default_address: Ipv4Addr,
+    /// The resolver that it asks; its own imitation of a DNS unless given.
+    pub resolver: Option<SocketAddr>,
 }
 
 impl Default for PebbleOptions {
@@ -62,6 +64,7 @@ impl Default for PebbleOptions {
             http_port: None,
             validity_period_seconds: None,
             default_address: Ipv4Addr::LOCALHOST,
+            resolver: None,
         }
     }
 }
@@ -110,7 +113,7 @@ impl Pebble {
             let http_port = options.http_port.map_or_else(ports::free_port, Ok)?;
             let config = write_config(&options, directory.path(), listen, management, http_port, &server)?;
             let process = Process::spawn(
-                command(&options, &config, dns.address()),
+                command(&options, &config, options.resolver.unwrap_or_else(|| dns.address())),
                 "pebble",
                 &directory.path().join(format!("pebble-{attempt}.log")),
             )?;
@@ -181,8 +184,9 @@ impl Pebble {
         &self.dns
     }
 
+    /// The resolver that it asks.
     pub fn dns_address(&self) -> SocketAddr {
-        self.dns.address()
+        self.options.resolver.unwrap_or_else(|| self.dns.address())
     }
 
     /// Its child, for signals and CPU time.

@@ -19,7 +19,10 @@ use harness::{
     nginx::{Nginx, PREFIX},
     ports::{LoopbackNet, free_port_on},
 };
-use issuer::preflight::{Reach, Resolver, Rules, SelfCheck, Validator};
+use issuer::{
+    dns::Resolver,
+    preflight::{Reach, Rules, SelfCheck, Validator},
+};
 use shared::domain::{KeyAuthorization, Thumbprint, Token};
 
 const TOKEN: &str = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr_oA";

@@ -154,7 +154,8 @@ impl Client {
         (offset != NO_OFFSET).then_some(offset)
     }
 
-    fn known_directory(&self) -> Option<Arc<Directory>> {
+    /// The directory, where it is known already.
+    pub fn known_directory(&self) -> Option<Arc<Directory>> {
         held(&self.inner.directory).as_ref().map(|(directory, _)| Arc::clone(directory))
     }
 

@@ -6,9 +6,9 @@ use super::{
 };
 use crate::{
     acme::{ENDPOINTS, Identifier},
-    preflight::is_special_purpose,
+    dns::is_special_purpose,
 };
-use shared::domain::{DnsName, Limit, LimitScope, NameError, PublicSuffixes, Rate};
+use shared::domain::{ChallengeType, DnsName, Limit, LimitScope, NameError, PublicSuffixes, Rate};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -113,14 +113,16 @@ impl CaLimits {
         name: &DnsName,
         is_public: bool,
         profile: Option<&str>,
+        challenge: ChallengeType,
     ) -> Result<(), NameError> {
         match name.address() {
             Some(address) if is_public && is_special_purpose(address) => {
                 Err(NameError::SpecialPurpose(name.to_string()))
             }
             Some(_) if self.takes_addresses(profile) => Ok(()),
-            // There is no other challenge than http-01 yet.
-            None if name.is_wildcard() => Err(NameError::WildcardNeedsDns(name.to_string())),
+            None if name.is_wildcard() && !challenge.takes_dns() => {
+                Err(NameError::WildcardNeedsDns(name.to_string()))
+            }
             _ => suffixes.check_issuable(name, !is_public),
         }
     }

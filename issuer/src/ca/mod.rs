@@ -12,7 +12,7 @@ use openssl::x509::X509;
 use profile::Profile;
 use shared::{
     config::{Ca as Section, Config},
-    domain::{DnsName, NameError, PublicSuffixes},
+    domain::{ChallengeType, DnsName, NameError, PublicSuffixes},
 };
 use std::{
     collections::BTreeMap,
@@ -147,9 +147,10 @@ impl Terms {
         suffixes: &PublicSuffixes,
         name: &DnsName,
         profile: Option<&str>,
+        challenge: ChallengeType,
     ) -> Result<(), NameError> {
         let profile = profile.or(self.section.profile.as_deref());
-        self.limits.check_name(suffixes, name, self.public, profile)
+        self.limits.check_name(suffixes, name, self.public, profile, challenge)
     }
 
     /// See [`Ca::names_per_certificate`].

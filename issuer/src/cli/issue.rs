@@ -12,7 +12,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use shared::config::Config;
-use shared::domain::{DnsName, Failure, KeyType, NameError, NameSet, PublicSuffixes, Slot};
+use shared::domain::{ChallengeType, DnsName, Failure, KeyType, NameError, NameSet, PublicSuffixes, Slot};
 use std::{sync::Arc, time::Instant};
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -36,6 +36,9 @@ pub(super) struct Arguments {
     /// Tags that frontends' scopes can name
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
+    /// How the names are proved: http-01, dns-01, or auto; wildcards always by dns-01
+    #[arg(long, value_parser = super::site::parse_challenge)]
+    challenge: Option<ChallengeType>,
     /// Orders worked on at once [default: issuer.slots]
     #[arg(long)]
     slots: Option<usize>,
@@ -51,6 +54,7 @@ impl Arguments {
             dual: false,
             ca: None,
             tags: Vec::new(),
+            challenge: None,
             slots: None,
         }
     }
@@ -66,7 +70,11 @@ pub(super) async fn run(
     let ca = Ca::of(&config, arguments.ca.as_deref())
         .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
     // Before anything is opened, stored or asked.
-    let name_sets = name_sets(&arguments, &ca, &suffixes::current(&config))?;
+    let challenge = arguments.challenge.unwrap_or(match config.dns.is_empty() {
+        true => ChallengeType::Http01,
+        false => ChallengeType::Auto,
+    });
+    let name_sets = name_sets(&arguments, &ca, &suffixes::current(&config), challenge)?;
     let key_types = key_types(&arguments)?;
     let context = Context::open(config, *output).await?;
     let vault = context.vault(*output).await?;
@@ -74,6 +82,7 @@ pub(super) async fn run(
     let issuance =
         Issuance::open(context.store.clone(), vault, ca, &context.config).await.map_err(|e| of_setup(&e))?;
     let issuance = Arc::new(issuance);
+    issuance.sweep_proofs().await;
     let watch = Watch::over(name_sets.len(), *output);
     let places = Arc::new(Semaphore::new(slots));
     let mut running = JoinSet::new();
@@ -83,6 +92,7 @@ pub(super) async fn run(
             key_types: key_types.clone(),
             default_key_types: context.config.issuer.key_types.clone(),
             tags: arguments.tags.clone(),
+            challenge: arguments.challenge,
             urge,
         };
         let (issuance, places, progress) =
@@ -125,13 +135,18 @@ pub(super) async fn run(
 }
 
 /// All names are checked before any is ordered, and every one that can't be is named.
-fn name_sets(arguments: &Arguments, ca: &Ca, suffixes: &PublicSuffixes) -> Result<Vec<NameSet>, Failed> {
+fn name_sets(
+    arguments: &Arguments,
+    ca: &Ca,
+    suffixes: &PublicSuffixes,
+    challenge: ChallengeType,
+) -> Result<Vec<NameSet>, Failed> {
     let mut names = Vec::new();
     let mut refused: Vec<(&str, NameError)> = Vec::new();
     for text in &arguments.names {
         let profile = ca.section.profile.as_deref();
-        let checked = DnsName::parse_identifier(text)
-            .and_then(|name| ca.limits.check_name(suffixes, &name, ca.public, profile).map(|()| name));
+        let check = |name: &DnsName| ca.limits.check_name(suffixes, name, ca.public, profile, challenge);
+        let checked = DnsName::parse_identifier(text).and_then(|name| check(&name).map(|()| name));
         match checked {
             Ok(name) if names.contains(&name) => {}
             Ok(name) => names.push(name),
@@ -249,7 +264,7 @@ fn to_text(issues: &[Issue]) -> String {
 fn of_setup(error: &SetupError) -> Failed {
     let exit = match error {
         SetupError::Account(error) => super::account::exit_of(error),
-        SetupError::Client(_) | SetupError::Resolver(_) => Exit::Usage,
+        SetupError::Client(_) | SetupError::Resolver(_) | SetupError::Dns(_) => Exit::Usage,
         _ => Exit::Failed,
     };
     Failed::because(exit, "setup", error)

@@ -3,6 +3,7 @@
 mod account;
 mod audit;
 mod brake;
+mod check;
 mod config;
 mod context;
 mod events;
@@ -72,6 +73,8 @@ enum Command {
     Tenant(tenant::Command),
     /// Get certificates now, in the foreground; what the store has is used
     Issue(issue::Arguments),
+    /// What the CA will make of names, before it is asked: their DNS, the way to a challenge, CAA; and what to change
+    Check(check::Arguments),
     /// What is served, until when, and what is wrong
     Status(status::Arguments),
     /// What is left of the CAs' limits, what waits for them and until when
@@ -142,6 +145,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
         Command::Resume(arguments) => brake::resume(&arguments, config()?, output).await,
         Command::Tenant(command) => tenant::run(command, config()?, output).await,
         Command::Issue(wanted) => issue::run(wanted, Urge::Lack, config()?, output).await,
+        Command::Check(wanted) => check::run(wanted, config()?, output).await,
         Command::Status(wanted) => status::run(&wanted, config()?, output).await,
         Command::Limits(wanted) => limits::run(&wanted, config()?, output).await,
         Command::Forecast(wanted) => forecast::run(wanted, config()?, output).await,

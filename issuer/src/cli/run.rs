@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     api::{self, Api},
-    audit, fleet, monitoring, notify,
+    audit,
+    dns::Resolver,
+    dns01::Prover,
+    fleet, monitoring, notify,
     schedule::{Counters, Node},
     sightings::Sightings,
     sites::Registry,
@@ -85,6 +88,10 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
             sightings.run().await;
         }
     });
+    let unusable = |e: &(dyn std::error::Error + 'static)| Failed::because(Exit::Usage, "configuration", e);
+    let resolver = Resolver::with_servers(&config.issuer.resolvers).map_err(|e| unusable(&e))?;
+    let prover = Prover::open(&config, store.clone(), resolver).map_err(|e| unusable(&e))?;
+    let swept = tokio::spawn(async move { prover.sweep_forever().await });
     let registry = Registry::new(store.clone(), Arc::clone(&config));
     let troubled = Arc::clone(&node);
     let api =
@@ -120,6 +127,7 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     copied.abort();
     frontends_watched.abort();
     sighted.abort();
+    swept.abort();
     monitored.abort();
     tracing::info!("ended");
     unusable.map_or(Ok(Exit::Done), Err)

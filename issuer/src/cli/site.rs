@@ -398,8 +398,8 @@ fn parse_san(text: &str) -> Result<SanPolicy, String> {
     serde_json::from_value(json!(text)).map_err(|_| "single or grouped".to_owned())
 }
 
-fn parse_challenge(text: &str) -> Result<shared::domain::ChallengeType, String> {
-    serde_json::from_value(json!(text)).map_err(|_| "http-01".to_owned())
+pub(super) fn parse_challenge(text: &str) -> Result<shared::domain::ChallengeType, String> {
+    serde_json::from_value(json!(text)).map_err(|_| "http-01, dns-01 or auto".to_owned())
 }
 
 fn parse_hsts(text: &str) -> Result<HstsWish, String> {

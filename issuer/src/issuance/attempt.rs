@@ -4,8 +4,10 @@
 use super::{
     Issuance, Outcome, Verdict, Wanted,
     aftermath::{Aftermath, next_of_cut},
+    ahead::unreached_before,
     patience::write,
     progress::Timeline,
+    proofs::Proofs,
     publication::promote_what_is_due,
     renewal::{Follows, Oracle, Renewals},
     site::{Published, Urge, lacking, merged, orderable, published, suffices},
@@ -58,6 +60,7 @@ pub(super) struct Tally {
     pub(super) failed: Option<Slot>,
     /// Slots whose certificate the CA did not take for one that is replaced.
     pub(super) nameless: Vec<Slot>,
+    pub(super) proofs: Proofs,
     /// Nothing was ordered and nothing published: what was valid before is what is served.
     pub(super) untouched: bool,
 }
@@ -85,6 +88,7 @@ impl<'a> Attempt<'a> {
         };
         let mut tally = Tally {
             cut: stored.cut.clone(),
+            proofs: Proofs { wanted: stored.site.challenge, unreachable: unreached_before(&stored) },
             stored,
             before: BTreeMap::new(),
             done: Vec::new(),
@@ -177,6 +181,12 @@ impl<'a> Attempt<'a> {
             && !has_open_order
         {
             return Ok(Outcome::Stopped(stop));
+        }
+        if let Some(wanted) = names.clone().filter(|_| !has_open_order) {
+            let looked = self.issuance.look_ahead(&tally.stored, &wanted, &tally.before, self.timeline);
+            let ahead = looked.await?;
+            tally.proofs.unreachable = ahead.unreachable;
+            names = self.without(tally, wanted, ahead.doomed)?;
         }
         self.issuance.know_directory().await?;
         let mut certificates = Pointers::new();
@@ -321,8 +331,16 @@ impl<'a> Attempt<'a> {
                 }
             }
         };
-        let work =
-            Work::new(self.issuance, self.lease, kind.slot(), self.timeline, self.counter, asked, ticket);
+        let work = Work::new(
+            self.issuance,
+            self.lease,
+            kind.slot(),
+            self.timeline,
+            self.counter,
+            tally.proofs.clone(),
+            asked,
+            ticket,
+        );
         let outcome = work.finish(order).await;
         if work.is_nameless() {
             tally.nameless.push(kind.slot());
@@ -336,6 +354,29 @@ impl<'a> Attempt<'a> {
             Err(_) => {}
         }
         outcome
+    }
+
+    /// The names that are left once these are cut out.
+    ///
+    /// # Errors
+    /// None is.
+    fn without(
+        &self,
+        tally: &mut Tally,
+        names: NameSet,
+        doomed: Vec<(DnsName, Verdict)>,
+    ) -> Result<Option<NameSet>, Verdict> {
+        let is_doomed = |name: &DnsName| doomed.iter().any(|(other, _)| other == name);
+        let rest = NameSet::new(names.iter().filter(|name| !is_doomed(name)).cloned());
+        match (rest, Verdict::of_culprits(doomed.clone())) {
+            (_, None) => Ok(Some(names)),
+            (Ok(rest), Some(verdict)) => {
+                self.cut_out(tally, doomed, Timestamp::now());
+                self.timeline.tell("cut", None, format!("{}; the others are ordered without", verdict.what));
+                Ok(Some(rest))
+            }
+            (Err(_), Some(verdict)) => Err(verdict),
+        }
     }
 
     fn cut_out(&self, tally: &mut Tally, culprits: Vec<(DnsName, Verdict)>, now: Timestamp) {

@@ -3,7 +3,7 @@
 use super::{progress::Timeline, verdict::Verdict};
 use crate::{
     acme::AccountKey,
-    preflight::{Class, Reach, SelfCheck},
+    preflight::{Class, Reach, SelfCheck, Validator},
 };
 use shared::{
     config,
@@ -26,6 +26,15 @@ pub(super) struct Checker {
 impl Checker {
     pub(super) fn new(reach: Reach, mode: config::SelfCheck) -> Self {
         Self { reach: Arc::new(reach), mode }
+    }
+
+    pub(super) fn mode(&self) -> config::SelfCheck {
+        self.mode
+    }
+
+    /// What looks as the CA will.
+    pub(super) fn validator(&self) -> Validator {
+        self.reach.validator().clone()
     }
 
     /// Checks every token. What is found is told; where checks are required, the first failure ends the attempt before
@@ -105,7 +114,7 @@ impl Advice {
         );
         match self.0.iter().find(|(failed, _)| failed == name) {
             Some((_, found)) if of_the_way => {
-                let (fault, class) = fault_and_class(found);
+                let (fault, class) = fault_and_class(found.class());
                 let remedy = format!("the self-check found: {}", found.explain());
                 Verdict { fault, class, remedy, ..verdict }
             }
@@ -117,7 +126,7 @@ impl Advice {
 /// The CA is not asked. Where other names of the order pass, it is ordered without those that don't.
 fn required(failed: &[(DnsName, SelfCheck)], names: usize) -> Verdict {
     let culprits = failed.iter().map(|(name, found)| {
-        let (fault, class) = fault_and_class(found);
+        let (fault, class) = fault_and_class(found.class());
         let what = format!("the self-check failed, the CA was not asked: {}", found.explain());
         (name.clone(), Verdict::new(fault, class, what, "put it right and run again; the same order goes on"))
     });
@@ -130,13 +139,19 @@ fn required(failed: &[(DnsName, SelfCheck)], names: usize) -> Verdict {
     }
 }
 
-fn fault_and_class(found: &SelfCheck) -> (Fault, FailureClass) {
-    match found.class() {
+/// Whose affair it is, and what it counts as.
+pub(super) fn fault_and_class(class: Option<Class>) -> (Fault, FailureClass) {
+    match class {
         Some(Class::Dns) => (Fault::Customer, FailureClass::Dns),
+        Some(Class::DnsChallenge) => (Fault::Operator, FailureClass::Dns),
         Some(Class::NotPointingHere | Class::OtherContent) => {
             (Fault::Customer, FailureClass::NotPointingHere)
         }
         Some(Class::RedirectRule) => (Fault::Operator, FailureClass::RedirectRule),
-        _ => (Fault::Customer, FailureClass::Firewall),
+        Some(Class::Caa) => (Fault::Customer, FailureClass::Caa),
+        Some(Class::Name) => (Fault::Customer, FailureClass::Policy),
+        Some(Class::Firewall | Class::Slow | Class::Ipv6Differs) | None => {
+            (Fault::Customer, FailureClass::Firewall)
+        }
     }
 }

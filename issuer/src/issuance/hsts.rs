@@ -37,13 +37,16 @@ pub(crate) fn lowered(
 /// What is written when nothing fails any more.
 pub(crate) fn recovered(stored: &StoredSite, now: Timestamp) -> Fields {
     let from = |from: Timestamp| (Field::HstsFrom, Some(from.as_second().to_string()));
-    match (stored.site.hsts.filter(|hsts| hsts.is_on()), stored.hsts_held) {
-        (Some(hsts), Some(held)) => vec![(Field::HstsHeld, None), from(hsts.resumed(held, now))],
-        (None, Some(_)) => vec![(Field::HstsHeld, None)],
-        // It was switched on for what failed, and begins now.
-        (Some(_), None) if stored.is_failing() => vec![from(now)],
-        _ => Fields::new(),
+    let mut fields: Fields = stored.hsts_held.map(|_| (Field::HstsHeld, None)).into_iter().collect();
+    if let Some(hsts) = stored.site.hsts.filter(|hsts| hsts.is_on()) {
+        match stored.hsts_lowered() {
+            Some(held) => fields.push(from(hsts.resumed(held, now))),
+            // It was switched on for what failed, and begins now.
+            None if stored.is_failing() => fields.push(from(now)),
+            None => {}
+        }
     }
+    fields
 }
 
 /// What is written with a first certificate.

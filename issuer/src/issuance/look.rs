@@ -197,8 +197,12 @@ pub(super) fn refused(error: RequestError) -> Verdict {
     Verdict::from_request(&error)
 }
 
+/// The name as it was ordered: an authorization leaves out what makes it a wildcard (RFC 8555 section 7.1.4).
 pub(super) fn name_of(authorization: &Authorization) -> Result<DnsName, Verdict> {
-    DnsName::parse_identifier(&authorization.identifier.value).map_err(|e| {
+    let value = &authorization.identifier.value;
+    let is_bare = authorization.wildcard && !value.starts_with("*.");
+    let value = if is_bare { format!("*.{value}") } else { value.clone() };
+    DnsName::parse_identifier(&value).map_err(|e| {
         Verdict::bug(format!("the CA sent an authorization for a name that was not ordered: {e}"))
     })
 }

@@ -6,8 +6,10 @@
 //! - `publication`: from stored certificates to served ones, to the canaries first or to all.
 //! - `aftermath`: what is written when a group is given back: how it stands, and when it is looked at next.
 //! - `renewal`: when what is served is renewed, as the CA wants it.
+//! - `ahead`: names looked at before they are ordered. `check`: the challenge itself, before the CA is told to look.
 //! - `turn`: an order's turn among the CA's limits. `placing`: the step that places it.
 //! - `steps`: the order machine. Each step does one thing with the CA and persists what came of it.
+//! - `proofs`: how each name is proved, put in place and taken back.
 //! - `look`: what the CA has made of an order, and why it failed.
 //! - `account`: the account's key and URL, made where there are none. `directory`: the CA's, and what changes in it.
 //! - `pace`: when to ask the CA again. `patience`: what is tried again when the CA or the store stumbles.
@@ -17,6 +19,7 @@
 
 mod account;
 mod aftermath;
+mod ahead;
 mod attempt;
 mod check;
 mod directory;
@@ -27,6 +30,7 @@ mod pace;
 pub(crate) mod patience;
 mod placing;
 mod progress;
+mod proofs;
 mod publication;
 mod renewal;
 mod setup;
@@ -43,7 +47,7 @@ pub(crate) use lease::HeldLease;
 pub use progress::{Progress, Step, Timeline};
 pub(crate) use publication::{look_for_promotion, promote_what_is_due};
 pub(crate) use renewal::{Follows, Oracle, Renewals, place_of_served};
-pub(crate) use setup::{DEFAULT_ACCOUNT, client_for, reach};
+pub(crate) use setup::{DEFAULT_ACCOUNT, client_for, reach, validator};
 pub use setup::{Issuance, SetupError};
 pub use site::{Issue, Outcome, Published, Urge, Wanted};
 pub(crate) use site::{lacks_nothing, valid_certificates};

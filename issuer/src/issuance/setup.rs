@@ -10,8 +10,10 @@ use super::{
 use crate::{
     acme::{self, Client, ClientSettings, RequestError},
     ca::Ca,
+    dns::{Resolver, ResolverError},
+    dns01::{self, Prover},
     limits::{FleetPacer, Twin},
-    preflight::{Reach, Resolver, ResolverError, Rules, Validator},
+    preflight::{Reach, Rules, Validator},
     suffixes,
 };
 use shared::{
@@ -35,6 +37,7 @@ pub struct Issuance {
     pub(super) account: acme::Account,
     pub(super) account_name: String,
     pub(super) checker: Checker,
+    pub(super) prover: Prover,
     pub(super) owner: Owner,
     pub(super) lease_length: Duration,
     pub(super) backoff: Backoff,
@@ -59,6 +62,8 @@ pub enum SetupError {
     Client(#[source] RequestError),
     #[error("the store can't be used")]
     Store(#[from] StoreError),
+    #[error("the configuration can't be used")]
+    Dns(#[from] dns01::SetupError),
     #[error("the resolvers of the self-check can't be used")]
     Resolver(#[from] ResolverError),
 }
@@ -95,6 +100,7 @@ impl Issuance {
         Ok(Self {
             twin: Twin::new(store.clone(), ca.clone(), account_name, suffixes, config.issuer.limit_reserve),
             checker: Checker::new(reach(config)?, config.issuer.self_check),
+            prover: Prover::open(config, store.clone(), Resolver::with_servers(&config.issuer.resolvers)?)?,
             validation_pace: Pace::new(ca.first_poll),
             issuing_pace: Pace::new(ca.first_poll),
             store,
@@ -119,6 +125,16 @@ impl Issuance {
         })
     }
 
+    /// Removes records that a run before has left behind, where it was killed. What can't be is left to the next sweep.
+    pub async fn sweep_proofs(&self) {
+        if let Err(error) = self.prover.sweep(jiff::Timestamp::now()).await {
+            tracing::debug!(
+                error = shared::error::chain(&error),
+                "left-over TXT records are looked for later"
+            );
+        }
+    }
+
     /// Requests sent to the CA so far.
     pub fn requests(&self) -> u64 {
         self.account.client().requests()
@@ -138,11 +154,18 @@ impl Issuance {
 /// # Errors
 /// The resolvers of the configuration can't be used.
 pub(crate) fn reach(config: &Config) -> Result<Reach, ResolverError> {
+    Ok(Reach::new(validator(config)?))
+}
+
+/// Fetches as the CA will.
+///
+/// # Errors
+/// The resolvers of the configuration can't be used.
+pub(crate) fn validator(config: &Config) -> Result<Validator, ResolverError> {
     let suffixes = suffixes::current(config);
     let rules = Rules::for_port(config.issuer.http_port, move |host| suffixes.ends_in_known_top_level(host));
     let resolver = Resolver::with_servers(&config.issuer.resolvers)?;
-    let validator = Validator::new(rules, resolver).with_frontends(config.frontends.addresses.clone());
-    Ok(Reach::new(validator))
+    Ok(Validator::new(rules, resolver).with_frontends(config.frontends.addresses.clone()))
 }
 
 /// A client that knows the CA's directory: the one that another program fetched within the hour, or a fresh one.

@@ -12,8 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 use openssl::x509::X509;
 use shared::{
     domain::{
-        CertificateId, DnsName, Failure, KeyType, Leaf, NameSet, RenewalPlan, Site, SiteId, Slot,
-        renewal_moment, urgent_from,
+        CertificateId, ChallengeType, DnsName, Failure, KeyType, Leaf, NameSet, RenewalPlan, Site, SiteId,
+        Slot, renewal_moment, urgent_from,
     },
     store::{Claimed, Store, StoreError, StoredSite},
 };
@@ -27,6 +27,8 @@ pub struct Wanted {
     pub key_types: Vec<KeyType>,
     pub default_key_types: Vec<KeyType>,
     pub tags: Vec<String>,
+    /// `None`: as the site has it; for a new one over HTTP, a wildcard in the DNS.
+    pub challenge: Option<ChallengeType>,
     pub urge: Urge,
 }
 
@@ -85,6 +87,12 @@ pub struct Published {
     leaf_der: Vec<u8>,
     #[serde(flatten)]
     pub leaf: Leaf,
+}
+
+impl Wanted {
+    fn default_challenge(&self) -> ChallengeType {
+        if self.names.iter().any(DnsName::is_wildcard) { ChallengeType::Auto } else { ChallengeType::Http01 }
+    }
 }
 
 impl Issuance {
@@ -201,6 +209,7 @@ impl Issuance {
         Site {
             profile: self.ca.section.profile.clone(),
             tags: wanted.tags.clone(),
+            challenge: wanted.challenge.unwrap_or_else(|| wanted.default_challenge()),
             redirect: Some(true),
             hsts: None,
             ..Site::new(wanted.names.clone(), key_types, &self.ca.name, &self.account_name, Timestamp::now())
@@ -344,6 +353,7 @@ pub(super) fn merged(site: &Site, wanted: &Wanted) -> Site {
         site.key_types.push(*kind);
     }
     site.key_types.sort();
+    site.challenge = wanted.challenge.unwrap_or(site.challenge);
     for tag in &wanted.tags {
         if !site.tags.contains(tag) {
             site.tags.push(tag.clone());

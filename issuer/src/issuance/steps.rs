@@ -6,24 +6,25 @@ use super::{
     look::{Look, at_once, name_of, refused},
     patience::{ask, write},
     progress::Timeline,
+    proofs::Proofs,
     verdict::Verdict,
 };
 use crate::{
     acme::{
-        self, Answer, AuthorizationStatus, Chain, ChallengeKind, Expectation, Identifier, OrderStatus,
-        ProblemKind, RequestCounter, RequestError, csr, generate_certificate_key,
+        self, Answer, AuthorizationStatus, Chain, Expectation, Identifier, OrderStatus, ProblemKind,
+        RequestCounter, RequestError, csr, generate_certificate_key,
     },
     limits::{Asked, Ticket},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use jiff::{Timestamp, ToSpan};
+use jiff::Timestamp;
 use openssl::pkey::{PKey, Private};
 use shared::{
     domain::{
-        AuthorizationRef, Certificate, CertificateId, Challenged, Finalizing, Issued, OrderState, Ordered,
-        Planned, PublishedToken, Ready, Slot,
+        Certificate, CertificateId, Challenged, Finalizing, Issued, OrderState, Ordered, Planned,
+        PublishedToken, Ready, Slot,
     },
-    store::{Lease, Store, StoredOrder, lineage_of},
+    store::{Lease, StoredOrder, lineage_of},
     vault::{Binding, SealedKind},
 };
 use std::{
@@ -36,16 +37,15 @@ use std::{
 
 /// Orders that are placed in one run, where the CA forgets them.
 const MOST_STARTS: u32 = 2;
-/// Tokens outlive their order a little; a CA that names no end gets this long.
-const ORDER_LIFE_HOURS: i64 = 24 * 7;
 
 /// Work on one order.
 pub(super) struct Work<'a> {
     pub(super) issuance: &'a Issuance,
     pub(super) account: acme::Account,
-    lease: &'a Lease,
+    pub(super) lease: &'a Lease,
     pub(super) slot: Slot,
     pub(super) timeline: &'a Timeline,
+    pub(super) proofs: Proofs,
     pub(super) asked: Asked<'a>,
     /// What it was given of the CA's limits, for the order that it is about to place or has placed.
     ticket: Mutex<Option<Ticket>>,
@@ -59,6 +59,7 @@ impl<'a> Work<'a> {
         slot: Slot,
         timeline: &'a Timeline,
         counter: &RequestCounter,
+        proofs: Proofs,
         asked: Asked<'a>,
         ticket: Option<Ticket>,
     ) -> Self {
@@ -69,6 +70,7 @@ impl<'a> Work<'a> {
             lease,
             slot,
             timeline,
+            proofs,
             asked,
             ticket: Mutex::new(ticket),
             nameless: AtomicBool::new(false),
@@ -142,19 +144,7 @@ impl<'a> Work<'a> {
             match authorization.status {
                 AuthorizationStatus::Valid => {}
                 AuthorizationStatus::Pending => {
-                    let challenge = authorization
-                        .challenge(&ChallengeKind::Http01)
-                        .and_then(|challenge| Some((challenge.parse_token()?, challenge.url.clone())));
-                    let Some((token, challenge_url)) = challenge else {
-                        return Err(Verdict::new(
-                            shared::error::Fault::Ca,
-                            shared::domain::FailureClass::Policy,
-                            format!("the CA offers no http-01 challenge for {}", name.to_unicode()),
-                            "this name needs another kind of proof (dns-01)",
-                        ));
-                    };
-                    let at = AuthorizationRef { authorization_url, challenge_url };
-                    tokens.push(PublishedToken { name, token, at });
+                    tokens.push(self.proof_of(name, authorization_url, &authorization).await?);
                 }
                 // Dead: so is the order. A new one is placed.
                 _ if authorization.problem().is_none() => return self.start_over(order).await,
@@ -164,7 +154,7 @@ impl<'a> Work<'a> {
         if tokens.is_empty() {
             return self.persist(order, ordered.ready()).await;
         }
-        self.publish_tokens(&tokens, ordered.expires).await?;
+        self.answer_over_http(&tokens, ordered.expires).await?;
         let next = self.persist(order, ordered.challenged(tokens)).await?;
         self.timeline.tell("challenged", Some(self.slot), "");
         Ok(next)
@@ -180,26 +170,39 @@ impl<'a> Work<'a> {
         let order_url = &challenged.ordered.order_url;
         let tokens = &challenged.tokens;
         if resumed {
-            match self.look(order_url).await? {
-                Some(Look::Gone) => return self.start_over(order).await,
-                Some(Look::Valid { .. } | Look::Ready) => return self.proved(order, challenged).await,
-                None => self.publish_tokens(tokens, challenged.ordered.expires).await?,
+            match self.look(order_url).await {
+                Ok(Some(Look::Gone)) => {
+                    self.take_back(tokens).await;
+                    return self.start_over(order).await;
+                }
+                Ok(Some(Look::Valid { .. } | Look::Ready)) => return self.proved(order, challenged).await,
+                Ok(None) => self.answer_over_http(tokens, challenged.ordered.expires).await?,
+                Err(verdict) => {
+                    if !verdict.keep_order {
+                        self.take_back(tokens).await;
+                    }
+                    return Err(verdict);
+                }
             }
         }
+        self.write_records(tokens).await?;
+        let over_http: Vec<_> = tokens.iter().filter(|token| token.txt.is_none()).cloned().collect();
         let advice =
-            self.issuance.checker.check(tokens, self.account.key(), self.slot, self.timeline).await?;
+            self.issuance.checker.check(&over_http, self.account.key(), self.slot, self.timeline).await?;
         let asked = self.answer(tokens).await?;
         self.timeline.tell("answered", Some(self.slot), "the CA was told to look");
         let look = self.watch(order_url, &self.issuance.validation_pace, asked, |status| {
             matches!(status, OrderStatus::Pending | OrderStatus::Unknown)
         });
         match look.await {
-            Ok(Look::Gone) => self.start_over(order).await,
+            Ok(Look::Gone) => {
+                self.take_back(tokens).await;
+                self.start_over(order).await
+            }
             Ok(Look::Ready | Look::Valid { .. }) => self.proved(order, challenged).await,
             Err(verdict) => {
                 if !verdict.keep_order {
-                    // The program may end now, and nothing in the background with it.
-                    withdraw(&self.issuance.store, tokens).await;
+                    self.take_back(tokens).await;
                 }
                 Err(advice.explain(verdict))
             }
@@ -208,8 +211,10 @@ impl<'a> Work<'a> {
 
     async fn proved(&self, order: &StoredOrder, challenged: Challenged) -> Result<StoredOrder, Verdict> {
         self.withdraw(&challenged.tokens);
+        let records = self.records(&challenged.tokens);
         let next = self.persist(order, challenged.ready()).await?;
         self.timeline.tell("ready", Some(self.slot), "the CA has seen every name");
+        self.issuance.prover.remove(&records).await;
         Ok(next)
     }
 
@@ -399,30 +404,6 @@ impl<'a> Work<'a> {
             .map_err(|e| Verdict::from_store(&e))
     }
 
-    async fn publish_tokens(
-        &self,
-        tokens: &[PublishedToken],
-        expires: Option<Timestamp>,
-    ) -> Result<(), Verdict> {
-        let key = self.account.key();
-        let answers: Vec<_> = tokens
-            .iter()
-            .map(|published| (published.token.clone(), key.key_authorization(&published.token)))
-            .collect();
-        let life = ORDER_LIFE_HOURS.hours();
-        let end = expires.unwrap_or_else(|| Timestamp::now().saturating_add(life).unwrap_or(Timestamp::MAX));
-        let until = end.saturating_add(1.hour()).unwrap_or(Timestamp::MAX);
-        write(|| self.issuance.store.publish_tokens(&answers, until))
-            .await
-            .map_err(|e| Verdict::from_store(&e))
-    }
-
-    /// In the background: tokens end by themselves, and nothing waits for it.
-    fn withdraw(&self, tokens: &[PublishedToken]) {
-        let (store, tokens) = (self.issuance.store.clone(), tokens.to_vec());
-        tokio::spawn(async move { withdraw(&store, &tokens).await });
-    }
-
     /// Tells the CA to look; answers with the pause that it wishes for, where it does.
     async fn answer(&self, tokens: &[PublishedToken]) -> Result<Option<Duration>, Verdict> {
         let urls = tokens.iter().map(|published| published.at.challenge_url.clone()).collect();
@@ -431,13 +412,6 @@ impl<'a> Work<'a> {
         });
         let asked = asked.await.map_err(|error| refused(error).keeping_the_order())?;
         Ok(asked.into_iter().flatten().max())
-    }
-}
-
-async fn withdraw(store: &Store, tokens: &[PublishedToken]) {
-    let tokens = tokens.iter().map(|published| &published.token);
-    if let Err(error) = store.withdraw_tokens(tokens).await {
-        tracing::debug!(error = shared::error::chain(&error), "tokens are left to end by themselves");
     }
 }
 

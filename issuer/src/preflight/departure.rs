@@ -4,7 +4,7 @@
 //! A name behind a proxy of the customer's (a CDN) leads elsewhere too, though its challenges may reach us. Only the
 //! self-check ([`super::reach`]) tells the two apart.
 
-use super::resolve::{ResolveFailure, Resolver};
+use crate::dns::{ResolveFailure, Resolver};
 use shared::{config::Frontends, domain::DnsName};
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 use tokio::{sync::Mutex, time::Instant};

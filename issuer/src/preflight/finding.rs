@@ -3,8 +3,9 @@
 use super::{
     fetch::{DialFailure, FetchError},
     redirect::RedirectRefusal,
-    resolve::{Addresses, ResolveFailure},
+    words::{Cause, Language},
 };
+use crate::dns::{Addresses, ResolveFailure};
 use serde::{Serialize, Serializer};
 use std::net::IpAddr;
 
@@ -26,6 +27,12 @@ pub enum Class {
     OtherContent,
     /// IPv6 and IPv4 lead to different results.
     Ipv6Differs,
+    /// CAA records.
+    Caa,
+    /// The CA issues nothing for such a name.
+    Name,
+    /// Who writes into the DNS for dns-01, or the delegation to it.
+    DnsChallenge,
 }
 
 /// One request of a validation.
@@ -134,171 +141,124 @@ impl Finding {
 
     /// What is wrong and what to change, in plain words; for a success, the way it took.
     pub fn explain(&self) -> String {
-        let host = &self.host;
-        match self.failure() {
-            None => {
-                let way: Vec<_> = self.hops.iter().map(|hop| hop.url.as_str()).collect();
-                let total_ms: u64 = self.hops.iter().map(|hop| hop.time_ms).sum();
-                format!("{host} answers in {total_ms} ms: {}", way.join(" -> "))
-            }
-            Some(Failure::Dns { redirects: 0, failure }) => explain_dns(host, failure),
-            Some(Failure::Dns { failure, .. }) => {
-                format!(
-                    "The redirect of {host} leads to a host without a usable address ({failure}). Give the validation host public DNS records, or correct the host in the redirect rule."
-                )
-            }
-            Some(Failure::Redirect { url, refusal }) => explain_refusal(url, refusal),
-            Some(Failure::Fetch { url, address, redirects, error }) => {
-                self.explain_fetch(url, *address, *redirects, error)
-            }
-            Some(Failure::Status { url, address, redirects: 0, status: status @ (401 | 403) }) => {
-                format!(
-                    "{url} was answered with {status} by {address}. A password, a bot filter or a rule for hidden files stands before the redirect rule: let the path /.well-known/acme-challenge/ pass without it."
-                )
-            }
-            Some(Failure::Status { url, address, redirects: 0, status: 429 }) => {
-                format!(
-                    "{url} was answered with 429 by {address}: a rate limiter. A CA asks six times and more within seconds, from many addresses: exempt /.well-known/acme-challenge/."
-                )
-            }
-            Some(Failure::Status { url, address, redirects: 0, status }) => {
-                format!(
-                    "{url} was answered with {status} by {address} itself instead of the redirect. {}",
-                    self.whose_server(*address)
-                )
-            }
-            Some(Failure::Status { url, status: 404, .. }) => {
-                format!(
-                    "The redirect works, but {url} was answered with 404: that host does not know the token. Check that it is the validation server, and that it uses the same store as the issuer."
-                )
-            }
-            Some(Failure::Status { url, status, .. }) => {
-                format!(
-                    "The redirect works, but {url} was answered with {status} instead of 200. Check the validation server and its connection to the store."
-                )
-            }
-            Some(Failure::TooLong { url, address, redirects: 0 }) => {
-                format!(
-                    "{url} was answered by {address} with a page of its own instead of the redirect. {}",
-                    self.whose_server(*address)
-                )
-            }
-            Some(Failure::TooLong { url, .. }) => {
-                format!(
-                    "{url} was answered with 128 bytes or more, which is no key authorization. Check that the redirect rule leads to the validation server."
-                )
-            }
-            Some(Failure::OtherContent { url, redirects: 0, got }) => {
-                let address = self.hops.last().and_then(|hop| hop.address);
-                let whose = address.map(|address| self.whose_server(address)).unwrap_or_default();
-                format!(
-                    "{url} was answered with {got:?} instead of this order's key authorization: another ACME client or a page answers. {whose}"
-                )
-            }
-            Some(Failure::OtherContent { url, got, .. }) => {
-                format!(
-                    "{url} was answered with {got:?} instead of this order's key authorization. Check that the redirect leads to the validation server of this issuer, and that no cache stands before it."
-                )
-            }
-        }
+        self.cause().map_or_else(|| self.way(), |cause| cause.explain(Language::En))
     }
 
-    fn explain_fetch(&self, url: &str, address: IpAddr, redirects: usize, error: &FetchError) -> String {
-        let family = if address.is_ipv6() { "AAAA" } else { "A" };
-        let who = if redirects == 0 { "the frontend" } else { "the validation host" };
-        let elsewhere = match (redirects, self.at_frontend) {
-            (0, Some(false)) => format!(
-                " {address} is none of your frontends: if the {family} record of {} is outdated, change it instead.",
-                self.host
-            ),
-            _ => String::new(),
-        };
-        let advice = match error {
-            FetchError::Dial(DialFailure::Timeout | DialFailure::Unreachable) => {
-                format!(
-                    "Open the port for everybody in the firewall before {who}; a CA asks from addresses that nobody can list."
-                )
-            }
-            FetchError::Dial(DialFailure::Refused) => {
-                format!("Nothing listens there: start {who} on this address and port.")
-            }
-            FetchError::Dial(_) | FetchError::Reset => {
-                format!("A firewall or a filter before {who} cuts the connection: let it pass.")
-            }
-            FetchError::Timeout => format!(
-                "Connected, but {who} did not answer in time: it is overloaded, or waits for something."
-            ),
-            FetchError::Tls(_) => "Let the redirect lead to http:// instead of https://.".to_owned(),
-            FetchError::Response(_) | FetchError::Io(_) => {
-                format!(
-                    "What listens there is no usable web server: check which program has the port on {who}."
-                )
-            }
-        };
-        format!("{url} at {address}: {error}. {advice}{elsewhere}")
+    /// The way that led to an answer.
+    pub fn way(&self) -> String {
+        let way: Vec<_> = self.hops.iter().map(|hop| hop.url.as_str()).collect();
+        let total_ms: u64 = self.hops.iter().map(|hop| hop.time_ms).sum();
+        format!("{} answers in {total_ms} ms: {}", self.host, way.join(" -> "))
     }
 
-    fn whose_server(&self, address: IpAddr) -> String {
-        let host = &self.host;
-        let family = if address.is_ipv6() { "AAAA" } else { "A" };
+    /// What is wrong; `None` when an answer came.
+    pub fn cause(&self) -> Option<Cause> {
+        let cause = match self.failure()? {
+            Failure::Dns { redirects: 0, failure } => of_dns(&self.host, failure),
+            Failure::Dns { failure, .. } => Cause::new("redirect-target-dns").with("reason", failure),
+            Failure::Redirect { url, refusal } => of_refusal(url, refusal),
+            Failure::Fetch { url, redirects, error, .. } => self.of_fetch(url, *redirects, error),
+            Failure::Status { url, redirects: 0, status, .. } => {
+                let cause = match status {
+                    401 | 403 => Cause::new("frontend-guarded"),
+                    429 => Cause::new("frontend-limited"),
+                    _ => Cause::new("frontend-answered").remedied_by(self.whose_server()),
+                };
+                cause.with("url", url).with("status", status)
+            }
+            Failure::Status { url, status: 404, .. } => {
+                Cause::new("validation-unknown-token").with("url", url)
+            }
+            Failure::Status { url, status, .. } => {
+                Cause::new("validation-status").with("url", url).with("status", status)
+            }
+            Failure::TooLong { url, redirects: 0, .. } => {
+                Cause::new("frontend-page").remedied_by(self.whose_server()).with("url", url)
+            }
+            Failure::TooLong { url, .. } => Cause::new("validation-page").with("url", url),
+            Failure::OtherContent { url, redirects: 0, got } => Cause::new("frontend-content")
+                .remedied_by(self.whose_server())
+                .with("url", url)
+                .with("got", format!("{got:?}")),
+            Failure::OtherContent { url, got, .. } => {
+                Cause::new("validation-content").with("url", url).with("got", format!("{got:?}"))
+            }
+        };
+        let cause = cause.with("name", &self.host);
+        let at = match self.failure()? {
+            Failure::Fetch { address, .. }
+            | Failure::Status { address, .. }
+            | Failure::TooLong { address, .. } => Some(*address),
+            _ => self.hops.last().and_then(|hop| hop.address),
+        };
+        Some(match at {
+            Some(address) => cause.with("address", address).with("family", family_of(address)),
+            None => cause,
+        })
+    }
+
+    fn of_fetch(&self, url: &str, redirects: usize, error: &FetchError) -> Cause {
+        let connected = !matches!(error, FetchError::Dial(_));
+        let cause = if connected { Cause::new("no-answer") } else { Cause::new("no-connection") };
+        let remedy = match (error, redirects) {
+            _ if redirects == 0 && self.at_frontend == Some(false) => "points-elsewhere",
+            (FetchError::Dial(DialFailure::Timeout | DialFailure::Unreachable), 0) => "open-frontend",
+            (FetchError::Dial(DialFailure::Timeout | DialFailure::Unreachable), _) => "open-validation-host",
+            (FetchError::Dial(DialFailure::Refused), 0) => "start-frontend",
+            (FetchError::Dial(DialFailure::Refused), _) => "start-validation-host",
+            (FetchError::Dial(_) | FetchError::Reset, _) => "let-pass",
+            (FetchError::Timeout, _) => "answer-sooner",
+            (FetchError::Tls(_), _) => "redirect-to-http",
+            (FetchError::Response(_) | FetchError::Io(_), _) => "no-web-server",
+        };
+        cause.remedied_by(remedy).with("url", url).with("reason", error)
+    }
+
+    /// The remedy where a frontend, or what is taken for one, has answered by itself.
+    fn whose_server(&self) -> &'static str {
         match self.at_frontend {
-            Some(true) => format!(
-                "{address} is one of your frontends: the redirect rule is missing in its port-80 server for {host}, or stands behind another rule."
-            ),
-            Some(false) => format!(
-                "{address} is none of your frontends: point the {family} record of {host} at one of them."
-            ),
-            None => format!(
-                "Either the {family} record of {host} does not lead to your frontends, or the redirect rule is missing there."
-            ),
+            Some(true) => "rule-missing",
+            Some(false) => "points-elsewhere",
+            None => "record-or-rule",
         }
     }
 }
 
-fn explain_dns(host: &str, failure: &ResolveFailure) -> String {
-    let advice = match failure {
-        ResolveFailure::NoSuchName(_) => format!(
-            "The name does not exist: create an A or AAAA record for {host} that leads to a frontend, or correct its spelling."
-        ),
-        ResolveFailure::NoAddresses(_) => format!(
-            "The name has no address: create an A or AAAA record for {host} that leads to a frontend."
-        ),
-        ResolveFailure::OnlySpecialPurpose { .. } => {
-            format!("A CA asks public addresses only: give {host} a public A or AAAA record.")
-        }
-        ResolveFailure::ServerFailure { .. } => format!(
-            "The nameservers of {host} fail, or its DNSSEC signatures are broken: the owner of the zone must repair it."
-        ),
-        ResolveFailure::Timeout(_) => {
-            format!("The nameservers of {host} do not answer: check the delegation of the zone.")
-        }
-        ResolveFailure::Other { .. } => "Check the name and the resolvers of this machine.".to_owned(),
-    };
-    format!("{failure}. {advice}")
+/// The kind of record that an address stands in.
+pub(super) const fn family_of(address: IpAddr) -> &'static str {
+    if address.is_ipv6() { "AAAA" } else { "A" }
 }
 
-fn explain_refusal(url: &str, refusal: &RedirectRefusal) -> String {
-    let advice = match refusal {
-        RedirectRefusal::Status(_) => "Use 302.",
-        RedirectRefusal::NoLocation | RedirectRefusal::Unparsable | RedirectRefusal::EmptyHost => {
-            "Write the whole address of the validation host into the rule."
+/// Why a name has no address that a CA would ask.
+pub(super) fn of_dns(host: &str, failure: &ResolveFailure) -> Cause {
+    let cause = match failure {
+        ResolveFailure::NoSuchName(_) => Cause::new("nxdomain"),
+        ResolveFailure::NoAddresses(_) => Cause::new("no-address"),
+        ResolveFailure::OnlySpecialPurpose { addresses, .. } => {
+            let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+            Cause::new("special-purpose").with("addresses", addresses.join(", "))
         }
-        RedirectRefusal::TooMany | RedirectRefusal::Loop(_) => {
-            "Redirect the challenge path once, straight to the validation host, before any other redirect."
-        }
-        RedirectRefusal::Scheme(_) => "Redirect to http://.",
-        RedirectRefusal::Port(_) => {
-            "Let the validation host listen on port 80, and name no port in the rule."
-        }
-        RedirectRefusal::MissingSlash(_) => "Put a slash after the host in the rule's target.",
-        RedirectRefusal::NotPublic(_) | RedirectRefusal::SpecialPurpose(_) => {
-            "Redirect to a public host name that everybody can look up."
-        }
-        RedirectRefusal::TooLong => {
-            "Redirect to /.well-known/acme-challenge/ and the token, and nothing else."
-        }
+        ResolveFailure::ServerFailure { code, .. } => Cause::new("nameservers-fail").with("code", code),
+        ResolveFailure::Timeout(_) => Cause::new("nameservers-silent"),
+        ResolveFailure::Other { reason, .. } => Cause::new("dns-other").with("reason", reason),
     };
-    format!("A CA does not follow the redirect of {url}: {refusal}. {advice}")
+    cause.with("name", host)
+}
+
+fn of_refusal(url: &str, refusal: &RedirectRefusal) -> Cause {
+    let remedy = match refusal {
+        RedirectRefusal::Status(_) => "redirect-status",
+        RedirectRefusal::NoLocation | RedirectRefusal::Unparsable | RedirectRefusal::EmptyHost => {
+            "redirect-whole-address"
+        }
+        RedirectRefusal::TooMany | RedirectRefusal::Loop(_) => "redirect-once",
+        RedirectRefusal::Scheme(_) => "redirect-scheme",
+        RedirectRefusal::Port(_) => "redirect-port",
+        RedirectRefusal::MissingSlash(_) => "redirect-slash",
+        RedirectRefusal::NotPublic(_) | RedirectRefusal::SpecialPurpose(_) => "redirect-public",
+        RedirectRefusal::TooLong => "redirect-short",
+    };
+    Cause::new("redirect-refused").remedied_by(remedy).with("url", url).with("reason", refusal)
 }
 
 impl Serialize for Finding {

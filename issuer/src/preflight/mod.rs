@@ -6,32 +6,37 @@
 //! a short body. What goes wrong is told in words that name the record or the rule to change.
 //!
 //! - [`redirect`]: the rules for one `Location`, as a function of values;
-//! - [`resolve`]: A and AAAA, by the system's resolvers or given ones;
 //! - [`fetch`]: one request on one connection; [`response`]: what came back, parsed;
-//! - [`validator`]: the hops of one validation; [`finding`]: what was met on the way, and how to say it;
-//! - [`reach`]: the self-check of an order; [`departure`]: whether a name still leads to the frontends at all.
+//! - [`validator`]: the hops of one validation; [`finding`]: what was met on the way;
+//! - [`look`]: a name before it is ordered, with a [`canary`]; [`judge`]: what the CA will make of it;
+//! - [`reach`]: the self-check of an order; [`departure`]: whether a name still leads to the frontends at all;
+//! - [`words`]: how all of it is said, in English and Korean.
 
+pub mod canary;
 pub mod departure;
 pub mod fetch;
 pub mod finding;
+pub mod judge;
+pub mod look;
 pub mod reach;
 pub mod redirect;
-pub mod resolve;
 pub mod response;
-pub mod special_purpose;
 pub mod validator;
+pub mod words;
 
 #[cfg(test)]
 mod tests;
 
 use std::{fmt, sync::Arc};
 
+pub use canary::Canary;
 pub use departure::{Departure, Whereabouts};
 pub use finding::{Class, Failure, Finding, Hop, Outcome};
+pub use judge::{Readiness, Remark, Report};
+pub use look::{Depth, Preflight, Proof};
 pub use reach::{Reach, SelfCheck};
-pub use resolve::{ResolveFailure, Resolver, ResolverError};
-pub use special_purpose::is_special_purpose;
 pub use validator::{Timeouts, Validator};
+pub use words::{Cause, Language};
 
 /// What the validator allows. [`Rules::for_port`] makes the CA's own.
 #[derive(Clone)]

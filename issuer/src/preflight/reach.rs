@@ -1,6 +1,11 @@
 //! The self-check of an order: does the challenge's real path lead to the order's real key authorization?
 
-use super::{Class, Failure, Finding, Outcome, Validator, fetch::FetchError, validator::Family};
+use super::{
+    Class, Failure, Finding, Outcome, Validator,
+    fetch::FetchError,
+    validator::First,
+    words::{Cause, Language},
+};
 use serde::{Serialize, Serializer};
 use shared::domain::{KeyAuthorization, Token};
 
@@ -24,6 +29,11 @@ impl Reach {
         Self { validator }
     }
 
+    /// What it looks with.
+    pub fn validator(&self) -> &Validator {
+        &self.validator
+    }
+
     /// Fetches the challenge of `host` and compares the answer. A name with both address families is asked over each,
     /// since a mistake in one is invisible from the other.
     pub async fn check(&self, host: &str, token: &Token, expected: &KeyAuthorization) -> SelfCheck {
@@ -31,7 +41,7 @@ impl Reach {
         let as_the_ca = expect(self.validator.fetch_as_the_ca(host, &path).await, expected);
         let both = !as_the_ca.addresses.v6.is_empty() && !as_the_ca.addresses.v4.is_empty();
         let ipv4 = if both && !fell_back(&as_the_ca) {
-            Some(expect(self.validator.fetch_over(Family::V4, host, &path).await, expected))
+            Some(expect(self.validator.fetch_over(First::V4, host, &path).await, expected))
         } else {
             None
         };
@@ -52,29 +62,25 @@ impl SelfCheck {
 
     /// What was found and what to change, in plain words.
     pub fn explain(&self) -> String {
-        let host = &self.as_the_ca.host;
+        self.cause().map_or_else(|| self.as_the_ca.way(), |cause| cause.explain(Language::En))
+    }
+
+    /// What was found; `None` when all is well over every family.
+    fn cause(&self) -> Option<Cause> {
+        let differs = |code, other: &Finding| {
+            let reason = other.cause().unwrap_or_else(|| Cause::new("dns-other"));
+            Some(Cause::new(code).with("name", &self.as_the_ca.host).with_cause("reason", reason))
+        };
         match (&self.ipv4, self.passes()) {
-            (Some(ipv4), false) if self.families_differ() => format!(
-                "{host} works over IPv4, but the CA asks IPv6 first, and there: {} Or remove the AAAA record. (IPv4: {})",
-                self.as_the_ca.explain(),
-                ipv4.explain()
-            ),
-            (Some(ipv4), true) if self.families_differ() => {
-                format!(
-                    "{host} works over IPv6, which the CA asks first, but not over IPv4: {}",
-                    ipv4.explain()
-                )
-            }
+            (Some(_), false) if self.families_differ() => differs("ipv6-differs", &self.as_the_ca),
+            (Some(ipv4), true) if self.families_differ() => differs("ipv4-differs", ipv4),
             (None, true) if self.families_differ() => {
                 let hop = self.as_the_ca.hops.iter().find(|hop| hop.problem.is_some());
                 let what = hop.and_then(|hop| Some(format!("{}: {}", hop.address?, hop.problem.as_ref()?)));
-                format!(
-                    "{host} answers over IPv4 only after IPv6 failed ({}). Repair the address or remove the AAAA record: each validation loses up to 10 s. {}",
-                    what.unwrap_or_default(),
-                    self.as_the_ca.explain()
-                )
+                let dead = Cause::new("ipv6-dead").with("name", &self.as_the_ca.host);
+                Some(dead.with("reason", what.unwrap_or_default()))
             }
-            _ => self.as_the_ca.explain(),
+            _ => self.as_the_ca.cause(),
         }
     }
 
@@ -120,7 +126,7 @@ fn fell_back(finding: &Finding) -> bool {
 }
 
 /// Turns an answer that is not `expected` into a failure.
-fn expect(mut finding: Finding, expected: &KeyAuthorization) -> Finding {
+pub(super) fn expect(mut finding: Finding, expected: &KeyAuthorization) -> Finding {
     let Outcome::Answered { body } = &finding.outcome else { return finding };
     if body != expected.as_str() {
         let got = body.chars().map(|c| if c.is_control() { ' ' } else { c }).take(60).collect();

@@ -1,7 +1,8 @@
 //! Where a redirect may lead, as Let's Encrypt's validator decides it (boulder `va/http.go`; CA/B Forum Baseline
 //! Requirements 3.2.2.4.19): a function of the answer, the hops so far and the rules.
 
-use super::{Rules, special_purpose::is_special_purpose};
+use super::Rules;
+use crate::dns::is_special_purpose;
 use std::{fmt, net::IpAddr};
 use url::Url;
 

@@ -1,6 +1,7 @@
 //! The validator against real sockets and a real DNS exchange: what Let's Encrypt accepts and what it refuses.
 
 use super::*;
+use crate::dns::Resolver;
 use hickory_resolver::proto::{
     op::{Message, Query, ResponseCode},
     rr::{

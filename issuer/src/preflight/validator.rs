@@ -5,10 +5,9 @@ use super::{
     fetch::{FetchError, fetch},
     finding::{Failure, Finding, Hop, Outcome},
     redirect::{Host, RedirectRefusal, Scheme, Target, next_hop},
-    resolve::{Addresses, ResolveFailure, Resolver},
     response::BODY_LIMIT_BYTES,
-    special_purpose::is_special_purpose,
 };
+use crate::dns::{Addresses, ResolveFailure, Resolver, is_special_purpose};
 use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
@@ -30,12 +29,14 @@ impl Default for Timeouts {
     }
 }
 
-/// Which of a name's addresses the first request may use.
+/// Which address the first request may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub(super) enum First {
     /// As the CA chooses: the first AAAA, and after a failed connection the first A.
     Any,
     V4,
+    /// This one, whatever the name's DNS says.
+    At(IpAddr),
 }
 
 /// Fetches as the CA would, and records what it met.
@@ -68,10 +69,25 @@ impl Validator {
 
     /// Fetches `http://host/path`. Never fails: what goes wrong is the finding.
     pub async fn fetch_as_the_ca(&self, host: &str, path: &str) -> Finding {
-        self.fetch_over(Family::Any, host, path).await
+        self.fetch_over(First::Any, host, path).await
     }
 
-    pub(super) async fn fetch_over(&self, family: Family, host: &str, path: &str) -> Finding {
+    /// Where it looks names up.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// Whether addresses of special purpose may be asked.
+    pub(super) fn allows_special_purpose(&self) -> bool {
+        self.rules.allow_special_purpose_addresses
+    }
+
+    /// The addresses of the operator's own frontends.
+    pub(super) fn frontends(&self) -> &[IpAddr] {
+        &self.frontends
+    }
+
+    pub(super) async fn fetch_over(&self, place: First, host: &str, path: &str) -> Finding {
         let first = Target::first(host, path, &self.rules);
         let mut walk = Walk {
             validator: self,
@@ -79,10 +95,14 @@ impl Validator {
             earlier: Vec::new(),
             hops: Vec::new(),
         };
-        let (addresses, outcome) = match walk.addresses(&first).await {
+        let found = match place {
+            First::At(address) => Ok(Addresses::only(address)),
+            First::Any | First::V4 => walk.addresses(&first).await,
+        };
+        let (addresses, outcome) = match found {
             Err(failure) => (Addresses::default(), Outcome::Failed(failure)),
             Ok(mut addresses) => {
-                if family == Family::V4 {
+                if place == First::V4 {
                     addresses.v6.clear();
                 }
                 let outcome = walk.try_each_family(&first, &addresses).await;
@@ -179,7 +199,8 @@ impl Walk<'_> {
         let rules = &self.validator.rules;
         let found = match &target.host {
             Host::Name(name) => {
-                let lookup = self.validator.resolver.addresses(name, rules);
+                let special_purpose = rules.allow_special_purpose_addresses;
+                let lookup = self.validator.resolver.addresses(name, special_purpose);
                 tokio::time::timeout_at(self.deadline.into(), lookup)
                     .await
                     .unwrap_or_else(|_| Err(ResolveFailure::Timeout(name.clone())))
@@ -192,8 +213,7 @@ impl Walk<'_> {
                     addresses: vec![*address],
                 })
             }
-            Host::Address(v6 @ IpAddr::V6(_)) => Ok(Addresses { v6: vec![*v6], ..Addresses::default() }),
-            Host::Address(v4 @ IpAddr::V4(_)) => Ok(Addresses { v4: vec![*v4], ..Addresses::default() }),
+            Host::Address(address) => Ok(Addresses::only(*address)),
         };
         found.map_err(|failure| Failure::Dns { redirects: 0, failure })
     }

@@ -3,8 +3,9 @@
 use super::{Counters, renewal_info::Known, trouble::Troubles};
 use crate::{
     ca::Ca,
+    dns::{Resolver, ResolverError},
     issuance::{Issuance, SetupError, reach},
-    preflight::{Departure, Reach, Resolver, ResolverError},
+    preflight::{Departure, Reach},
     sites::Registry,
 };
 use shared::{

@@ -4,15 +4,14 @@ use super::{Node, node::UnusableError, renewal_info::may_only_be_asked_about, tr
 use crate::{
     acme::RequestCounter,
     issuance::{HeldLease, Outcome, Verdict, draw, hsts, look_for_promotion, promote_what_is_due},
-    preflight::Whereabouts,
+    preflight::{Canary, Whereabouts},
     sites::SiteError,
 };
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use shared::{
     domain::{
-        Braked, Class, DnsName, Event, EventKind, FailureClass, KeyAuthorization, Parked, ParkedReason,
-        Place, SiteId, Token, brake_of,
+        Braked, ChallengeType, Class, DnsName, Event, EventKind, FailureClass, Parked, ParkedReason, Place,
+        SiteId, brake_of,
     },
     error::Fault,
     store::{Claimed, Field, Settlement, StoreError, StoredSite},
@@ -28,7 +27,6 @@ const PAUSED: SignedDuration = SignedDuration::from_hours(12);
 pub(super) const BRAKED: SignedDuration = SignedDuration::from_secs(30);
 /// What can't be ordered because its account could not be opened a moment ago is looked at again after this.
 const IN_VAIN: Duration = Duration::from_secs(10);
-const CANARY_LIFE: SignedDuration = SignedDuration::from_secs(60);
 
 impl Node {
     /// `known` is the group, where it was read under this lease already. Never fails: what can't be written is looked at
@@ -233,7 +231,16 @@ impl Node {
         }
         let places = Arc::new(Semaphore::new(LOOKS_AT_ONCE));
         let mut looks = JoinSet::new();
-        for name in stored.site.names.iter().cloned() {
+        let may_lead_elsewhere = |name: &&DnsName| {
+            let by_record = match stored.site.challenge {
+                ChallengeType::Http01 => false,
+                ChallengeType::Dns01 => true,
+                // Proved by a record where it has left, if somebody can write it.
+                ChallengeType::Auto => !self.config.dns.is_empty(),
+            };
+            by_record || name.is_wildcard()
+        };
+        for name in stored.site.names.iter().filter(|name| !may_lead_elsewhere(name)).cloned() {
             let (node, places) = (Arc::clone(self), Arc::clone(&places));
             looks.spawn(async move {
                 let _place = places.acquire_owned().await;
@@ -267,13 +274,9 @@ impl Node {
         if matches!(found, Whereabouts::Gone) {
             return false;
         }
-        let Some((token, expected)) = canary() else { return false };
-        let until = Timestamp::now().saturating_add(CANARY_LIFE).unwrap_or(Timestamp::MAX);
         // Where it can't be asked, nobody is parked.
-        if self.store.publish_tokens(&[(token.clone(), expected.clone())], until).await.is_err() {
-            return true;
-        }
-        self.reach.check(name.as_str(), &token, &expected).await.passes()
+        let Ok(canary) = Canary::publish(&self.store).await else { return true };
+        self.reach.check(name.as_str(), &canary.token, &canary.expected).await.passes()
     }
 
     /// Every name has left: nothing is ordered, and the DNS is asked again from time to time.
@@ -336,18 +339,6 @@ impl Node {
         }
         Ok(())
     }
-}
-
-/// A token of our own, and its answer.
-fn canary() -> Option<(Token, KeyAuthorization)> {
-    let mut random = [0; 32];
-    openssl::rand::rand_bytes(&mut random).ok()?;
-    let token = URL_SAFE_NO_PAD.encode(random);
-    let answer = KeyAuthorization::from_stored(format!(
-        "{token}.{}",
-        URL_SAFE_NO_PAD.encode(openssl::sha::sha256(&random))
-    ));
-    Some((Token::parse(&token).ok()?, answer))
 }
 
 pub(super) fn told_of(stored: &StoredSite, kind: EventKind, now: Timestamp, what: &str) -> Event {

@@ -8,7 +8,8 @@ mod panel;
 pub use panel::PanelError;
 
 use crate::{
-    preflight::{Departure, Resolver, Whereabouts},
+    dns::Resolver,
+    preflight::{Departure, Whereabouts},
     sites::{Registry, SiteError, SiteWish},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -70,7 +71,7 @@ pub enum SightingsError {
     #[error(transparent)]
     Panel(#[from] PanelError),
     #[error("the resolver can't be made")]
-    Resolver(#[from] crate::preflight::ResolverError),
+    Resolver(#[from] crate::dns::ResolverError),
 }
 
 impl Sightings {

@@ -103,6 +103,7 @@ impl SiteWish {
         before: Option<&Site>,
     ) -> Result<NameSet, WishError> {
         let profile = self.profile.as_deref().or(before.and_then(|site| site.profile.as_deref()));
+        let challenge = self.challenge.or(before.map(|site| site.challenge)).unwrap_or_default();
         if self.names.len() > MAX_SITE_NAMES {
             return Err(WishError::TooManyNames(self.names.len()));
         }
@@ -110,7 +111,7 @@ impl SiteWish {
         for text in &self.names {
             let refused = |error: NameError| WishError::Name { name: text.clone(), error };
             let name = DnsName::parse_identifier(text).map_err(refused)?;
-            ca.check_name(suffixes, &name, profile).map_err(refused)?;
+            ca.check_name(suffixes, &name, profile, challenge).map_err(refused)?;
             names.push(name);
         }
         NameSet::new(names).map_err(|_| WishError::NoName)

@@ -2,6 +2,7 @@
 
 use super::{
     agent::Agent,
+    dns::Dns,
     mistakes::{Mistake, Source, find_mistakes},
     sections::{Audit, Ca, Certificates, Challenge, Frontends, Issuer, Notify, StoreSection, Telemetry},
     sightings::Sightings,
@@ -28,6 +29,7 @@ pub struct Config {
     pub challenge: Challenge,
     pub certificates: Certificates,
     pub frontends: Frontends,
+    pub dns: BTreeMap<String, Dns>,
     pub audit: Audit,
     pub sightings: Sightings,
     pub notify: Notify,
@@ -124,6 +126,11 @@ impl Config {
             }
             if let Some(contact) = ca.contact.iter().find(|contact| !contact.starts_with("mailto:")) {
                 found.push(at("contact", format!("ca.{name}.contact: {contact:?} is no mailto: address")));
+            }
+        }
+        for (name, dns) in &self.dns {
+            for key in dns.mistakes() {
+                found.push(at(&format!("[dns.{name}]"), format!("dns.{name} lacks {key}")));
             }
         }
         if self.certificates.tls_certificate_file.is_some() != self.certificates.tls_key_file.is_some() {

@@ -2,6 +2,7 @@
 //! `SIGNPOST_SECTION__KEY`.
 
 mod agent;
+mod dns;
 mod load;
 mod mistakes;
 mod notify;
@@ -13,6 +14,7 @@ mod store_url;
 pub use agent::{
     Agent, AgentApache, AgentCaddy, AgentFiles, AgentHaproxy, AgentHook, AgentLocal, AgentNginx,
 };
+pub use dns::{Dns, DnsProvider, TsigAlgorithm};
 pub use load::{Config, ConfigError, DEFAULT_PATH};
 pub use mistakes::Mistake;
 pub use notify::{Interval, InvalidInterval, LeastSeverity};

@@ -43,7 +43,8 @@ pub struct Hsts {
     /// When it was switched on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// Of one that is wound down: when the last browser has let go, and nothing is announced any more. Absent: for ever.
+    /// When the last browser has let go that was told more. One that is wound down is not announced any more from then on;
+    /// absent: for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
@@ -92,12 +93,14 @@ impl Hsts {
     /// Switched on; what was on before goes on from where it is.
     pub fn towards(goal: HstsGoal, before: Option<&Self>, now: Timestamp) -> Self {
         let HstsGoal { max_age_seconds, include_subdomains } = goal;
-        let since = if max_age_seconds == 0 {
-            None
-        } else {
-            before.filter(|before| before.is_on()).and_then(|before| before.since).or(Some(now))
-        };
-        Self { max_age_seconds, include_subdomains, since, until: None }
+        if max_age_seconds == 0 {
+            let zero = Self { max_age_seconds, include_subdomains, since: None, until: None };
+            return Self::wound_down(before, now).unwrap_or(zero);
+        }
+        let since = before.filter(|before| before.is_on()).and_then(|before| before.since).or(Some(now));
+        let is_less = before.is_some_and(|before| max_age_seconds < before.max_age_seconds);
+        let until = before.filter(|before| is_less || before.until > Some(now));
+        Self { max_age_seconds, include_subdomains, since, until: until.map(|before| before.let_go(now)) }
     }
 
     /// Switched off: an age of 0 is announced for as long as a browser may have been told something else. Where nothing is to
@@ -108,9 +111,14 @@ impl Hsts {
             // An age of 0 that somebody asked for ends; one that has its end keeps it.
             return before.until.map(|_| *before);
         }
-        let told = announced(&before.plan(HstsStanding::default()), now).unwrap_or(0);
-        let until = now.saturating_add(seconds(told)).unwrap_or(Timestamp::MAX);
-        Some(Self { max_age_seconds: 0, since: None, until: Some(until), ..*before })
+        Some(Self { max_age_seconds: 0, since: None, until: Some(before.let_go(now)), ..*before })
+    }
+
+    /// When the last browser lets go, if nothing more is announced.
+    fn let_go(&self, now: Timestamp) -> Timestamp {
+        let told = announced(&self.plan(HstsStanding::default()), now).unwrap_or(0);
+        let last = now.saturating_add(seconds(told)).unwrap_or(Timestamp::MAX);
+        self.until.map_or(last, |until| until.max(last))
     }
 
     pub const fn goal(&self) -> HstsGoal {
@@ -303,5 +311,24 @@ mod tests {
         assert_eq!(Hsts::wound_down(Some(&zero), at(0)), None);
         let again = Hsts::towards(HstsGoal::default(), Some(&off), at(DAY));
         assert_eq!(again.since, Some(at(DAY)), "on again, it begins anew");
+    }
+
+    #[test]
+    fn a_lower_goal_does_not_shorten_what_browsers_hold() {
+        let hour = HstsGoal { max_age_seconds: 3_600, ..HstsGoal::default() };
+        let less = Hsts::towards(hour, Some(&on(0)), at(20 * DAY));
+        assert_eq!(announced(&less.plan(HstsStanding::default()), at(20 * DAY)), Some(3_600));
+        for off in [
+            Hsts::wound_down(Some(&less), at(21 * DAY)).unwrap(),
+            Hsts::towards(HstsGoal { max_age_seconds: 0, ..hour }, Some(&less), at(21 * DAY)),
+        ] {
+            assert_eq!(off.until, Some(at(80 * DAY)), "60 days from when it was last announced");
+        }
+        let off = Hsts::wound_down(Some(&less), at(79 * DAY + DAY - 60)).unwrap();
+        assert_eq!(off.until, Some(at(80 * DAY + HOUR - 60)), "or what was told last, where that is later");
+        let off = Hsts::wound_down(Some(&on(0)), at(20 * DAY)).unwrap();
+        let again = Hsts::towards(hour, Some(&off), at(21 * DAY));
+        assert_eq!(Hsts::wound_down(Some(&again), at(22 * DAY)).unwrap().until, Some(at(80 * DAY)));
+        assert_eq!(Hsts::towards(HstsGoal::default(), Some(&on(0)), at(DAY)).until, None);
     }
 }

@@ -26,7 +26,7 @@ pub struct Order {
 
 impl Order {
     /// The newest version of this record that this program can read.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     pub fn slot(&self) -> Slot {
         self.key_type.slot()
@@ -83,13 +83,27 @@ pub struct Ordered {
 /// An authorization that is still to be proved, and the challenge that will prove it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedToken {
+    /// With `*.` for a wildcard, which its authorization leaves out.
     pub name: DnsName,
     pub token: Token,
     #[serde(flatten)]
     pub at: AuthorizationRef,
+    /// The record that proves it; absent: it is answered over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub txt: Option<Txt>,
 }
 
-/// Where the CA keeps an authorization and its http-01 challenge.
+/// A TXT record that proves a name (RFC 8555 section 8.4), and who writes it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Txt {
+    /// The section of the configuration, as in `[dns.NAME]`.
+    pub provider: String,
+    /// The name that has it, where aliases lead; without the dot of the root.
+    pub record: String,
+    pub value: String,
+}
+
+/// Where the CA keeps an authorization and the challenge that is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorizationRef {
     pub authorization_url: String,
@@ -200,8 +214,9 @@ states!(Planned, Ordered, Challenged, Ready, Finalizing, Issued, Stored);
 mod tests {
     use super::*;
 
-    /// Records of version 1, as the first release wrote them. Samples stay for ever: a newer program reads them.
-    const SAMPLES: [&str; 6] = [
+    /// Records as earlier releases wrote them. Samples stay for ever: a newer program reads them.
+    const SAMPLES: [&str; 7] = [
+        r#"{"v":2,"names":["*.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-28T00:00:00Z","state":"challenged","order_url":"https://ca.example/o/1","finalize_url":"https://ca.example/f/1","authorization_urls":["https://ca.example/a/1"],"tokens":[{"name":"*.example.com","token":"evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA","authorization_url":"https://ca.example/a/1","challenge_url":"https://ca.example/c/1","txt":{"provider":"own","record":"_acme-challenge.example.com","value":"LPsIwTo7o8BoG0-vjCyGQGBWSVIPxI-i_X336eUOQZo"}}]}"#,
         r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"planned"}"#,
         r#"{"v":1,"names":["a.example.com"],"key_type":"rsa-2048","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"ordered","order_url":"https://ca.example/o/1","finalize_url":"https://ca.example/f/1","authorization_urls":["https://ca.example/a/1"],"expires":"2026-11-29T00:00:00Z"}"#,
         r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"challenged","order_url":"https://ca.example/o/1","finalize_url":"https://ca.example/f/1","authorization_urls":["https://ca.example/a/1"],"tokens":[{"name":"a.example.com","token":"evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA","authorization_url":"https://ca.example/a/1","challenge_url":"https://ca.example/c/1"}]}"#,

@@ -61,6 +61,11 @@ impl PublicSuffixes {
         if name.address().is_some() {
             return Err(NameError::IpAddress(name.to_string()));
         }
+        // A wildcard stands for what lies below.
+        if let Some(below) = name.as_str().strip_prefix("*.") {
+            let below = DnsName::parse(below)?;
+            return self.check_issuable(&below, test_names);
+        }
         let top_level = name.labels().next_back().unwrap_or_default();
         if test_names && TEST_TOP_LEVELS.contains(&top_level) {
             return Ok(());
@@ -132,7 +137,9 @@ mod tests {
             ("foo.ck", "public-suffix"),
             ("host.internal", "unknown-top-level-domain"),
             ("shop.test", "unknown-top-level-domain"),
+            ("*.co.uk", "public-suffix"),
         ] {
+            let name = |text| DnsName::parse_identifier(text).unwrap();
             assert_eq!(list.check_issuable(&name(host), false).unwrap_err().rule(), rule, "{host}");
         }
         assert!(list.check_issuable(&name("shop.test"), true).is_ok());

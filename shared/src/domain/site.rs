@@ -157,6 +157,11 @@ pub enum ChallengeType {
     #[default]
     #[serde(rename = "http-01")]
     Http01,
+    #[serde(rename = "dns-01")]
+    Dns01,
+    /// Over HTTP where that leads to us, else in the DNS; wildcards always in the DNS.
+    #[serde(rename = "auto")]
+    Auto,
 }
 
 /// Who made a site. A file of wanted sites removes only what a file has added.
@@ -171,7 +176,7 @@ pub enum Origin {
 
 impl Site {
     /// The newest version of this record that this program can read.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
     /// A site of which nothing is said but this: one certificate for all names of each kind of key.
     pub fn new(
@@ -217,6 +222,19 @@ impl SanPolicy {
 impl ChallengeType {
     fn is_http(&self) -> bool {
         *self == Self::Http01
+    }
+
+    /// Whether a name can be proved by a record, which a wildcard needs.
+    pub fn takes_dns(self) -> bool {
+        self != Self::Http01
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http01 => "http-01",
+            Self::Dns01 => "dns-01",
+            Self::Auto => "auto",
+        }
     }
 }
 
@@ -309,10 +327,11 @@ mod tests {
     use crate::domain::DnsName;
 
     /// Records as earlier releases wrote them. Samples stay for ever: a newer program reads them.
-    const SAMPLES: [&str; 3] = [
+    const SAMPLES: [&str; 4] = [
         r#"{"v":1,"names":["a.example.com","b.example.com"],"key_types":["ecdsa-p256"],"ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z"}"#,
         r#"{"v":2,"names":["a.example.com"],"key_types":["ecdsa-p256","rsa-2048"],"san":"single","ca":"letsencrypt","account":"default","tags":["eu"],"tenant":"acme","redirect":true,"hsts":{"max_age_seconds":60,"include_subdomains":false},"origin":"file","created":"2026-11-24T00:00:00Z"}"#,
         r#"{"v":3,"names":["a.example.com"],"key_types":["ecdsa-p256"],"ca":"letsencrypt","account":"default","redirect":true,"hsts":{"max_age_seconds":5184000,"include_subdomains":false,"since":"2026-11-28T00:00:00Z"},"created":"2026-11-28T00:00:00Z"}"#,
+        r#"{"v":4,"names":["*.example.com","example.com"],"key_types":["ecdsa-p256"],"ca":"letsencrypt","account":"default","challenge":"dns-01","created":"2026-11-28T00:00:00Z"}"#,
     ];
 
     #[test]

@@ -21,6 +21,7 @@
 //! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
 //! | `sp:name:NAME` | string | `GROUP?SITE`: the group that serves a name, and the site that is to where it differs |
 //! | `sp:token:TOKEN` | string | a key authorization; expires by itself |
+//! | `sp:txt-journal` | sorted set | TXT records that are or may be there, JSON, by when they were noted, ms; gone once they are removed |
 //! | `sp:account:CA:NAME` | string | an account, JSON, with its sealed keys |
 //! | `sp:accounts` | set | `CA:NAME` of every account |
 //! | `sp:{ca:NAME}:directory` | string | the CA's directory as last fetched; expires by itself |
@@ -157,6 +158,10 @@ pub(super) fn name(name: &DnsName) -> String {
 
 pub(super) fn token(token: &str) -> String {
     format!("sp:token:{token}")
+}
+
+pub(super) fn txt_journal() -> String {
+    "sp:txt-journal".to_owned()
 }
 
 pub(super) fn account(ca: &str, name: &str) -> String {

@@ -55,6 +55,7 @@ mod sites;
 mod slots;
 mod tenants;
 mod tls_policy;
+mod txt_journal;
 
 pub use accounts::{Account, AccountStatus, CandidateKey, StoredAccount};
 pub use api_tokens::TokenChange;
@@ -87,3 +88,4 @@ pub use serving::{Serving, Staged};
 pub use sightings::{DeniedSighting, Sighting, SightingVerdict};
 pub use sites::{Cut, Pointers, Retired, SiteChange, StoredSite, WantedSite};
 pub use tenants::{StoredTenant, Tenant};
+pub use txt_journal::JournalledTxt;

@@ -63,7 +63,16 @@ impl StoredSite {
 
     /// How it stands as far as HSTS goes; `ends`: the certificate.
     pub fn hsts_standing(&self, ends: Option<Timestamp>) -> HstsStanding {
-        HstsStanding { from: self.hsts_from, failing: self.is_failing(), held: self.hsts_held, ends }
+        HstsStanding { from: self.hsts_from, failing: self.is_failing(), held: self.hsts_lowered(), ends }
+    }
+
+    /// What HSTS was lowered to when the certificate began to fail, seconds; `None` also where it was switched on since.
+    pub fn hsts_lowered(&self) -> Option<u64> {
+        let failing = self.parked.as_ref().map(|parked| parked.since);
+        let since = self.failure.as_ref().map(|failure| failure.since.unwrap_or(failure.at));
+        let began = failing.into_iter().chain(since).min();
+        let switched_on = self.site.hsts.and_then(|hsts| hsts.since);
+        self.hsts_held.filter(|_| began.is_none() || switched_on <= began)
     }
 
     /// Whether this certificate is what a slot serves, and was revoked.

@@ -1,6 +1,9 @@
-//! A and AAAA of a name, asked as a CA's resolver asks: no hosts file, no search list, no cache.
+//! Questions to the resolvers: the addresses of a name and the aliases on the way to them.
 
-use super::{Rules, special_purpose::is_special_purpose};
+use super::{
+    exchange::{Question, address_of, ask},
+    special_purpose::is_special_purpose,
+};
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
@@ -9,6 +12,7 @@ use hickory_resolver::{
         op::ResponseCode,
         rr::{Name, RData, Record, RecordType},
     },
+    system_conf::read_system_conf,
 };
 use shared::domain::DnsName;
 use std::{
@@ -26,6 +30,7 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct Resolver {
     inner: TokioResolver,
+    servers: Vec<SocketAddr>,
 }
 
 /// The resolvers cannot be used at all.
@@ -44,12 +49,12 @@ pub struct Addresses {
 
 /// All that the DNS says about where a name leads, special-purpose addresses included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Trail {
+pub struct Trail {
     /// The targets of the chain of CNAME records, the name's own first.
-    pub(super) aliases: Vec<String>,
-    pub(super) addresses: Vec<IpAddr>,
+    pub aliases: Vec<String>,
+    pub addresses: Vec<IpAddr>,
     /// Why there may be more than that.
-    pub(super) gap: Option<ResolveFailure>,
+    pub gap: Option<ResolveFailure>,
 }
 
 /// Why a name leads nowhere.
@@ -69,15 +74,27 @@ pub enum ResolveFailure {
     Other { name: String, reason: String },
 }
 
+impl Addresses {
+    /// This one.
+    pub fn only(address: IpAddr) -> Self {
+        let (v6, v4) = if address.is_ipv6() { (vec![address], vec![]) } else { (vec![], vec![address]) };
+        Self { v6, v4, ignored: Vec::new() }
+    }
+
+    /// All that a CA would ask, in the order in which it prefers them.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        self.v6.iter().chain(&self.v4).copied()
+    }
+}
+
 impl Resolver {
     /// With the resolvers of `/etc/resolv.conf`.
     ///
     /// # Errors
     /// [`ResolverError`] when that file cannot be read.
     pub fn system() -> Result<Self, ResolverError> {
-        let builder = TokioResolver::builder_tokio().map_err(ResolverError)?;
-        let inner = builder.with_options(options()).build().map_err(ResolverError)?;
-        Ok(Self { inner })
+        let (config, _) = read_system_conf().map_err(ResolverError)?;
+        Self::with(config)
     }
 
     /// With the given resolvers; the system's when there are none.
@@ -95,17 +112,30 @@ impl Resolver {
             });
             NameServerConfig::new(server.ip(), true, connections.into())
         });
-        let config = ResolverConfig::from_name_servers(servers.collect());
-        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        let inner = builder.with_options(options()).build().map_err(ResolverError)?;
-        Ok(Self { inner })
+        Self::with(ResolverConfig::from_name_servers(servers.collect()))
     }
 
-    /// Both families at once. One family that fails is no failure while the other has an address.
+    fn with(config: ResolverConfig) -> Result<Self, ResolverError> {
+        let of_server = |server: &NameServerConfig| {
+            server.connections.first().map(|connection| SocketAddr::new(server.ip, connection.port))
+        };
+        let servers = config.name_servers().iter().filter_map(of_server).collect();
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let inner = builder.with_options(options()).build().map_err(ResolverError)?;
+        Ok(Self { inner, servers })
+    }
+
+    /// As they are named in explanations.
+    pub fn servers(&self) -> &[SocketAddr] {
+        &self.servers
+    }
+
+    /// Both families at once. One family that fails is no failure while the other has an address. Addresses of special
+    /// purpose count only where `special_purpose` says so.
     ///
     /// # Errors
     /// [`ResolveFailure`] when no address is left that a CA would ask.
-    pub async fn addresses(&self, host: &str, rules: &Rules) -> Result<Addresses, ResolveFailure> {
+    pub async fn addresses(&self, host: &str, special_purpose: bool) -> Result<Addresses, ResolveFailure> {
         let name = absolute(host)?;
         let (v6, v4) = tokio::join!(self.ask(&name, RecordType::AAAA), self.ask(&name, RecordType::A));
         // A resolver that fails says more than one that has no record.
@@ -114,7 +144,7 @@ impl Resolver {
         failures.sort_by_key(|failure| matches!(failure, ResolveFailure::NoAddresses(_)));
         let mut addresses = Addresses::default();
         for address in v6.into_iter().chain(v4).flatten() {
-            if is_special_purpose(address) && !rules.allow_special_purpose_addresses {
+            if is_special_purpose(address) && !special_purpose {
                 addresses.ignored.push(address);
             } else if address.is_ipv6() {
                 addresses.v6.push(address);
@@ -134,7 +164,7 @@ impl Resolver {
 
     /// A and AAAA of a name with the aliases on the way. Aliases that end without an address take one more question
     /// each, since the answer does not show them.
-    pub(super) async fn trail(&self, host: &DnsName) -> Trail {
+    pub async fn trail(&self, host: &DnsName) -> Trail {
         if let Some(address) = host.address() {
             return Trail { addresses: vec![address], ..Trail::default() };
         }
@@ -186,6 +216,63 @@ impl Resolver {
         }
     }
 
+    /// The records of a kind; none where there are none. Aliases are followed by the resolver.
+    ///
+    /// # Errors
+    /// [`ResolveFailure`]: the DNS did not tell.
+    pub async fn records(&self, host: &str, kind: RecordType) -> Result<Vec<Record>, ResolveFailure> {
+        match self.look_up(&absolute(host)?, kind).await {
+            Ok(records) => Ok(records),
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) if is_final(&none) => Ok(Vec::new()),
+            Err(error) => Err(why_unknown(host, &error)),
+        }
+    }
+
+    /// The zone that a name lies in: the owner of the record of authority that answers for it.
+    ///
+    /// # Errors
+    /// [`ResolveFailure`]: the DNS did not tell.
+    pub async fn zone_of(&self, host: &str) -> Result<Option<Name>, ResolveFailure> {
+        match self.look_up(&absolute(host)?, RecordType::SOA).await {
+            Ok(records) => {
+                let of_zone = |record: &&Record| matches!(record.data, RData::SOA(_));
+                Ok(records.iter().find(of_zone).map(|record| record.name.clone()))
+            }
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) if is_final(&none) => {
+                Ok(none.soa.as_ref().map(|soa| soa.name.clone()))
+            }
+            Err(error) => Err(why_unknown(host, &error)),
+        }
+    }
+
+    /// Whether a resolver knows an answer that it holds back because its signatures don't hold (RFC 4035 section 3.2.2).
+    pub async fn holds_back(&self, host: &str) -> bool {
+        let Ok(name) = absolute(host) else { return false };
+        for server in &self.servers {
+            for kind in [RecordType::A, RecordType::AAAA] {
+                let question = Question { name: name.clone(), kind, recurse: true, unchecked: true };
+                match ask(*server, &question).await {
+                    Ok(answer) if answer.is_final() => return true,
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether they answer at all: asked for the root, which everybody knows.
+    pub async fn is_usable(&self) -> bool {
+        let root = self.look_up(&Name::root(), RecordType::SOA).await;
+        match root {
+            Ok(_) => true,
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+                matches!(none.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
+            }
+            Err(_) => false,
+        }
+    }
+
     async fn ask(&self, name: &Name, record_type: RecordType) -> Result<Vec<IpAddr>, NetError> {
         Ok(addresses_in(&self.look_up(name, record_type).await?))
     }
@@ -196,18 +283,13 @@ impl Resolver {
 }
 
 /// The name as it is asked for: no search list applies to it.
-fn absolute(host: &str) -> Result<Name, ResolveFailure> {
+pub(super) fn absolute(host: &str) -> Result<Name, ResolveFailure> {
     Name::from_ascii(format!("{}.", host.trim_end_matches('.')))
         .map_err(|error| ResolveFailure::Other { name: host.to_owned(), reason: error.to_string() })
 }
 
 fn addresses_in(records: &[Record]) -> Vec<IpAddr> {
-    let address = |record: &Record| match &record.data {
-        RData::A(a) => Some(IpAddr::V4(a.0)),
-        RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
-        _ => None,
-    };
-    records.iter().filter_map(address).collect()
+    records.iter().filter_map(address_of).collect()
 }
 
 fn alias_in(name: &Name, records: &[Record]) -> Option<Name> {
@@ -231,7 +313,7 @@ fn follow(name: &Name, records: &[Record]) -> Vec<Name> {
 }
 
 /// Lower case, without the dot of the root.
-fn as_text(name: &Name) -> String {
+pub(super) fn as_text(name: &Name) -> String {
     name.to_ascii().trim_end_matches('.').to_ascii_lowercase()
 }
 

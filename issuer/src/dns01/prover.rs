@@ -1,0 +1,206 @@
+//! Which record proves a name and who writes it; made, waited for, removed.
+
+use super::provider::{Action, Provider, ProviderError, SetupError};
+use crate::dns::{ResolveFailure, Resolver, Zone};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::future::{join_all, try_join_all};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use jiff::Timestamp;
+use shared::{
+    config::Config,
+    domain::{DnsName, KeyAuthorization, Txt},
+    store::{JournalledTxt, Store, StoreError},
+};
+use std::time::{Duration, Instant};
+
+/// Longest chain of aliases from a name's own record to the one that is written.
+const MOST_ALIASES: usize = 8;
+/// Between two questions to the nameservers: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+/// Proves names in the DNS.
+#[derive(Debug)]
+pub struct Prover {
+    pub(super) store: Store,
+    resolver: Resolver,
+    providers: Vec<Provider>,
+}
+
+/// A proof is not in place.
+#[derive(Debug, thiserror::Error)]
+pub enum Dns01Error {
+    #[error("nobody can write {0}: no [dns.NAME] section of the configuration has its zone")]
+    NoProvider(String),
+    #[error("where {record} leads can't be told: {source}")]
+    Lost { record: String, source: ResolveFailure },
+    #[error("{record} can't be written by dns.{provider}: {source}")]
+    Provider { provider: String, record: String, source: ProviderError },
+    #[error(
+        "{record} was written {} s ago, and {} has not got it yet; the CA was not asked",
+        .waited.as_secs(), .lacking.join(", ")
+    )]
+    NotEverywhere { record: String, lacking: Vec<String>, waited: Duration },
+    #[error("the store can't be used")]
+    Store(#[from] StoreError),
+}
+
+impl Prover {
+    /// With the sections of the configuration; there may be none.
+    ///
+    /// # Errors
+    /// [`SetupError`]: one can't be used.
+    pub fn open(config: &Config, store: Store, resolver: Resolver) -> Result<Self, SetupError> {
+        let providers: Result<_, _> = config.dns.iter().map(|(name, dns)| Provider::of(name, dns)).collect();
+        Ok(Self { store, resolver, providers: providers? })
+    }
+
+    /// The record that proves a name with this key authorization, where the aliases of its own record lead.
+    ///
+    /// # Errors
+    /// [`Dns01Error::NoProvider`], [`Dns01Error::Lost`].
+    pub async fn plan(&self, name: &DnsName, proof: &KeyAuthorization) -> Result<Txt, Dns01Error> {
+        let record = self.where_it_leads(&own_record(name)).await?;
+        let provider = self.provider_of(&record).ok_or_else(|| Dns01Error::NoProvider(record.clone()))?;
+        let value = URL_SAFE_NO_PAD.encode(openssl::sha::sha256(proof.as_str().as_bytes()));
+        Ok(Txt { provider: provider.name.clone(), record, value })
+    }
+
+    /// Whether somebody can write the record of a name.
+    ///
+    /// # Errors
+    /// [`Dns01Error::NoProvider`], [`Dns01Error::Lost`].
+    pub async fn can_prove(&self, name: &DnsName) -> Result<(), Dns01Error> {
+        let record = self.where_it_leads(&own_record(name)).await?;
+        self.provider_of(&record).map(drop).ok_or(Dns01Error::NoProvider(record))
+    }
+
+    /// Notes the records, then makes them. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Dns01Error`]: not all are made; all are noted, or none.
+    pub async fn make(&self, records: &[JournalledTxt]) -> Result<(), Dns01Error> {
+        self.store.journal_txt(records, Timestamp::now()).await?;
+        try_join_all(records.iter().map(|record| self.act(Action::Add, &record.txt))).await?;
+        Ok(())
+    }
+
+    /// Returns once every nameserver of the records' zones has them.
+    ///
+    /// # Errors
+    /// [`Dns01Error::NotEverywhere`] at the deadline of the section: a CA that asks one that lacks it fails.
+    pub async fn await_everywhere(&self, records: &[JournalledTxt]) -> Result<(), Dns01Error> {
+        try_join_all(records.iter().map(|record| self.await_record(&record.txt))).await?;
+        Ok(())
+    }
+
+    /// Removes the records, and forgets those that are. What can't be removed is left to the next sweep.
+    pub async fn remove(&self, records: &[JournalledTxt]) {
+        let removed = join_all(records.iter().map(|record| async move {
+            match self.act(Action::Remove, &record.txt).await {
+                Ok(()) => Some(record.clone()),
+                Err(error) => {
+                    let error = shared::error::chain(&error);
+                    tracing::warn!(error, "a TXT record is left for now: it is removed later");
+                    None
+                }
+            }
+        }));
+        let removed: Vec<JournalledTxt> = removed.await.into_iter().flatten().collect();
+        if let Err(error) = self.store.forget_txt(&removed).await {
+            tracing::debug!(
+                error = shared::error::chain(&error),
+                "removed TXT records are removed once more"
+            );
+        }
+    }
+
+    async fn act(&self, action: Action, txt: &Txt) -> Result<(), Dns01Error> {
+        let failed = |source| Dns01Error::Provider {
+            provider: txt.provider.clone(),
+            record: txt.record.clone(),
+            source,
+        };
+        let provider = self.providers.iter().find(|one| one.name == txt.provider);
+        let provider = provider.ok_or_else(|| Dns01Error::NoProvider(txt.record.clone()))?;
+        let zone = self.zone_of(provider, &txt.record).await?;
+        provider.act(action, txt, &zone).await.map_err(failed)
+    }
+
+    /// As the resolvers see the delegations; where they see none, the section's own word.
+    async fn zone_of(&self, provider: &Provider, record: &str) -> Result<Name, Dns01Error> {
+        let source = match Zone::of(&self.resolver, record).await {
+            // The root has authority for everything that nobody knows.
+            Ok(zone) if !zone.apex.is_root() => return Ok(zone.apex),
+            Ok(_) => ResolveFailure::NoSuchName(record.to_owned()),
+            Err(failure) => failure,
+        };
+        let labels = provider.reach(record).filter(|labels| *labels > 0);
+        let own = labels.and_then(|labels| {
+            let all: Vec<&str> = record.split('.').collect();
+            Name::from_ascii(format!("{}.", all[all.len() - labels..].join("."))).ok()
+        });
+        own.ok_or_else(|| Dns01Error::Lost { record: record.to_owned(), source })
+    }
+
+    async fn where_it_leads(&self, own: &str) -> Result<String, Dns01Error> {
+        let mut at = own.to_owned();
+        for _ in 0..MOST_ALIASES {
+            let lost = |source| Dns01Error::Lost { record: at.clone(), source };
+            let records = match self.resolver.records(&at, RecordType::CNAME).await {
+                Err(ResolveFailure::NoSuchName(_) | ResolveFailure::NoAddresses(_)) => Vec::new(),
+                records => records.map_err(lost)?,
+            };
+            let next = records.iter().find_map(|record| match &record.data {
+                RData::CNAME(target) => Some(target.0.to_ascii().trim_end_matches('.').to_ascii_lowercase()),
+                _ => None,
+            });
+            match next {
+                Some(next) => at = next,
+                None => return Ok(at),
+            }
+        }
+        let source = ResolveFailure::Other { name: own.to_owned(), reason: "its aliases have no end".into() };
+        Err(Dns01Error::Lost { record: own.to_owned(), source })
+    }
+
+    fn provider_of(&self, record: &str) -> Option<&Provider> {
+        let reach = |provider: &&Provider| provider.reach(record);
+        self.providers.iter().filter(|one| reach(one).is_some()).max_by_key(reach)
+    }
+
+    async fn await_record(&self, txt: &Txt) -> Result<(), Dns01Error> {
+        let began = Instant::now();
+        let provider = self.providers.iter().find(|one| one.name == txt.provider);
+        let deadline = provider.map_or(Duration::ZERO, |one| one.config.propagation());
+        let lost = |source| Dns01Error::Lost { record: txt.record.clone(), source };
+        let zone = Zone::of(&self.resolver, &txt.record).await.map_err(lost)?;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let answers = zone.ask_each(&txt.record, RecordType::TXT).await.map_err(lost)?;
+            let lacks = |answer: &Result<crate::dns::Answer, _>| {
+                !answer.as_ref().is_ok_and(|answer| answer.texts().contains(&txt.value))
+            };
+            let lacking: Vec<String> = answers
+                .iter()
+                .filter(|(_, answer)| lacks(answer))
+                .map(|(server, _)| server.name.clone())
+                .collect();
+            if lacking.is_empty() && !answers.is_empty() {
+                return Ok(());
+            }
+            if began.elapsed() + pause > deadline {
+                let waited = began.elapsed();
+                return Err(Dns01Error::NotEverywhere { record: txt.record.clone(), lacking, waited });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// Where the CA looks (RFC 8555 section 8.4).
+pub(crate) fn own_record(name: &DnsName) -> String {
+    let name = name.as_str();
+    format!("_acme-challenge.{}", name.strip_prefix("*.").unwrap_or(name))
+}

@@ -1,0 +1,140 @@
+//! The places where TXT records can be written. Each is asked to make a record and to remove it again; either may be asked
+//! twice, and other records of the same name are left alone.
+
+use super::{acme_dns::AcmeDns, exec::Exec, rfc2136::Rfc2136, webhook::Webhook};
+use hickory_resolver::proto::rr::Name;
+use reqwest::{Certificate, Client, redirect::Policy};
+use shared::{
+    config::{Dns, DnsProvider},
+    domain::Txt,
+};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+const USER_AGENT: &str = concat!("signpost/", env!("CARGO_PKG_VERSION"));
+/// For one request.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One section of the configuration, ready to be used.
+#[derive(Debug)]
+pub(super) struct Provider {
+    pub(super) name: String,
+    pub(super) config: Dns,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Rfc2136(Rfc2136),
+    AcmeDns(AcmeDns),
+    Webhook(Webhook),
+    Exec(Exec),
+}
+
+/// What is done with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Action {
+    Add,
+    Remove,
+}
+
+/// A section can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("dns.{name}: {path} can't be read")]
+    Unreadable {
+        name: String,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("dns.{name}: {what}")]
+    Unusable { name: String, what: String },
+}
+
+/// A record can't be made or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    #[error("{0}")]
+    Refused(String),
+    #[error("it can't be reached: {0}")]
+    Unreachable(String),
+    #[error("it does not answer within {} s", PATIENCE.as_secs())]
+    Silent,
+}
+
+impl Provider {
+    pub(super) fn of(name: &str, config: &Dns) -> Result<Self, SetupError> {
+        let kind = match config.provider {
+            Some(DnsProvider::Rfc2136) => Kind::Rfc2136(Rfc2136::of(name, config)?),
+            Some(DnsProvider::AcmeDns) => Kind::AcmeDns(AcmeDns::of(name, config)?),
+            Some(DnsProvider::Webhook) => Kind::Webhook(Webhook::of(name, config)?),
+            Some(DnsProvider::Exec) => Kind::Exec(Exec::of(config)),
+            None => return Err(unusable(name, "provider is missing")),
+        };
+        Ok(Self { name: name.to_owned(), config: config.clone(), kind })
+    }
+
+    /// How many labels of `record` one of its zones has; `None` where it has none of them, 0 where it takes every zone.
+    pub(super) fn reach(&self, record: &str) -> Option<usize> {
+        if self.config.zones.is_empty() {
+            return Some(0);
+        }
+        let labels = |zone: &String| {
+            let zone = zone.trim_matches('.').to_ascii_lowercase();
+            let is_below =
+                record.strip_suffix(&zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+            is_below.then(|| zone.split('.').count())
+        };
+        self.config.zones.iter().filter_map(labels).max()
+    }
+
+    /// Makes or removes a record; `zone` is the one that it lies in.
+    pub(super) async fn act(&self, action: Action, txt: &Txt, zone: &Name) -> Result<(), ProviderError> {
+        let work = async {
+            match &self.kind {
+                Kind::Rfc2136(rfc2136) => rfc2136.act(action, txt, zone, self.config.ttl_seconds()).await,
+                Kind::AcmeDns(acme_dns) => acme_dns.act(action, txt).await,
+                Kind::Webhook(webhook) => webhook.act(action, txt, self.config.ttl_seconds()).await,
+                Kind::Exec(exec) => exec.act(action, txt, self.config.ttl_seconds()).await,
+            }
+        };
+        tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(ProviderError::Silent))
+    }
+}
+
+pub(super) fn unusable(name: &str, what: impl Into<String>) -> SetupError {
+    SetupError::Unusable { name: name.to_owned(), what: what.into() }
+}
+
+/// A file that the section names.
+pub(super) fn read(name: &str, path: Option<&Path>) -> Result<zeroize::Zeroizing<String>, SetupError> {
+    let path = path.ok_or_else(|| unusable(name, "a file is missing"))?;
+    std::fs::read_to_string(path).map(zeroize::Zeroizing::new).map_err(|source| SetupError::Unreadable {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// For what is asked over HTTP.
+pub(super) fn http(name: &str, config: &Dns) -> Result<Client, SetupError> {
+    let mut builder = Client::builder().user_agent(USER_AGENT).redirect(Policy::none()).timeout(PATIENCE);
+    if config.roots_file.is_some() {
+        let pem = read(name, config.roots_file.as_deref())?;
+        let roots =
+            Certificate::from_pem_bundle(pem.as_bytes()).map_err(|e| unusable(name, e.to_string()))?;
+        for root in roots {
+            builder = builder.add_root_certificate(root);
+        }
+    }
+    builder.build().map_err(|e| unusable(name, e.to_string()))
+}
+
+pub(super) fn unreachable(error: &reqwest::Error) -> ProviderError {
+    ProviderError::Unreachable(shared::error::chain(error))
+}

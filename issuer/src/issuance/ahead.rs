@@ -1,0 +1,163 @@
+//! A look at the names before they are ordered. What can be known to fail is not ordered: it costs nothing, and the CA's
+//! limits are for names that can be had. A renewal goes to the CA all the same, unless the checks are required: a false alarm
+//! must not cost a name its certificate.
+
+use super::{
+    Issuance, check::fault_and_class, progress::Timeline, proofs::Proofs, site::Published, verdict::Verdict,
+};
+use crate::{
+    dns::Asker,
+    dns01::Dns01Error,
+    preflight::{Canary, Class, Depth, Language, Preflight, Proof, Readiness, Report},
+};
+use shared::{
+    config,
+    domain::{ChallengeType, DnsName, FailureClass, NameSet, Slot},
+    store::StoredSite,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use tokio::{sync::Semaphore, task::JoinSet};
+
+/// Names of one order that are looked at at once.
+const AT_ONCE: usize = 16;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// What must not be ordered, each with the reason.
+    pub(super) doomed: Vec<(DnsName, Verdict)>,
+    /// Names that HTTP does not reach and a record may prove.
+    pub(super) unreachable: BTreeSet<DnsName>,
+}
+
+impl Issuance {
+    /// Looks at every name, and tells what is found.
+    ///
+    /// # Errors
+    /// The store: no canary can be published.
+    pub(super) async fn look_ahead(
+        &self,
+        stored: &StoredSite,
+        names: &NameSet,
+        valid: &BTreeMap<Slot, Published>,
+        timeline: &Timeline,
+    ) -> Result<Ahead, Verdict> {
+        let wanted = stored.site.challenge;
+        let mut ahead = Ahead { unreachable: unreached_before(stored), ..Ahead::default() };
+        let is_renewal = |name: &DnsName| valid.values().any(|published| published.leaf.covers(name));
+        let blocks = |name: &DnsName| self.checker.mode() == config::SelfCheck::Required || !is_renewal(name);
+        let proofs = Proofs { wanted, unreachable: ahead.unreachable.clone() };
+        let (in_dns, over_http): (Vec<DnsName>, Vec<DnsName>) =
+            names.iter().cloned().partition(|name| proofs.are_in_dns(name));
+        let mut told = Vec::new();
+        for report in self.look_at(over_http, Proof::Http).await? {
+            let leads_elsewhere =
+                report.gravest().is_some_and(|gravest| !matches!(gravest.class, Class::Caa | Class::Name));
+            if wanted == ChallengeType::Auto
+                && report.readiness() == Readiness::WillFail
+                && leads_elsewhere
+                && self.prover.can_prove(&report.name).await.is_ok()
+            {
+                let name = report.name.to_unicode();
+                timeline.tell(
+                    "preflight",
+                    None,
+                    format!("{name} is not reached over HTTP: dns-01 proves it"),
+                );
+                ahead.unreachable.insert(report.name);
+            } else {
+                told.push(report);
+            }
+        }
+        // Who could write the record is known for sure, whatever is checked.
+        let in_dns: Vec<DnsName> = in_dns.into_iter().chain(ahead.unreachable.iter().cloned()).collect();
+        for name in &in_dns {
+            match self.prover.can_prove(name).await {
+                Err(error @ Dns01Error::NoProvider(_)) => {
+                    let verdict = Verdict::from_dns01(&error);
+                    timeline.tell("preflight", None, format!("{}: {}", name.to_unicode(), verdict.what));
+                    ahead.doomed.push((name.clone(), verdict));
+                }
+                Err(error) => timeline.tell("preflight", None, shared::error::chain(&error)),
+                Ok(()) => {}
+            }
+        }
+        told.extend(self.look_at(in_dns, Proof::Dns).await?);
+        for report in told {
+            let Some(gravest) = report.gravest() else { continue };
+            timeline.tell("preflight", None, gravest.cause.explain(Language::En));
+            if gravest.weight == Readiness::WillFail && blocks(&report.name) {
+                let (fault, class) = fault_and_class(Some(gravest.class));
+                let said = gravest.cause.what(Language::En);
+                let what = format!("{}: {said} (preflight; the CA was not asked)", report.name.to_unicode());
+                let verdict = Verdict::new(fault, class, what, gravest.cause.remedy(Language::En));
+                ahead.doomed.push((report.name, verdict));
+            }
+        }
+        Ok(ahead)
+    }
+
+    async fn look_at(&self, names: Vec<DnsName>, proof: Proof) -> Result<Vec<Report>, Verdict> {
+        if names.is_empty() || self.checker.mode() == config::SelfCheck::Off {
+            return Ok(Vec::new());
+        }
+        let canary = match proof {
+            Proof::Http => Some(Canary::publish(&self.store).await.map_err(|e| Verdict::from_store(&e))?),
+            Proof::Dns => None,
+        };
+        let preflight = Arc::new(Preflight::new(self.checker.validator(), self.ca.title.clone()));
+        let (asker, canary) = (Arc::new(self.asker(proof)), Arc::new(canary));
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let mut looks = JoinSet::new();
+        for name in names {
+            let (preflight, asker, canary) =
+                (Arc::clone(&preflight), Arc::clone(&asker), Arc::clone(&canary));
+            let places = Arc::clone(&places);
+            looks.spawn(async move {
+                let _place = places.acquire_owned().await;
+                preflight.look(&name, &asker, proof, canary.as_ref().as_ref(), Depth::AsTheCa).await
+            });
+        }
+        let mut reports = Vec::new();
+        while let Some(report) = looks.join_next().await {
+            reports.push(report.map_err(|error| Verdict::bug(error.to_string()))?);
+        }
+        reports.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(reports)
+    }
+
+    /// Who asks, as CAA records see it. What the CA says of itself goes before what is known of it.
+    fn asker(&self, proof: Proof) -> Asker {
+        let directory = self.account.client().known_directory();
+        let said = directory.map(|directory| directory.meta.caa_identities.clone()).unwrap_or_default();
+        let identities = if said.is_empty() { self.ca.limits.caa_identities.clone() } else { said };
+        Asker {
+            identities,
+            account_url: Some(self.account.url().to_owned()),
+            method: proof.method().to_owned(),
+        }
+    }
+}
+
+/// Names that the CA did not reach over HTTP the last time.
+pub(super) fn unreached_before(stored: &StoredSite) -> BTreeSet<DnsName> {
+    if stored.site.challenge != ChallengeType::Auto {
+        return BTreeSet::new();
+    }
+    let of_the_way = |class| {
+        matches!(
+            class,
+            FailureClass::Dns
+                | FailureClass::NotPointingHere
+                | FailureClass::RedirectRule
+                | FailureClass::Firewall
+        )
+    };
+    let failed = |name: &&DnsName| {
+        stored.cut.get(name).or(stored.failure.as_ref()).is_some_and(|failure| of_the_way(failure.class))
+    };
+    stored.site.names.iter().filter(failed).cloned().collect()
+}

@@ -1,0 +1,163 @@
+//! How each name of an order is proved: answered over HTTP, or by a record in the DNS. Put in place, and taken back.
+
+use super::{patience::write, steps::Work, verdict::Verdict};
+use crate::{
+    acme::{Authorization, ChallengeKind},
+    dns01::Dns01Error,
+};
+use jiff::{Timestamp, ToSpan};
+use shared::{
+    domain::{AuthorizationRef, ChallengeType, DnsName, FailureClass, PublishedToken, Token},
+    error::Fault,
+    store::{JournalledTxt, Store},
+};
+use std::collections::BTreeSet;
+
+/// Tokens outlive their order a little; a CA that names no end gets this long.
+const ORDER_LIFE_HOURS: i64 = 24 * 7;
+
+/// How the names of a group are proved.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Proofs {
+    pub(super) wanted: ChallengeType,
+    /// Names that HTTP does not reach, where either will do.
+    pub(super) unreachable: BTreeSet<DnsName>,
+}
+
+impl Proofs {
+    /// Whether a name is proved in the DNS.
+    pub(super) fn are_in_dns(&self, name: &DnsName) -> bool {
+        match self.wanted {
+            _ if name.address().is_some() => false,
+            ChallengeType::Http01 => name.is_wildcard(),
+            ChallengeType::Dns01 => true,
+            ChallengeType::Auto => name.is_wildcard() || self.unreachable.contains(name),
+        }
+    }
+}
+
+impl Work<'_> {
+    /// The challenge that is answered for a name, and the answer.
+    pub(super) async fn proof_of(
+        &self,
+        name: DnsName,
+        authorization_url: String,
+        authorization: &Authorization,
+    ) -> Result<PublishedToken, Verdict> {
+        let offered = |kind: &ChallengeKind| {
+            let challenge = authorization.challenge(kind)?;
+            Some((challenge.parse_token()?, challenge.url.clone()))
+        };
+        let in_dns = self.proofs.are_in_dns(&name);
+        let kind = if in_dns { ChallengeKind::Dns01 } else { ChallengeKind::Http01 };
+        let Some((token, challenge_url)) = offered(&kind) else {
+            return Err(Verdict::new(
+                Fault::Ca,
+                FailureClass::Policy,
+                format!("the CA offers no {} challenge for {}", kind.as_str(), name.to_unicode()),
+                "this name needs another kind of proof: see `issuer site set NAME --challenge`",
+            ));
+        };
+        let txt = if in_dns {
+            let answer = self.account.key().key_authorization(&token);
+            let planned = self.issuance.prover.plan(&name, &answer).await;
+            Some(planned.map_err(|error| Verdict::from_dns01(&error))?)
+        } else {
+            None
+        };
+        let at = AuthorizationRef { authorization_url, challenge_url };
+        Ok(PublishedToken { name, token, at, txt })
+    }
+
+    /// Publishes the answers of those that are proved over HTTP.
+    pub(super) async fn answer_over_http(
+        &self,
+        tokens: &[PublishedToken],
+        expires: Option<Timestamp>,
+    ) -> Result<(), Verdict> {
+        let key = self.account.key();
+        let answers: Vec<_> =
+            over_http(tokens).map(|token| (token.clone(), key.key_authorization(token))).collect();
+        let life = ORDER_LIFE_HOURS.hours();
+        let end = expires.unwrap_or_else(|| Timestamp::now().saturating_add(life).unwrap_or(Timestamp::MAX));
+        let until = end.saturating_add(1.hour()).unwrap_or(Timestamp::MAX);
+        write(|| self.issuance.store.publish_tokens(&answers, until))
+            .await
+            .map_err(|e| Verdict::from_store(&e))
+    }
+
+    /// Writes the records of those that are proved in the DNS, and waits until every nameserver has them.
+    pub(super) async fn write_records(&self, tokens: &[PublishedToken]) -> Result<(), Verdict> {
+        let records = self.records(tokens);
+        if records.is_empty() {
+            return Ok(());
+        }
+        let prover = &self.issuance.prover;
+        let written = async {
+            prover.make(&records).await?;
+            self.timeline.tell("written", Some(self.slot), "the records are in the DNS");
+            prover.await_everywhere(&records).await
+        };
+        // The order stays open: the next run goes on with the same records.
+        written.await.map_err(|error| Verdict::from_dns01(&error).keeping_the_order())?;
+        self.timeline.tell("propagated", Some(self.slot), "every nameserver has the records");
+        Ok(())
+    }
+
+    pub(super) fn records(&self, tokens: &[PublishedToken]) -> Vec<JournalledTxt> {
+        let record = |token: &PublishedToken| {
+            Some(JournalledTxt {
+                txt: token.txt.clone()?,
+                site: self.lease.site.clone(),
+                slot: self.slot,
+                token: token.token.clone(),
+            })
+        };
+        tokens.iter().filter_map(record).collect()
+    }
+
+    /// In the background: tokens end by themselves, and nothing waits for it.
+    pub(super) fn withdraw(&self, tokens: &[PublishedToken]) {
+        let (store, tokens) = (self.issuance.store.clone(), tokens.to_vec());
+        tokio::spawn(async move { withdraw(&store, &tokens).await });
+    }
+
+    /// The program may end now, and nothing in the background with it.
+    pub(super) async fn take_back(&self, tokens: &[PublishedToken]) {
+        withdraw(&self.issuance.store, tokens).await;
+        self.issuance.prover.remove(&self.records(tokens)).await;
+    }
+}
+
+impl Verdict {
+    /// A name can't be proved in the DNS.
+    pub(super) fn from_dns01(error: &Dns01Error) -> Self {
+        let (fault, remedy) = match error {
+            Dns01Error::Store(error) => return Self::from_store(error),
+            Dns01Error::NoProvider(_) => (
+                Fault::Operator,
+                "add a [dns.NAME] section for the zone, or have the record delegated to one that has one",
+            ),
+            Dns01Error::Lost { .. } => (Fault::Customer, "the name's DNS must answer"),
+            Dns01Error::Provider { .. } => (
+                Fault::Operator,
+                "put the [dns.NAME] section or the server right; the next run goes on with the same order",
+            ),
+            Dns01Error::NotEverywhere { .. } => (
+                Fault::Customer,
+                "have the zone's transfer repaired, or raise propagation_seconds; the next run goes on with the same order",
+            ),
+        };
+        Self::new(fault, FailureClass::Dns, shared::error::chain(error), remedy)
+    }
+}
+
+fn over_http(tokens: &[PublishedToken]) -> impl Iterator<Item = &Token> + Send {
+    tokens.iter().filter(|token| token.txt.is_none()).map(|token| &token.token)
+}
+
+async fn withdraw(store: &Store, tokens: &[PublishedToken]) {
+    if let Err(error) = store.withdraw_tokens(over_http(tokens)).await {
+        tracing::debug!(error = shared::error::chain(&error), "tokens are left to end by themselves");
+    }
+}

@@ -1,0 +1,244 @@
+//! Certificates whose names were proved by records that we wrote.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use harness::{
+    bind::{DNS_PORT, texts, zone_file},
+    ca_proxy::{Action, Endpoint, Rule},
+    daemon::seconds,
+    deadline::until_true,
+    process::{Ending, Process},
+    signpost::RUN_LIMIT,
+    stage::Fuse,
+};
+use serde_json::Value;
+
+use super::zone::{CUSTOMER, Hosted, KEY, SECRET, ZONE};
+
+const RECORD: &str = "_acme-challenge.hosted.example";
+const WILDCARD: &str = "*.hosted.example";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wildcard_and_its_apex_behind_a_secondary_that_lags() -> Result<()> {
+    let hosted = Hosted::make(20).await?;
+    let line = ["--san", "--challenge", "dns-01", WILDCARD, ZONE];
+    let document = hosted.stage.issue(&line).await?;
+    let result = &document["results"][0];
+    ensure!(result["status"] == "issued", "{document:#}");
+    let names = names_of(result);
+    ensure!(names == [WILDCARD, ZONE], "{names:?}");
+    let at = |step: &str| {
+        let steps = result["steps"].as_array().into_iter().flatten();
+        steps.filter(|one| one["step"] == step).filter_map(|one| one["at_ms"].as_u64()).next()
+    };
+    let (written, everywhere, answered) = (
+        at("written").context("written")?,
+        at("propagated").context("propagated")?,
+        at("answered").context("answered")?,
+    );
+    ensure!(everywhere - written > 1_000, "the secondary lags: {result:#}");
+    ensure!(everywhere <= answered, "the CA was told too early: {result:#}");
+    hosted.ensure_clean(RECORD).await?;
+    until_true("the secondary has removed it", Duration::from_secs(60), || async {
+        texts(hosted.secondary, RECORD).await.is_ok_and(|texts| texts.is_empty())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_orders_for_the_same_record_at_once() -> Result<()> {
+    let hosted = Hosted::make(0).await?;
+    let signpost = &hosted.stage.signpost;
+    // Both have written before either is answered.
+    let wildcard = ["--json", "issue", "--challenge", "dns-01", WILDCARD];
+    let apex = ["--json", "issue", "--challenge", "dns-01", ZONE];
+    let (one, other) = tokio::join!(signpost.issuer(&wildcard), signpost.issuer(&apex));
+    for run in [one?, other?] {
+        let document = run.success()?.json()?;
+        ensure!(document["results"][0]["status"] == "issued", "{document:#}");
+    }
+    hosted.ensure_clean(RECORD).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_adding_and_removing_nothing_is_left_behind() -> Result<()> {
+    let hosted = Hosted::make(0).await?;
+    let stage = &hosted.stage;
+    // The account, so that the kills fall into the order.
+    stage.issue(&["shop.hosted.example"]).await?;
+    let endpoints = [Endpoint::Challenge, Endpoint::Order, Endpoint::Finalize, Endpoint::Certificate];
+    for (number, endpoint) in endpoints.into_iter().enumerate() {
+        let name = format!("*.k{number}.hosted.example");
+        let record = format!("_acme-challenge.k{number}.hosted.example");
+        let fuse = Fuse::default();
+        let kill = fuse.clone();
+        stage.proxy.clear_rules();
+        stage.proxy.add_rule(Rule::on(endpoint).nth(1).does(Action::call_after(move |_| kill.kill9())));
+        let line = ["--json", "issue", "--challenge", "dns-01", &name];
+        let started = stage.signpost.start_run("issuer", &line)?;
+        fuse.attach(started.process.killer());
+        let run = started.wait(RUN_LIMIT).await?;
+        ensure!(run.exit.code().is_none(), "{endpoint:?}: it was not killed: {}", run.stderr);
+        stage.proxy.clear_rules();
+        if endpoint == Endpoint::Challenge {
+            ensure!(!texts(hosted.primary, &record).await?.is_empty(), "it was killed before it had written");
+        }
+        let document = stage.issue(&["--challenge", "dns-01", &name]).await?;
+        ensure!(document["results"][0]["status"] == "issued", "{endpoint:?}: {document:#}");
+        hosted.ensure_clean(&record).await.with_context(|| format!("{endpoint:?}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_was_removed_in_between_leaves_nothing_to_the_daemon() -> Result<()> {
+    let mut hosted = Hosted::make(0).await?;
+    hosted.stage.signpost.set("issuer.retry_seconds", seconds(&[1.0, 3600.0]))?;
+    let stage = &hosted.stage;
+    let entry = r#"{"provider":"own","record":"_acme-challenge.gone.hosted.example","value":"left","site":"00000000000000000000","slot":"ecdsa","token":"evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr_oA"}"#;
+    let update = format!(
+        "server {} {DNS_PORT}\nkey hmac-sha256:{KEY} {SECRET}\nzone {ZONE}\nupdate add _acme-challenge.gone.{ZONE} 60 TXT left\nsend\n",
+        hosted.primary.ip()
+    );
+    nsupdate(&update)?;
+    ensure!(texts(hosted.primary, "_acme-challenge.gone.hosted.example").await? == ["left"], "nsupdate");
+    // Noted long ago by somebody who was killed.
+    stage.redis.command(&["ZADD", "sp:txt-journal", "1000", entry]).await?;
+    let _daemon = stage.start_daemon()?;
+    until_true("it is removed", Duration::from_secs(60), || async {
+        hosted.ensure_clean("_acme-challenge.gone.hosted.example").await.is_ok()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_who_delegates_keeps_the_zone() -> Result<()> {
+    let hosted = Hosted::make(0).await?;
+    let document = hosted.stage.issue(&["--challenge", "dns-01", CUSTOMER]).await?;
+    ensure!(names_of(&document["results"][0]) == [CUSTOMER], "{document:#}");
+    hosted.ensure_clean("customer.example.acme.hosted.example").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn auto_takes_http_where_it_leads_to_us_and_the_dns_where_it_does_not() -> Result<()> {
+    let mut hosted = Hosted::make(0).await?;
+    hosted.stage.signpost.unset("issuer.self_check")?;
+    let stage = &hosted.stage;
+    let reached = stage.issue(&["--challenge", "auto", "shop.hosted.example"]).await?;
+    ensure!(!has_step(&reached["results"][0], "written"), "it is reached over HTTP: {reached:#}");
+    let unreached = stage.issue(&["--challenge", "auto", "unreachable.hosted.example"]).await?;
+    ensure!(unreached["results"][0]["status"] == "issued", "{unreached:#}");
+    ensure!(has_step(&unreached["results"][0], "written"), "{unreached:#}");
+    ensure!(stage.proxy.orders().len() == 2, "each was ordered once: {:?}", stage.proxy.orders());
+    hosted.ensure_clean("_acme-challenge.unreachable.hosted.example").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_can_write_is_not_ordered() -> Result<()> {
+    let hosted = Hosted::make(0).await?;
+    let stage = &hosted.stage;
+    stage.issue(&["shop.hosted.example"]).await?;
+    stage.proxy.reset();
+    let document = stage.issue_ending(1, &["--challenge", "dns-01", "*.elsewhere.example"]).await?;
+    let failure = &document["results"][0]["failure"];
+    ensure!(failure["class"] == "dns" && failure["fault"] == "operator", "{failure:#}");
+    ensure!(stage.proxy.requests().of(Endpoint::NewOrder) == 0, "it was ordered");
+    // Nor is a wildcard taken that nobody could prove.
+    let refused = stage.signpost.issuer(&["site", "add", "*.shop.example"]).await?.with_code(2)?;
+    ensure!(refused.stderr.contains("wildcard-needs-dns-01"), "{}", refused.stderr);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_key_is_told_and_the_order_waits() -> Result<()> {
+    let mut hosted = Hosted::make(0).await?;
+    let wrong = hosted.stage.signpost.write("wrong", "d3Jvbmcgd3Jvbmcgd3Jvbmcgd3Jvbmcgd3Jvbmc=")?;
+    let right = hosted.stage.signpost.directory().join("tsig").display().to_string();
+    hosted.stage.signpost.set("dns.own.tsig_secret_file", wrong.display().to_string())?;
+    let document = hosted.stage.issue_ending(1, &["--challenge", "dns-01", WILDCARD]).await?;
+    let what = document["results"][0]["failure"]["what"].as_str().unwrap_or_default();
+    ensure!(what.contains("does not let this key change hosted.example"), "{what}");
+    hosted.stage.signpost.set("dns.own.tsig_secret_file", right)?;
+    let document = hosted.stage.issue(&["--challenge", "dns-01", WILDCARD]).await?;
+    ensure!(document["results"][0]["status"] == "issued", "{document:#}");
+    ensure!(hosted.stage.proxy.orders().len() == 1, "the same order goes on");
+    hosted.ensure_clean(RECORD).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn knot_takes_the_updates_as_well() -> Result<()> {
+    let mut hosted = Hosted::make(0).await?;
+    // Knot in the secondary's place would be another story: here it is a primary of its own, below our zone.
+    let address = hosted.net.host(30);
+    let place = tempfile::Builder::new().prefix("knot-").tempdir()?;
+    let apex = format!("knot.{ZONE}");
+    std::fs::write(place.path().join("zone"), zone_file(&format!("{apex}."), &[address], "@ A 127.0.0.1"))?;
+    let at = place.path().display();
+    let config = format!(
+        "server:\n  listen: {address}@{DNS_PORT}\n  rundir: {at}\nlog:\n  - target: stderr\n    any: info\n\
+         database:\n  storage: {at}/db\nkey:\n  - id: {KEY}\n    algorithm: hmac-sha512\n    secret: {SECRET}\n\
+         acl:\n  - id: ours\n    key: {KEY}\n    action: update\n\
+         zone:\n  - domain: {apex}\n    storage: {at}\n    file: zone\n    acl: ours\n    zonefile-sync: -1\n    journal-content: changes\n"
+    );
+    let path = place.path().join("knot.conf");
+    std::fs::write(&path, config)?;
+    let mut command = Command::new("/usr/sbin/knotd");
+    command.arg("-c").arg(&path);
+    let knot = Process::spawn(command, "knot", &place.path().join("log"))?.ending(Ending::TerminateFirst);
+    let server = SocketAddr::new(IpAddr::V4(address), DNS_PORT);
+    knot.ready(Duration::from_secs(20), || async { tokio::net::TcpStream::connect(server).await.is_ok() })
+        .await?;
+    let delegation = format!(
+        "server {} {DNS_PORT}\nkey hmac-sha256:{KEY} {SECRET}\nzone {ZONE}\nupdate add {apex} 60 NS ns1.{apex}.\n\
+         update add ns1.{apex} 60 A {address}\nsend\n",
+        hosted.primary.ip()
+    );
+    nsupdate(&delegation)?;
+
+    let secret = hosted.stage.signpost.directory().join("tsig").display().to_string();
+    for (key, value) in [
+        ("provider", "rfc2136"),
+        ("server", &server.to_string()),
+        ("tsig_name", KEY),
+        ("tsig_algorithm", "hmac-sha512"),
+        ("tsig_secret_file", &secret),
+    ] {
+        hosted.stage.signpost.set(&format!("dns.knot.{key}"), value)?;
+    }
+    hosted.stage.signpost.set("dns.knot.zones", vec![apex.clone()])?;
+    let wildcard = format!("*.{apex}");
+    let document = hosted.stage.issue(&["--san", "--challenge", "dns-01", &wildcard, &apex]).await?;
+    ensure!(document["results"][0]["status"] == "issued", "{document:#}\n{}", knot.log_tail());
+    let left = texts(server, &format!("_acme-challenge.{apex}")).await?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+pub(super) fn nsupdate(script: &str) -> Result<()> {
+    use std::io::Write as _;
+    let mut child = Command::new("nsupdate")
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .context("nsupdate (apt-get install bind9-dnsutils)")?;
+    child.stdin.take().context("its input")?.write_all(script.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "nsupdate: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn names_of(result: &Value) -> Vec<&str> {
+    let names = result["certificates"][0]["names"].as_array().into_iter().flatten();
+    let mut names: Vec<&str> = names.filter_map(Value::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+fn has_step(result: &Value, step: &str) -> bool {
+    result["steps"].as_array().is_some_and(|steps| steps.iter().any(|one| one["step"] == step))
+}

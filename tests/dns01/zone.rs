@@ -1,0 +1,111 @@
+//! A zone of the hoster's with a primary that takes signed updates and a secondary that follows it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result, ensure};
+use harness::{
+    bind::{Bind, DIRECTORY, DNS_PORT, texts, zone_file},
+    pebble::PebbleOptions,
+    ports::{LoopbackNet, free_port_on},
+    stage::{Stage, StageOptions, VALIDATION_HOST},
+};
+
+/// The zone whose names are proved, and one of a customer who delegates.
+pub(super) const ZONE: &str = "hosted.example";
+pub(super) const CUSTOMER: &str = "customer.example";
+/// The key's name and secret.
+pub(super) const KEY: &str = "signpost";
+pub(super) const SECRET: &str = "bm90IGEgc2VjcmV0IGF0IGFsbCwgYnV0IDMyIGJ5dGVz";
+
+const PRIMARY: u8 = 20;
+const SECONDARY: u8 = 21;
+
+/// The scene, and the nameservers that it asks.
+pub(super) struct Hosted {
+    pub(super) stage: Stage,
+    pub(super) net: LoopbackNet,
+    pub(super) primary: SocketAddr,
+    pub(super) secondary: SocketAddr,
+    _servers: Vec<Bind>,
+}
+
+impl Hosted {
+    /// `lag`: after how many seconds the secondary looks for what is new; 0: it is told at once.
+    pub(super) async fn make(lag: u32) -> Result<Self> {
+        let net = LoopbackNet::pick()?;
+        let (first, second) = (net.host(PRIMARY), net.host(SECONDARY));
+        let port = free_port_on(&[IpAddr::V4(net.host(9))])?;
+        let resolver_at = SocketAddr::from((net.host(9), port));
+        let pebble = PebbleOptions { resolver: Some(resolver_at), ..PebbleOptions::default() };
+        let mut stage = Stage::looking_with(StageOptions { pebble, ..StageOptions::default() }).await?;
+        let fleet = &stage.fleet.as_ref().context("a looking stage has a fleet")?.net;
+
+        let key = format!("key \"{KEY}\" {{ algorithm hmac-sha256; secret \"{SECRET}\"; }};\n");
+        let told = if lag == 0 {
+            format!("notify explicit; also-notify {{ {second}; }};")
+        } else {
+            "notify no;".into()
+        };
+        let zone = |apex: &str, file: &str| {
+            format!(
+                "zone \"{apex}\" {{ type primary; file \"{DIRECTORY}/{file}\"; allow-update {{ key {KEY}; }}; \
+                 allow-transfer {{ any; }}; {told} }};\n"
+            )
+        };
+        let fixed =
+            |apex: &str, file: &str| format!("zone \"{apex}\" {{ type primary; file \"{file}\"; }};\n");
+        let both = [first, second];
+        let mut root = zone_file(".", &[first], "");
+        root.push_str(&format!("example. NS ns1.example.\nns1.example. A {first}\n"));
+        let mut top = zone_file("example.", &[first], &format!("{VALIDATION_HOST}. A {}\n", fleet.host(3)));
+        for apex in [ZONE, CUSTOMER] {
+            top.push_str(&format!("{apex}. NS ns1.{apex}.\nns1.{apex}. A {first}\n"));
+        }
+        top.push_str(&format!("{ZONE}. NS ns2.{ZONE}.\nns2.{ZONE}. A {second}\n"));
+        let own =
+            format!("@ A {}\nshop A {}\nunreachable A {}", fleet.host(1), fleet.host(2), fleet.host(99));
+        let own = zone_file(&format!("{ZONE}."), &both, &own);
+        let customer = format!("@ A {}\n_acme-challenge CNAME {CUSTOMER}.acme.{ZONE}.", fleet.host(1));
+        let customer = zone_file(&format!("{CUSTOMER}."), &[first], &customer);
+        let statements = [
+            key,
+            fixed(".", "root"),
+            fixed("example", "top"),
+            fixed(CUSTOMER, "customer"),
+            zone(ZONE, "own"),
+        ]
+        .concat();
+        let files = [("root", &*root), ("top", &*top), ("own", &*own), ("customer", &*customer)];
+        let main = Bind::authority(first, &statements, &files).await?;
+        let follows = format!(
+            "zone \"{ZONE}\" {{ type secondary; file \"{DIRECTORY}/own\"; primaries {{ {first}; }}; allow-notify {{ {first}; }}; \
+             min-refresh-time {0}; max-refresh-time {0}; }};\n",
+            lag.max(1)
+        );
+        let follower = Bind::authority(second, &follows, &[]).await?;
+        let resolver = Bind::resolver(resolver_at, first, "").await?;
+
+        let secret = stage.signpost.write("tsig", SECRET)?;
+        stage.signpost.set("dns.own.provider", "rfc2136")?;
+        stage.signpost.set("dns.own.zones", vec![ZONE])?;
+        stage.signpost.set("dns.own.server", SocketAddr::from((first, DNS_PORT)).to_string())?;
+        stage.signpost.set("dns.own.tsig_name", KEY)?;
+        stage.signpost.set("dns.own.tsig_secret_file", secret.display().to_string())?;
+        Ok(Self {
+            stage,
+            net,
+            primary: SocketAddr::from((first, DNS_PORT)),
+            secondary: SocketAddr::from((second, DNS_PORT)),
+            _servers: vec![main, follower, resolver],
+        })
+    }
+
+    /// Nothing of a proof is left: not in the zone, not in the journal.
+    pub(super) async fn ensure_clean(&self, record: &str) -> Result<()> {
+        let left = texts(self.primary, record).await?;
+        ensure!(left.is_empty(), "{record} still has {left:?}");
+        let journal = self.stage.redis.command(&["ZCARD", "sp:txt-journal"]).await?;
+        ensure!(journal == redis::Value::Int(0), "the journal has {journal:?}");
+        Ok(())
+    }
+}
