@@ -150,7 +150,7 @@ async fn what_nobody_can_write_is_not_ordered() -> Result<()> {
     ensure!(stage.proxy.requests().of(Endpoint::NewOrder) == 0, "it was ordered");
     // Nor is a wildcard taken that nobody could prove.
     let refused = stage.signpost.issuer(&["site", "add", "*.shop.example"]).await?.with_code(2)?;
-    ensure!(refused.stderr.contains("wildcard-needs-dns-01"), "{}", refused.stderr);
+    ensure!(refused.stderr.contains("a wildcard needs the dns-01 challenge"), "{}", refused.stderr);
     Ok(())
 }
 

@@ -7,10 +7,14 @@ use std::{
     os::unix::fs::PermissionsExt,
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use harness::bind::DNS_PORT;
+use harness::{
+    bind::{DNS_PORT, texts},
+    deadline::until_true,
+};
 use issuer::notify::sign;
 use serde_json::{Value, json};
 
@@ -163,6 +167,10 @@ async fn acme_dns_is_asked_as_it_documents() -> Result<()> {
     })?;
     let alias = update(&hosted, &format!("update add {RECORD} 1 CNAME {target}"));
     nsupdate(&alias)?;
+    until_true("both nameservers have the alias", Duration::from_secs(20), || async {
+        texts(hosted.secondary, RECORD).await.is_ok_and(|found| found == [format!("{target}.")])
+    })
+    .await?;
     let accounts = json!({ ZONE: {
         "username": "c36f50e8-4632-44f0-83fe-e070fef28a10",
         "password": "htB9mR9DYgcu9bX_afHF62erXaH2TS7bg9KW3F7Z",

@@ -2,12 +2,12 @@
 //! has a whole DNS of its own, with delegations, secondaries and signatures.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::{
@@ -25,6 +25,39 @@ pub struct Bind {
     process: Process,
     address: SocketAddr,
     directory: TempDir,
+    // Last: the server leaves before its address does.
+    _own: OwnAddress,
+}
+
+/// A loopback address as one of the machine's own: BIND listens on no other.
+struct OwnAddress(Ipv4Addr);
+
+impl OwnAddress {
+    fn add(address: Ipv4Addr) -> Result<Self> {
+        let output = ip("add", address)?;
+        ensure!(
+            output.status.success(),
+            "ip addr add {address}: {} (it takes root)",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(Self(address))
+    }
+}
+
+impl Drop for OwnAddress {
+    fn drop(&mut self) {
+        if let Err(error) = ip("del", self.0) {
+            eprintln!("ip addr del {}: {error}", self.0);
+        }
+    }
+}
+
+fn ip(verb: &str, address: Ipv4Addr) -> Result<std::process::Output> {
+    let own = format!("{address}/32");
+    Command::new("/usr/sbin/ip")
+        .args(["addr", verb, &own, "dev", "lo"])
+        .output()
+        .context("ip (apt-get install iproute2)")
 }
 
 impl Bind {
@@ -52,6 +85,8 @@ impl Bind {
         for (name, content) in files {
             std::fs::write(place.join(name), content).with_context(|| format!("write {name}"))?;
         }
+        let IpAddr::V4(own) = address.ip() else { bail!("{address} is no IPv4 address") };
+        let own = OwnAddress::add(own)?;
         let (ip, port) = (address.ip(), address.port());
         let config = format!(
             "options {{ directory \"{DIRECTORY}\"; pid-file none; session-keyfile none; listen-on port {port} {{ {ip}; }}; \
@@ -71,7 +106,7 @@ impl Bind {
                 up && process.log().contains("running")
             })
             .await?;
-        Ok(Self { process, address, directory })
+        Ok(Self { process, address, directory, _own: own })
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -218,13 +218,13 @@ fn broken(net: LoopbackNet) -> Vec<Case> {
         fails("limited", "frontend-limited", "exempt").server("return 429;"),
         fails("soft-404", "frontend-content", "redirect rule is missing").server("return 200 \"page not found\";"),
         fails("long-404", "frontend-page", "redirect rule is missing")
-            .server("return 200 \"<html>This page could not be found, and to say so it takes many more bytes than any key authorization has: that is why.</html>\";"),
+            .server("return 200 \"<html>This page could not be found, and to say so it takes many more bytes than any key authorization has: that is why it goes on and on.</html>\";"),
         fails("other-client", "frontend-content", "redirect rule is missing")
             .server("location ~ \"/([A-Za-z0-9_-]+)$\" { return 200 \"$1.9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI\"; }"),
         fails("bom", "frontend-content", "redirect rule is missing")
             .server("location / { content_by_lua_block { ngx.print(\"\\239\\187\\191\", ngx.var.uri) } }"),
         fails("no-content", "frontend-answered", "redirect rule is missing").server("return 204;"),
-        fails("cut", "no-answer", "start").server("return 444;"),
+        fails("cut", "no-answer", "which program has the port").server("return 444;"),
         fails("broken-site", "frontend-answered", "redirect rule is missing").server("return 502;"),
     ]
 }

@@ -261,16 +261,18 @@ impl Resolver {
         false
     }
 
-    /// Whether they answer at all: asked for the root, which everybody knows.
+    /// Whether one of them answers at all: asked for the root, which everybody knows.
     pub async fn is_usable(&self) -> bool {
-        let root = self.look_up(&Name::root(), RecordType::SOA).await;
-        match root {
-            Ok(_) => true,
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                matches!(none.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
+        let question =
+            Question { name: Name::root(), kind: RecordType::SOA, recurse: true, unchecked: false };
+        for server in &self.servers {
+            let answer = ask(*server, &question).await;
+            let fails = |code| matches!(code, ResponseCode::ServFail | ResponseCode::Refused);
+            if answer.is_ok_and(|answer| !fails(answer.code)) {
+                return true;
             }
-            Err(_) => false,
         }
+        false
     }
 
     async fn ask(&self, name: &Name, record_type: RecordType) -> Result<Vec<IpAddr>, NetError> {

@@ -81,9 +81,8 @@ impl Key {
     /// Whether an answer to the message with this signature is from who has the secret.
     pub(super) fn verify(&self, answer: &[u8], request_mac: &[u8], now: u64) -> Result<(), SignatureError> {
         let message = Message::from_vec(answer).map_err(|_| SignatureError::Malformed)?;
-        let Some(RData::TSIG(tsig)) =
-            message.signature.as_ref().map(|record| RData::TSIG(record.data.clone()))
-        else {
+        // The library keeps the signature apart only where it can check it.
+        let Some(RData::TSIG(tsig)) = message.additionals.last().map(|record| &record.data) else {
             return Err(SignatureError::Missing);
         };
         if let Some(error) = &tsig.error {
