@@ -181,7 +181,7 @@ async fn knot_takes_the_updates_as_well() -> Result<()> {
     let at = place.path().display();
     let config = format!(
         "server:\n  listen: {address}@{DNS_PORT}\n  rundir: {at}\nlog:\n  - target: stderr\n    any: info\n\
-         database:\n  storage: {at}/db\nkey:\n  - id: {KEY}\n    algorithm: hmac-sha512\n    secret: {SECRET}\n\
+         database:\n  storage: {at}\nkey:\n  - id: {KEY}\n    algorithm: hmac-sha512\n    secret: {SECRET}\n\
          acl:\n  - id: ours\n    key: {KEY}\n    action: update\n\
          zone:\n  - domain: {apex}\n    storage: {at}\n    file: zone\n    acl: ours\n    zonefile-sync: -1\n    journal-content: changes\n"
     );

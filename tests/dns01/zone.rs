@@ -36,7 +36,10 @@ impl Hosted {
         let (first, second) = (net.host(PRIMARY), net.host(SECONDARY));
         let port = free_port_on(&[IpAddr::V4(net.host(9))])?;
         let resolver_at = SocketAddr::from((net.host(9), port));
-        let pebble = PebbleOptions { resolver: Some(resolver_at), ..PebbleOptions::default() };
+        // The CA asks another resolver than ours, as in life: what one has heard too early the other has not.
+        let ca_port = free_port_on(&[IpAddr::V4(net.host(8))])?;
+        let ca_resolver_at = SocketAddr::from((net.host(8), ca_port));
+        let pebble = PebbleOptions { resolver: Some(ca_resolver_at), ..PebbleOptions::default() };
         let mut stage = Stage::looking_with(StageOptions { pebble, ..StageOptions::default() }).await?;
         let fleet = &stage.fleet.as_ref().context("a looking stage has a fleet")?.net;
 
@@ -84,6 +87,8 @@ impl Hosted {
         );
         let follower = Bind::authority(second, &follows, &[]).await?;
         let resolver = Bind::resolver(resolver_at, first, "").await?;
+        let ca_resolver = Bind::resolver(ca_resolver_at, first, "").await?;
+        stage.signpost.set("issuer.resolvers", vec![resolver_at.to_string()])?;
 
         let secret = stage.signpost.write("tsig", SECRET)?;
         stage.signpost.set("dns.own.provider", "rfc2136")?;
@@ -96,7 +101,7 @@ impl Hosted {
             net,
             primary: SocketAddr::from((first, DNS_PORT)),
             secondary: SocketAddr::from((second, DNS_PORT)),
-            _servers: vec![main, follower, resolver],
+            _servers: vec![main, follower, resolver, ca_resolver],
         })
     }
 

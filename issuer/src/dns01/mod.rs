@@ -16,5 +16,6 @@ mod sweep;
 mod tsig;
 mod webhook;
 
+pub(crate) use prover::own_record;
 pub use prover::{Dns01Error, Prover};
 pub use provider::{ProviderError, SetupError};

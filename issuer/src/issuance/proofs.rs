@@ -3,7 +3,7 @@
 use super::{patience::write, steps::Work, verdict::Verdict};
 use crate::{
     acme::{Authorization, ChallengeKind},
-    dns01::Dns01Error,
+    dns01::{Dns01Error, own_record},
 };
 use jiff::{Timestamp, ToSpan};
 use shared::{
@@ -130,6 +130,23 @@ impl Work<'_> {
 }
 
 impl Verdict {
+    /// The CA did not find the record that was to prove a name. What stands in the way of HTTP does not matter.
+    pub(super) fn of_a_record(self, name: &DnsName) -> Self {
+        let of_the_way = matches!(
+            self.class,
+            FailureClass::NotPointingHere | FailureClass::RedirectRule | FailureClass::Firewall
+        );
+        if !of_the_way {
+            return self;
+        }
+        let record = own_record(name);
+        let remedy = format!(
+            "every nameserver had {record} when the CA was told to look: ask them from elsewhere (`dig TXT {record} @SERVER`), and look \
+             whether all of them are reached from everywhere"
+        );
+        Self { class: FailureClass::Dns, remedy, ..self }
+    }
+
     /// A name can't be proved in the DNS.
     pub(super) fn from_dns01(error: &Dns01Error) -> Self {
         let (fault, remedy) = match error {
