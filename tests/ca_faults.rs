@@ -251,13 +251,29 @@ async fn a_required_self_check_keeps_the_ca_from_looking_in_vain() -> Result<()>
     let fleet = stage.fleet.as_ref().context("a fleet")?;
     fleet.break_redirects().await?;
     stage.proxy.reset();
-    let failed = stage.issue_ending(1, &["checked.example"]).await?;
+    let failed = stage.issue_ending(1, &["broken.example"]).await?;
     let failure = &failed["results"][0]["failure"];
     ensure!(failure["class"] == "redirect-rule" || failure["class"] == "not-pointing-here", "{failed:#}");
+    ensure!(failure["what"].as_str().is_some_and(|what| what.contains("preflight")), "{failed:#}");
+    ensure!(stage.proxy.requests().of(Endpoint::NewOrder) == 0, "it was ordered");
+    fleet.repair_redirects().await?;
+
+    // What breaks after the order was placed: the order waits, and the CA is not told to look.
+    let url = format!("http://{}/set-servfail", stage.pebble.dns().management());
+    let breaks = move |_: &_| {
+        let document = r#"{"host":"checked.example"}"#;
+        let curl = std::process::Command::new("curl").args(["-sf", "-d", document, &url]).status();
+        assert!(curl.is_ok_and(|status| status.success()), "the name could not be broken");
+    };
+    stage.proxy.add_rule(Rule::on(Endpoint::NewOrder).does(Action::call_after(breaks)));
+    let failed = stage.issue_ending(1, &["checked.example"]).await?;
+    let failure = &failed["results"][0]["failure"];
+    ensure!(failure["class"] == "dns", "{failed:#}");
     ensure!(failure["what"].as_str().is_some_and(|what| what.contains("self-check")), "{failed:#}");
     ensure!(stage.proxy.requests().of(Endpoint::Challenge) == 0, "the CA was told to look");
 
-    fleet.repair_redirects().await?;
+    stage.proxy.clear_rules();
+    stage.pebble.dns().clear_servfail("checked.example").await?;
     let result = stage.issue(&["checked.example"]).await?;
     ensure!(steps(&result).first().is_some_and(|step| step == "resumed"), "{result:#}");
     ensure!(steps(&result).iter().any(|step| step == "self-check"), "{result:#}");

@@ -248,8 +248,8 @@ fn settings() -> BTreeMap<String, Option<String>> {
         Config::parse("[ca.NAME]\n", Path::new("x"), &[]).expect("a section alone is a configuration");
     let defaults: BTreeMap<String, String> =
         config.origins("").into_iter().map(|value| (value.key, value.value)).collect();
-    let source =
-        ["load", "sections", "agent", "sightings"].map(|file| read(format!("shared/src/config/{file}.rs")));
+    let source = ["load", "sections", "agent", "dns", "sightings"]
+        .map(|file| read(format!("shared/src/config/{file}.rs")));
     let structs = fields_of_structs(&source.concat());
     let mut found = BTreeMap::new();
     let mut open = vec![(String::new(), "Config")];

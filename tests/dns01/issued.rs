@@ -125,6 +125,54 @@ async fn a_customer_who_delegates_keeps_the_zone() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_customer_gets_a_target_and_is_checked() -> Result<()> {
+    let mut hosted = Hosted::make(0).await?;
+    let signpost = &mut hosted.stage.signpost;
+    let none = signpost.issuer(&["delegation", "add", CUSTOMER]).await?.with_code(2)?;
+    ensure!(none.stderr.contains("delegation_zone"), "{}", none.stderr);
+    signpost.set("dns.own.delegation_zone", "acme.hosted.example")?;
+    let added =
+        signpost.issuer_json(&["delegation", "add", "shop.hosted.example", "*.wild.hosted.example"]).await?;
+    let given = added["delegations"].as_array().context("delegations")?;
+    let [one, other] = &given[..] else { anyhow::bail!("{added:#}") };
+    ensure!(
+        one["target"] != other["target"] && one["record"] == "_acme-challenge.shop.hosted.example",
+        "{added:#}"
+    );
+    let again = signpost.issuer_json(&["delegation", "add", "shop.hosted.example"]).await?;
+    ensure!(again["delegations"][0] == *one, "what a customer was told once stays: {again:#}");
+    let list = signpost.issuer_json(&["delegation", "list"]).await?;
+    ensure!(list["delegations"].as_array().map(Vec::len) == Some(2), "{list:#}");
+    let check = signpost.issuer(&["--json", "delegation", "check"]).await?.with_code(1)?.json()?;
+    ensure!(check["delegations"][0]["state"] == "missing", "{check:#}");
+
+    // The customer creates it.
+    let target = one["target"].as_str().context("target")?;
+    let alias = |target: &str| {
+        format!(
+            "server {} {DNS_PORT}\nkey hmac-sha256:{KEY} {SECRET}\nzone {ZONE}\nupdate delete _acme-challenge.shop.{ZONE} CNAME\n\
+             update add _acme-challenge.shop.{ZONE} 1 CNAME {target}.\nsend\n",
+            hosted.primary.ip()
+        )
+    };
+    let line = ["--json", "delegation", "check", "shop.hosted.example"];
+    for (target, state) in [("elsewhere.example", "elsewhere"), (target, "there")] {
+        nsupdate(&alias(target))?;
+        until_true(state, Duration::from_secs(30), || async {
+            let run = hosted.stage.signpost.issuer(&line).await;
+            run.and_then(|run| run.json()).is_ok_and(|found| found["delegations"][0]["state"] == state)
+        })
+        .await?;
+    }
+    let document = hosted.stage.issue(&["--challenge", "dns-01", "shop.hosted.example"]).await?;
+    ensure!(document["results"][0]["status"] == "issued", "{document:#}");
+    hosted.ensure_clean(target).await?;
+    hosted.stage.signpost.issuer_json(&["delegation", "remove", "shop.hosted.example"]).await?;
+    hosted.stage.signpost.issuer(&line).await?.with_code(4)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn auto_takes_http_where_it_leads_to_us_and_the_dns_where_it_does_not() -> Result<()> {
     let mut hosted = Hosted::make(0).await?;
     hosted.stage.signpost.unset("issuer.self_check")?;

@@ -32,6 +32,15 @@ pub(super) struct Hosted {
 impl Hosted {
     /// `lag`: after how many seconds the secondary looks for what is new; 0: it is told at once.
     pub(super) async fn make(lag: u32) -> Result<Self> {
+        Self::with(lag, PebbleOptions::default()).await
+    }
+
+    /// With a CA that takes every answer.
+    pub(super) async fn trusting() -> Result<Self> {
+        Self::with(0, PebbleOptions { always_valid: true, ..PebbleOptions::default() }).await
+    }
+
+    async fn with(lag: u32, pebble: PebbleOptions) -> Result<Self> {
         let net = LoopbackNet::pick()?;
         let (first, second) = (net.host(PRIMARY), net.host(SECONDARY));
         let port = free_port_on(&[IpAddr::V4(net.host(9))])?;
@@ -39,7 +48,7 @@ impl Hosted {
         // The CA asks another resolver than ours, as in life: what one has heard too early the other has not.
         let ca_port = free_port_on(&[IpAddr::V4(net.host(8))])?;
         let ca_resolver_at = SocketAddr::from((net.host(8), ca_port));
-        let pebble = PebbleOptions { resolver: Some(ca_resolver_at), ..PebbleOptions::default() };
+        let pebble = PebbleOptions { resolver: Some(ca_resolver_at), ..pebble };
         let mut stage = Stage::looking_with(StageOptions { pebble, ..StageOptions::default() }).await?;
         let fleet = &stage.fleet.as_ref().context("a looking stage has a fleet")?.net;
 

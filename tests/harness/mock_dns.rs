@@ -48,6 +48,11 @@ impl MockDns {
         self.address
     }
 
+    /// Where its answers are set.
+    pub fn management(&self) -> SocketAddr {
+        self.management
+    }
+
     /// Fails when the server has ended.
     pub fn assert_alive(&self) -> Result<()> {
         self.process.assert_running()

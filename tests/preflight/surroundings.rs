@@ -65,6 +65,7 @@ impl Surroundings {
         animals: &[Animal],
         zones: &[OwnZone],
         trust: &str,
+        ca_looks: bool,
         account_records: impl Fn(&str) -> Vec<String>,
     ) -> Result<Self> {
         let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -75,13 +76,14 @@ impl Surroundings {
         let resolver_port = free_port_on(&[IpAddr::V4(net.host(RESOLVER))])?;
         let resolver_at = SocketAddr::from((net.host(RESOLVER), resolver_port));
 
-        let pebble = PebbleOptions {
-            always_valid: true,
-            http_port: Some(port),
-            resolver: Some(resolver_at),
-            ..PebbleOptions::default()
+        let pebble =
+            PebbleOptions { http_port: Some(port), resolver: Some(resolver_at), ..PebbleOptions::default() };
+        let options = StageOptions { pebble, ..StageOptions::default() };
+        let mut stage = if ca_looks {
+            Stage::watching_with(options).await?
+        } else {
+            Stage::trusting_with(options).await?
         };
-        let mut stage = Stage::trusting_with(StageOptions { pebble, ..StageOptions::default() }).await?;
         let limits =
             stage.signpost.write("limits.toml", format!("caa_identities = [\"{CA_IDENTITY}\"]\n"))?;
         stage.signpost.set("ca.pebble.limits_file", limits.display().to_string())?;

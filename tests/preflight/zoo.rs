@@ -47,7 +47,7 @@ async fn every_broken_name_has_its_verdict_and_no_healthy_one_is_suspected() -> 
         ]
     };
     let trust = format!("trust-anchors {{ bogus.example. static-ds 12345 13 2 \"{}\"; }};", "ab".repeat(32));
-    let surroundings = Surroundings::make(net, &animals, &zones(net), &trust, of_account).await?;
+    let surroundings = Surroundings::make(net, &animals, &zones(net), &trust, false, of_account).await?;
     let stage = &surroundings.stage;
     stage.proxy.reset();
 
@@ -92,7 +92,7 @@ async fn every_broken_name_has_its_verdict_and_no_healthy_one_is_suspected() -> 
 async fn a_thousand_names_are_looked_at_in_one_run() -> Result<()> {
     let net = LoopbackNet::pick()?;
     let many = Animal { name: "many", records: "*.many @A".to_owned(), server: None };
-    let surroundings = Surroundings::make(net, &[many], &[], "", |_| Vec::new()).await?;
+    let surroundings = Surroundings::make(net, &[many], &[], "", false, |_| Vec::new()).await?;
     let names: String = (0..1_000).map(|number| format!("n{number}.many.{ZONE}\n")).collect();
     let file = surroundings.stage.signpost.write("names", names)?;
     let began = Instant::now();
@@ -100,6 +100,72 @@ async fn a_thousand_names_are_looked_at_in_one_run() -> Result<()> {
         surroundings.stage.signpost.issuer_json(&["check", "--file", &file.display().to_string()]).await?;
     println!("1,000 names in {:.1} s", began.elapsed().as_secs_f64());
     ensure!(document["ready"] == 1_000, "{} are ready", document["ready"]);
+    Ok(())
+}
+
+/// Pebble follows redirects as any client does, to any port and after a 303, and knows no CAA: where it is as strict as a CA, it says
+/// what the strict validator says.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_strict_validator_and_pebble_agree_where_pebble_is_strict() -> Result<()> {
+    const STRICT: [&str; 28] = [
+        "missing",
+        "empty",
+        "dangling",
+        "foreign",
+        "left",
+        "closed",
+        "rule",
+        "loop",
+        "nowhere",
+        "no-token",
+        "wrong-path",
+        "password",
+        "bot-filter",
+        "limited",
+        "soft-404",
+        "long-404",
+        "other-client",
+        "bom",
+        "no-content",
+        "broken-site",
+        "plain",
+        "second",
+        "alias",
+        "moved",
+        "temporary",
+        "permanent",
+        "query",
+        "cdn",
+    ];
+    let net = LoopbackNet::pick()?;
+    let cases: Vec<Case> =
+        broken(net).into_iter().chain(healthy(net)).filter(|case| STRICT.contains(&case.name)).collect();
+    ensure!(cases.len() == STRICT.len(), "{} of {}", cases.len(), STRICT.len());
+    let animals: Vec<Animal> = cases
+        .iter()
+        .map(|case| Animal {
+            name: case.name,
+            records: case.records.clone(),
+            server: case.server.map(str::to_owned),
+        })
+        .collect();
+    let mut surroundings = Surroundings::make(net, &animals, &[], "", true, |_| Vec::new()).await?;
+    let names: Vec<String> = cases.iter().map(|case| whole(case.name)).collect();
+    let mut check = vec!["--json", "check"];
+    check.extend(names.iter().map(String::as_str));
+    let checked = surroundings.stage.signpost.issuer(&check).await?.with_code(1)?.json()?;
+    surroundings.stage.signpost.set("issuer.self_check", "off")?;
+    let mut issue = vec!["--json", "issue", "--slots", "4"];
+    issue.extend(names.iter().map(String::as_str));
+    let issued = surroundings.stage.signpost.issuer(&issue).await?.with_code(1)?.json()?;
+    let mut differ = Vec::new();
+    for (place, name) in names.iter().enumerate() {
+        let (ours, theirs) = (&checked["names"][place], &issued["results"][place]);
+        if (ours["verdict"] == "ready") != (theirs["status"] == "issued") {
+            differ.push(format!("{name}: we say {ours:#}\nPebble {theirs:#}"));
+        }
+    }
+    ensure!(differ.is_empty(), "{}", differ.join("\n\n"));
     Ok(())
 }
 

@@ -12,18 +12,18 @@ use harness::{
 use super::{Expected::Validation, PATH, Surroundings, TOKEN, ask, check, shipped, targets};
 
 /// Writes a file of the test's, and answers its path.
-fn write(at: &Surroundings, name: &str, content: &str) -> Result<String> {
+pub(super) fn write(at: &Surroundings, name: &str, content: &str) -> Result<String> {
     let path = at.directory.path().join(name);
     std::fs::write(&path, content)?;
     Ok(path.display().to_string())
 }
 
-fn read(make: &str, name: &str) -> Result<String> {
+pub(super) fn read(make: &str, name: &str) -> Result<String> {
     let path = shipped(make).join(name);
     std::fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
-async fn start(at: &Surroundings, command: Command, package: &str) -> Result<Process> {
+pub(super) async fn start(at: &Surroundings, command: Command, package: &str) -> Result<Process> {
     let log = at.directory.path().join("server.log");
     let process = Process::spawn(command, package, &log)?.ending(Ending::TerminateFirst);
     let addresses = at.addresses();
@@ -69,7 +69,7 @@ async fn hold_to_the_rule(at: &Surroundings, server: &Process) -> Result<()> {
     server.assert_running()
 }
 
-fn text(address: SocketAddr) -> String {
+pub(super) fn text(address: SocketAddr) -> String {
     address.to_string()
 }
 

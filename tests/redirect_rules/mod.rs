@@ -2,9 +2,11 @@
 //!
 //! - `nginx`: also what is peculiar to it, and the example of a whole frontend.
 //! - `makes`: Apache, HAProxy, Caddy, Traefik, Envoy, lighttpd.
+//! - `variants`: those that fetch the answer themselves, and those that serve a local file first.
 
 mod makes;
 mod nginx;
+mod variants;
 
 use std::{
     io::{Read, Write},

@@ -25,6 +25,14 @@ pub struct Challenge {
     pub token: Option<String>,
     #[serde(default, deserialize_with = "timestamp::lenient", skip_serializing_if = "Option::is_none")]
     pub validated: Option<Timestamp>,
+    /// What the CA calls itself in records that stay (draft-ietf-acme-dns-persist, in the words of either draft).
+    #[serde(
+        default,
+        rename = "issuerDomainNames",
+        alias = "issuer-domain-names",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub issuer_domain_names: Vec<String>,
     /// Why the validation failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,

@@ -37,6 +37,12 @@ pub struct Meta {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub caa_identities: Vec<String>,
     pub external_account_required: bool,
+    /// What the CA calls itself in records that stay, and what it puts before the hash of an account there
+    /// (draft-ietf-acme-dns-persist-02).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub issuer_domain_names: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account_hash_prefix: Option<String>,
     /// Name and description of each profile that an order may ask for (draft-ietf-acme-profiles).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub profiles: BTreeMap<String, String>,

@@ -153,6 +153,11 @@ impl Terms {
         self.limits.check_name(suffixes, name, self.public, profile, challenge)
     }
 
+    /// Whether it is known which draft of dns-persist-01 it speaks.
+    pub fn speaks_dns_persist(&self) -> bool {
+        self.section.dns_persist.is_some()
+    }
+
     /// See [`Ca::names_per_certificate`].
     pub fn names_per_certificate(&self, profile: Option<&str>) -> usize {
         names_per_certificate(&self.section, &self.limits, profile)

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     ca::{Ca, Terms},
     dns::Asker,
-    dns01::{Dns01Error, Prover},
+    dns01::{Dns01Error, Prover, labelled_record, own_record},
     issuance::{DEFAULT_ACCOUNT, client_for, validator},
     preflight::{Canary, Cause, Class, Depth, Language, Preflight, Proof, Readiness, Remark, Report},
     suffixes,
@@ -117,20 +117,26 @@ impl Kit {
         if let Some(address) = self.frontend {
             return self.preflight.look_at_frontend(name, address, &self.canary).await;
         }
-        let by_record = name.is_wildcard() || (challenge == ChallengeType::Dns01 && name.address().is_none());
-        if by_record {
-            return self.look_for_a_record(name).await;
+        let never_http = !matches!(challenge, ChallengeType::Http01 | ChallengeType::Auto);
+        if name.is_wildcard() || (never_http && name.address().is_none()) {
+            return self.look_for_a_record(name, challenge).await;
         }
-        let report = self.look_as(name, Proof::Http).await;
+        let report = self.look_as(name, Proof::Http, ChallengeType::Http01.as_str()).await;
         let falls_back = challenge == ChallengeType::Auto
             && report.readiness() == Readiness::WillFail
-            && self.prover.can_prove(name).await.is_ok();
-        if falls_back { self.look_for_a_record(name).await } else { report }
+            && self.prover.can_write(&own_record(name)).await.is_ok();
+        if falls_back { self.look_for_a_record(name, challenge).await } else { report }
     }
 
-    async fn look_for_a_record(&self, name: &DnsName) -> Report {
-        let mut report = self.look_as(name, Proof::Dns).await;
-        let (weight, cause) = match self.prover.can_prove(name).await {
+    async fn look_for_a_record(&self, name: &DnsName, challenge: ChallengeType) -> Report {
+        let mut report = self.look_as(name, Proof::Dns, challenge.in_dns()).await;
+        let record = match (challenge, &self.asker.account_url) {
+            // What must stand there is the account's affair: `issue` and `status` tell.
+            (ChallengeType::DnsPersist01, _) => return report,
+            (ChallengeType::DnsAccount01, Some(account_url)) => labelled_record(name, account_url),
+            _ => own_record(name),
+        };
+        let (weight, cause) = match self.prover.can_write(&record).await {
             Ok(()) => return report,
             Err(Dns01Error::NoProvider(record)) => (Readiness::WillFail, Cause::of_provider(&record)),
             Err(error) => (Readiness::Doubtful, Cause::of_record(name.as_str(), &error)),
@@ -139,8 +145,8 @@ impl Kit {
         report
     }
 
-    async fn look_as(&self, name: &DnsName, proof: Proof) -> Report {
-        let asker = Asker { method: proof.method().to_owned(), ..self.asker.clone() };
+    async fn look_as(&self, name: &DnsName, proof: Proof, method: &str) -> Report {
+        let asker = Asker { method: method.to_owned(), ..self.asker.clone() };
         self.preflight.look(name, &asker, proof, Some(&self.canary), Depth::Full).await
     }
 }

@@ -6,6 +6,7 @@ mod brake;
 mod check;
 mod config;
 mod context;
+mod delegation;
 mod events;
 mod fleet;
 mod forecast;
@@ -87,6 +88,9 @@ enum Command {
     Revoke(revoke::Arguments),
     /// Who was given which private keys
     Audit(audit::Arguments),
+    /// Customers' names that are proved in a zone of yours: what their owners have to create, and who has
+    #[command(subcommand)]
+    Delegation(delegation::Command),
     /// Who may pull certificates
     #[command(subcommand)]
     Frontend(frontend::Command),
@@ -152,6 +156,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
         Command::Events(wanted) => events::run(&wanted, config()?, output).await,
         Command::Revoke(wanted) => revoke::run(&wanted, config()?, output).await,
         Command::Audit(wanted) => audit::run(&wanted, config()?, output).await,
+        Command::Delegation(command) => delegation::run(command, config()?, output).await,
         Command::Frontend(command) => frontend::run(command, config()?, output).await,
         Command::Sightings(wanted) => sightings::run(&wanted, config()?, output).await,
         Command::Token(command) => token::run(command, config()?, output).await,

@@ -399,7 +399,8 @@ fn parse_san(text: &str) -> Result<SanPolicy, String> {
 }
 
 pub(super) fn parse_challenge(text: &str) -> Result<shared::domain::ChallengeType, String> {
-    serde_json::from_value(json!(text)).map_err(|_| "http-01, dns-01 or auto".to_owned())
+    serde_json::from_value(json!(text))
+        .map_err(|_| "http-01, dns-01, auto, dns-account-01 or dns-persist-01".to_owned())
 }
 
 fn parse_hsts(text: &str) -> Result<HstsWish, String> {

@@ -4,7 +4,10 @@
 use super::provider::{Action, ProviderError, SetupError, http, read, unreachable, unusable};
 use reqwest::Client;
 use serde::Deserialize;
-use shared::{config::Dns, domain::Txt};
+use shared::{
+    config::Dns,
+    domain::{DnsName, Txt},
+};
 use std::{collections::BTreeMap, fmt};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -16,6 +19,8 @@ pub(super) struct AcmeDns {
     update_url: String,
     /// By the name that has the records.
     accounts: BTreeMap<String, Account>,
+    /// By the name that is proved: the name that has the records.
+    targets: BTreeMap<String, String>,
 }
 
 /// As certbot's and lego's storage files have it.
@@ -37,14 +42,20 @@ impl AcmeDns {
         let text = read(name, config.accounts_file.as_deref())?;
         let accounts: BTreeMap<String, Account> =
             serde_json::from_str(&text).map_err(|e| unusable(name, format!("accounts_file: {e}")))?;
-        let by_record = accounts.into_values();
+        let text_of = |name: &str| name.trim_matches('.').to_ascii_lowercase();
+        let target = |(name, account): (&String, &Account)| (text_of(name), text_of(&account.fulldomain));
+        let targets = accounts.iter().map(target).collect();
         Ok(Self {
+            targets,
             http: http(name, config)?,
             update_url: format!("{}/update", url.as_str().trim_end_matches('/')),
-            accounts: by_record
-                .map(|one| (one.fulldomain.trim_end_matches('.').to_ascii_lowercase(), one))
-                .collect(),
+            accounts: accounts.into_values().map(|one| (text_of(&one.fulldomain), one)).collect(),
         })
+    }
+
+    /// The target that was registered for a name.
+    pub(super) fn target_of(&self, name: &DnsName) -> Option<String> {
+        self.targets.get(name.as_str()).cloned()
     }
 
     pub(super) async fn act(&self, action: Action, txt: &Txt) -> Result<(), ProviderError> {

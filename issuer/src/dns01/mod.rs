@@ -5,6 +5,7 @@
 //!
 //! - [`Prover`]: the way in: which record proves a name and who writes it, made, waited for, removed;
 //! - `provider`: the places where records can be written: `rfc2136` (signed by `tsig`), `acme_dns`, `webhook`, `exec`;
+//! - `standing`: records that stay (dns-persist-01);
 //! - `sweep`: what others have left behind.
 
 mod acme_dns;
@@ -12,10 +13,12 @@ mod exec;
 mod prover;
 mod provider;
 mod rfc2136;
+mod standing;
 mod sweep;
 mod tsig;
 mod webhook;
 
-pub(crate) use prover::own_record;
 pub use prover::{Dns01Error, Prover};
+pub(crate) use prover::{labelled_record, own_record};
 pub use provider::{ProviderError, SetupError};
+pub use standing::Holder;

@@ -1,6 +1,9 @@
 //! Which record proves a name and who writes it; made, waited for, removed.
 
-use super::provider::{Action, Provider, ProviderError, SetupError};
+use super::{
+    provider::{Action, Provider, ProviderError, SetupError},
+    standing::says,
+};
 use crate::dns::{ResolveFailure, Resolver, Zone};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::{join_all, try_join_all};
@@ -8,7 +11,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use jiff::Timestamp;
 use shared::{
     config::Config,
-    domain::{DnsName, KeyAuthorization, Txt},
+    domain::{DnsName, KeyAuthorization, Standing, Txt},
     store::{JournalledTxt, Store, StoreError},
 };
 use std::time::{Duration, Instant};
@@ -41,6 +44,8 @@ pub enum Dns01Error {
         .waited.as_secs(), .lacking.join(", ")
     )]
     NotEverywhere { record: String, lacking: Vec<String>, waited: Duration },
+    #[error("{} has no such TXT record: {:?}", .0.record, .0.value)]
+    NotStanding(Standing),
     #[error("the store can't be used")]
     Store(#[from] StoreError),
 }
@@ -55,23 +60,79 @@ impl Prover {
         Ok(Self { store, resolver, providers: providers? })
     }
 
-    /// The record that proves a name with this key authorization, where the aliases of its own record lead.
+    /// The record that proves a name with this key authorization, where the aliases of `own` lead, the one that the CA asks for.
     ///
     /// # Errors
     /// [`Dns01Error::NoProvider`], [`Dns01Error::Lost`].
-    pub async fn plan(&self, name: &DnsName, proof: &KeyAuthorization) -> Result<Txt, Dns01Error> {
-        let record = self.where_it_leads(&own_record(name)).await?;
+    pub async fn plan(&self, own: &str, proof: &KeyAuthorization) -> Result<Txt, Dns01Error> {
+        let record = self.where_it_leads(own).await?;
         let provider = self.provider_of(&record).ok_or_else(|| Dns01Error::NoProvider(record.clone()))?;
         let value = URL_SAFE_NO_PAD.encode(openssl::sha::sha256(proof.as_str().as_bytes()));
         Ok(Txt { provider: provider.name.clone(), record, value })
     }
 
-    /// Whether somebody can write the record of a name.
+    /// A target of its own for a customer's name, and the section that writes there. `None` where none has one.
+    pub fn target_of(&self, name: &DnsName, provider: Option<&str>) -> Option<(String, String)> {
+        let wanted = self.providers.iter().filter(|one| provider.is_none_or(|wanted| wanted == one.name));
+        wanted.filter_map(|one| Some((one.name.clone(), one.target_of(name)?))).next()
+    }
+
+    /// Where the record that the CA asks for leads.
+    ///
+    /// # Errors
+    /// [`Dns01Error::Lost`].
+    pub async fn where_proofs_lead(&self, name: &DnsName) -> Result<String, Dns01Error> {
+        self.where_it_leads(&own_record(name)).await
+    }
+
+    /// Removes everything that is noted for a record.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn clear(&self, record: &str) -> Result<(), StoreError> {
+        let noted = self.store.load_txt_journal(usize::MAX).await?;
+        let of_it: Vec<JournalledTxt> =
+            noted.into_iter().map(|(one, _)| one).filter(|one| one.txt.record == record).collect();
+        self.remove(&of_it).await;
+        Ok(())
+    }
+
+    /// Returns once a record stands at every nameserver: it is written where it does not and somebody can.
+    ///
+    /// # Errors
+    /// [`Dns01Error::NotStanding`] where nobody can; else as [`Prover::await_everywhere`].
+    pub async fn stand(&self, standing: &Standing) -> Result<(), Dns01Error> {
+        let record = self.where_it_leads(&standing.record).await?;
+        let stands = |text: &str| says(text, standing, Timestamp::now().as_second());
+        if self.lacking(&record, &stands).await?.is_empty() {
+            return Ok(());
+        }
+        let provider = self.provider_of(&record).ok_or_else(|| Dns01Error::NotStanding(standing.clone()))?;
+        let txt = Txt { provider: provider.name.clone(), record, value: standing.value.clone() };
+        self.act(Action::Add, &txt).await?;
+        self.await_record(&txt, &stands).await
+    }
+
+    /// Whether a record stands, or somebody can write it.
+    ///
+    /// # Errors
+    /// [`Dns01Error::NotStanding`], [`Dns01Error::Lost`].
+    pub async fn can_stand(&self, standing: &Standing) -> Result<(), Dns01Error> {
+        let record = self.where_it_leads(&standing.record).await?;
+        let stands = |text: &str| says(text, standing, Timestamp::now().as_second());
+        if self.provider_of(&record).is_some() || self.lacking(&record, &stands).await?.is_empty() {
+            Ok(())
+        } else {
+            Err(Dns01Error::NotStanding(standing.clone()))
+        }
+    }
+
+    /// Whether somebody can write the record that the CA asks for.
     ///
     /// # Errors
     /// [`Dns01Error::NoProvider`], [`Dns01Error::Lost`].
-    pub async fn can_prove(&self, name: &DnsName) -> Result<(), Dns01Error> {
-        let record = self.where_it_leads(&own_record(name)).await?;
+    pub async fn can_write(&self, own: &str) -> Result<(), Dns01Error> {
+        let record = self.where_it_leads(own).await?;
         self.provider_of(&record).map(drop).ok_or(Dns01Error::NoProvider(record))
     }
 
@@ -90,7 +151,10 @@ impl Prover {
     /// # Errors
     /// [`Dns01Error::NotEverywhere`] at the deadline of the section: a CA that asks one that lacks it fails.
     pub async fn await_everywhere(&self, records: &[JournalledTxt]) -> Result<(), Dns01Error> {
-        try_join_all(records.iter().map(|record| self.await_record(&record.txt))).await?;
+        let awaited = records
+            .iter()
+            .map(|record| async { self.await_record(&record.txt, &|text| text == record.txt.value).await });
+        try_join_all(awaited).await?;
         Ok(())
     }
 
@@ -169,24 +233,31 @@ impl Prover {
         self.providers.iter().filter(|one| reach(one).is_some()).max_by_key(reach)
     }
 
-    async fn await_record(&self, txt: &Txt) -> Result<(), Dns01Error> {
+    /// The nameservers that don't have such a value.
+    async fn lacking(
+        &self,
+        record: &str,
+        is_right: &impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>, Dns01Error> {
+        let lost = |source| Dns01Error::Lost { record: record.to_owned(), source };
+        let zone = Zone::of(&self.resolver, record).await.map_err(lost)?;
+        let answers = zone.ask_each(record, RecordType::TXT).await.map_err(lost)?;
+        if answers.is_empty() {
+            return Ok(vec![format!("the zone {}, which has no nameserver,", zone.name())]);
+        }
+        let has = |answer: &crate::dns::Answer| answer.texts().iter().any(|text| is_right(text));
+        let lacking = answers.iter().filter(|(_, answer)| !answer.as_ref().is_ok_and(has));
+        Ok(lacking.map(|(server, _)| server.name.clone()).collect())
+    }
+
+    async fn await_record(&self, txt: &Txt, is_right: &impl Fn(&str) -> bool) -> Result<(), Dns01Error> {
         let began = Instant::now();
         let provider = self.providers.iter().find(|one| one.name == txt.provider);
         let deadline = provider.map_or(Duration::ZERO, |one| one.config.propagation());
-        let lost = |source| Dns01Error::Lost { record: txt.record.clone(), source };
-        let zone = Zone::of(&self.resolver, &txt.record).await.map_err(lost)?;
         let mut pause = FIRST_PAUSE;
         loop {
-            let answers = zone.ask_each(&txt.record, RecordType::TXT).await.map_err(lost)?;
-            let lacks = |answer: &Result<crate::dns::Answer, _>| {
-                !answer.as_ref().is_ok_and(|answer| answer.texts().contains(&txt.value))
-            };
-            let lacking: Vec<String> = answers
-                .iter()
-                .filter(|(_, answer)| lacks(answer))
-                .map(|(server, _)| server.name.clone())
-                .collect();
-            if lacking.is_empty() && !answers.is_empty() {
+            let lacking = self.lacking(&txt.record, is_right).await?;
+            if lacking.is_empty() {
                 return Ok(());
             }
             if began.elapsed() + pause > deadline {
@@ -203,4 +274,28 @@ impl Prover {
 pub(crate) fn own_record(name: &DnsName) -> String {
     let name = name.as_str();
     format!("_acme-challenge.{}", name.strip_prefix("*.").unwrap_or(name))
+}
+
+/// Where it looks for an account of its own (draft-ietf-acme-dns-account-label-02 section 3).
+pub(crate) fn labelled_record(name: &DnsName, account_url: &str) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let digest = openssl::sha::sha256(account_url.as_bytes());
+    let bits = digest[..10].iter().fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));
+    let label: String =
+        (0..16).rev().map(|place| char::from(ALPHABET[(bits >> (5 * place)) as usize & 31])).collect();
+    format!("_{label}.{}", own_record(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_has_a_label_of_its_own() {
+        let name = DnsName::parse_identifier("*.example.org").unwrap();
+        assert_eq!(own_record(&name), "_acme-challenge.example.org");
+        // The draft's example.
+        let record = labelled_record(&name, "https://example.com/acme/acct/ExampleAccount");
+        assert_eq!(record, "_ujmmovf2vn55tgye._acme-challenge.example.org");
+    }
 }

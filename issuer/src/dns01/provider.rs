@@ -6,7 +6,7 @@ use hickory_resolver::proto::rr::Name;
 use reqwest::{Certificate, Client, redirect::Policy};
 use shared::{
     config::{Dns, DnsProvider},
-    domain::Txt,
+    domain::{DnsName, Txt},
 };
 use std::{
     io,
@@ -15,6 +15,8 @@ use std::{
 };
 
 const USER_AGENT: &str = concat!("signpost/", env!("CARGO_PKG_VERSION"));
+/// So many digits of a name's digest tell it from every other.
+const TARGET_DIGITS: usize = 20;
 /// For one request.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -91,6 +93,16 @@ impl Provider {
             is_below.then(|| zone.split('.').count())
         };
         self.config.zones.iter().filter_map(labels).max()
+    }
+
+    /// A target of its own for a customer's name.
+    pub(super) fn target_of(&self, name: &DnsName) -> Option<String> {
+        if let Kind::AcmeDns(acme_dns) = &self.kind {
+            return acme_dns.target_of(name);
+        }
+        let zone = self.config.delegation_zone.as_deref()?.trim_matches('.').to_ascii_lowercase();
+        let digest = shared::digest::sha256_hex(name.as_str().as_bytes());
+        Some(format!("{}.{zone}", &digest[..TARGET_DIGITS]))
     }
 
     /// Makes or removes a record; `zone` is the one that it lies in.

@@ -7,12 +7,12 @@ use super::{
 };
 use crate::{
     dns::Asker,
-    dns01::Dns01Error,
     preflight::{Canary, Class, Depth, Language, Preflight, Proof, Readiness, Report},
 };
 use shared::{
     config,
     domain::{ChallengeType, DnsName, FailureClass, NameSet, Slot},
+    error::Fault,
     store::StoredSite,
 };
 use std::{
@@ -53,13 +53,13 @@ impl Issuance {
         let (in_dns, over_http): (Vec<DnsName>, Vec<DnsName>) =
             names.iter().cloned().partition(|name| proofs.are_in_dns(name));
         let mut told = Vec::new();
-        for report in self.look_at(over_http, Proof::Http).await? {
+        for report in self.look_at(over_http, Proof::Http, wanted).await? {
             let leads_elsewhere =
                 report.gravest().is_some_and(|gravest| !matches!(gravest.class, Class::Caa | Class::Name));
             if wanted == ChallengeType::Auto
                 && report.readiness() == Readiness::WillFail
                 && leads_elsewhere
-                && self.prover.can_prove(&report.name).await.is_ok()
+                && self.can_be_written(&report.name, wanted).await.is_ok()
             {
                 let name = report.name.to_unicode();
                 timeline.tell(
@@ -75,17 +75,14 @@ impl Issuance {
         // Who could write the record is known for sure, whatever is checked.
         let in_dns: Vec<DnsName> = in_dns.into_iter().chain(ahead.unreachable.iter().cloned()).collect();
         for name in &in_dns {
-            match self.prover.can_prove(name).await {
-                Err(error @ Dns01Error::NoProvider(_)) => {
-                    let verdict = Verdict::from_dns01(&error);
-                    timeline.tell("preflight", None, format!("{}: {}", name.to_unicode(), verdict.what));
+            if let Err(verdict) = self.can_be_written(name, wanted).await {
+                timeline.tell("preflight", None, format!("{}: {}", name.to_unicode(), verdict.what));
+                if verdict.fault == Fault::Operator || wanted == ChallengeType::DnsPersist01 {
                     ahead.doomed.push((name.clone(), verdict));
                 }
-                Err(error) => timeline.tell("preflight", None, shared::error::chain(&error)),
-                Ok(()) => {}
             }
         }
-        told.extend(self.look_at(in_dns, Proof::Dns).await?);
+        told.extend(self.look_at(in_dns, Proof::Dns, wanted).await?);
         for report in told {
             let Some(gravest) = report.gravest() else { continue };
             timeline.tell("preflight", None, gravest.cause.explain(Language::En));
@@ -100,7 +97,22 @@ impl Issuance {
         Ok(ahead)
     }
 
-    async fn look_at(&self, names: Vec<DnsName>, proof: Proof) -> Result<Vec<Report>, Verdict> {
+    /// Whether the record that would prove a name is there or can be written, as far as that is known.
+    async fn can_be_written(&self, name: &DnsName, challenge: ChallengeType) -> Result<(), Verdict> {
+        let found = if challenge == ChallengeType::DnsPersist01 {
+            self.prover.can_stand(&self.standing_of(name, None)?).await
+        } else {
+            self.prover.can_write(&self.record_of(name, challenge)).await
+        };
+        found.map_err(|error| Verdict::from_dns01(&error))
+    }
+
+    async fn look_at(
+        &self,
+        names: Vec<DnsName>,
+        proof: Proof,
+        challenge: ChallengeType,
+    ) -> Result<Vec<Report>, Verdict> {
         if names.is_empty() || self.checker.mode() == config::SelfCheck::Off {
             return Ok(Vec::new());
         }
@@ -109,7 +121,7 @@ impl Issuance {
             Proof::Dns => None,
         };
         let preflight = Arc::new(Preflight::new(self.checker.validator(), self.ca.title.clone()));
-        let (asker, canary) = (Arc::new(self.asker(proof)), Arc::new(canary));
+        let (asker, canary) = (Arc::new(self.asker(proof, challenge)), Arc::new(canary));
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let mut looks = JoinSet::new();
         for name in names {
@@ -130,15 +142,15 @@ impl Issuance {
     }
 
     /// Who asks, as CAA records see it. What the CA says of itself goes before what is known of it.
-    fn asker(&self, proof: Proof) -> Asker {
+    fn asker(&self, proof: Proof, challenge: ChallengeType) -> Asker {
         let directory = self.account.client().known_directory();
         let said = directory.map(|directory| directory.meta.caa_identities.clone()).unwrap_or_default();
         let identities = if said.is_empty() { self.ca.limits.caa_identities.clone() } else { said };
-        Asker {
-            identities,
-            account_url: Some(self.account.url().to_owned()),
-            method: proof.method().to_owned(),
-        }
+        let method = match proof {
+            Proof::Http => ChallengeType::Http01.as_str(),
+            Proof::Dns => challenge.in_dns(),
+        };
+        Asker { identities, account_url: Some(self.account.url().to_owned()), method: method.to_owned() }
     }
 }
 

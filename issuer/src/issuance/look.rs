@@ -1,7 +1,7 @@
 //! Looking at what the CA has made of an order, and why it failed.
 
 use super::{patience::ask, steps::Work, verdict::Verdict};
-use crate::acme::{self, Authorization, AuthorizationStatus, ChallengeKind, OrderStatus, RequestError};
+use crate::acme::{self, Authorization, AuthorizationStatus, OrderStatus, RequestError};
 use jiff::Timestamp;
 use shared::domain::DnsName;
 use std::time::Duration;
@@ -154,10 +154,9 @@ impl Work<'_> {
                 let problem = authorization.problem()?;
                 let name = name_of(authorization).ok()?;
                 let verdict = Verdict::from_validation(&name, problem);
-                let by_record = authorization
-                    .challenges
-                    .iter()
-                    .any(|challenge| challenge.kind == ChallengeKind::Dns01 && challenge.error.is_some());
+                let by_record = authorization.challenges.iter().any(|challenge| {
+                    challenge.kind.as_str().starts_with("dns-") && challenge.error.is_some()
+                });
                 let verdict = if by_record { verdict.of_a_record(&name) } else { verdict };
                 Some((name, verdict))
             })

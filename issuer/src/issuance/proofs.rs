@@ -1,13 +1,13 @@
 //! How each name of an order is proved: answered over HTTP, or by a record in the DNS. Put in place, and taken back.
 
-use super::{patience::write, steps::Work, verdict::Verdict};
+use super::{Issuance, patience::write, steps::Work, verdict::Verdict};
 use crate::{
     acme::{Authorization, ChallengeKind},
-    dns01::{Dns01Error, own_record},
+    dns01::{Dns01Error, Holder, labelled_record, own_record},
 };
 use jiff::{Timestamp, ToSpan};
 use shared::{
-    domain::{AuthorizationRef, ChallengeType, DnsName, FailureClass, PublishedToken, Token},
+    domain::{AuthorizationRef, ChallengeType, DnsName, FailureClass, PublishedToken, Standing, Token},
     error::Fault,
     store::{JournalledTxt, Store},
 };
@@ -30,7 +30,7 @@ impl Proofs {
         match self.wanted {
             _ if name.address().is_some() => false,
             ChallengeType::Http01 => name.is_wildcard(),
-            ChallengeType::Dns01 => true,
+            ChallengeType::Dns01 | ChallengeType::DnsAccount01 | ChallengeType::DnsPersist01 => true,
             ChallengeType::Auto => name.is_wildcard() || self.unreachable.contains(name),
         }
     }
@@ -44,29 +44,29 @@ impl Work<'_> {
         authorization_url: String,
         authorization: &Authorization,
     ) -> Result<PublishedToken, Verdict> {
-        let offered = |kind: &ChallengeKind| {
-            let challenge = authorization.challenge(kind)?;
-            Some((challenge.parse_token()?, challenge.url.clone()))
-        };
         let in_dns = self.proofs.are_in_dns(&name);
-        let kind = if in_dns { ChallengeKind::Dns01 } else { ChallengeKind::Http01 };
-        let Some((token, challenge_url)) = offered(&kind) else {
-            return Err(Verdict::new(
-                Fault::Ca,
-                FailureClass::Policy,
-                format!("the CA offers no {} challenge for {}", kind.as_str(), name.to_unicode()),
-                "this name needs another kind of proof: see `issuer site set NAME --challenge`",
-            ));
+        let kind = if in_dns { self.proofs.wanted.in_dns() } else { ChallengeType::Http01.as_str() };
+        let kind = ChallengeKind::from(kind.to_owned());
+        let Some(challenge) = authorization.challenge(&kind) else {
+            return Err(not_offered(&name, &kind));
         };
+        let at = AuthorizationRef { authorization_url, challenge_url: challenge.url.clone() };
+        if in_dns && self.proofs.wanted == ChallengeType::DnsPersist01 {
+            let issuer = challenge.issuer_domain_names.first().cloned();
+            let standing = self.issuance.standing_of(&name, issuer)?;
+            let token = stand_in(&challenge.url);
+            return Ok(PublishedToken { name, token, at, txt: None, standing: Some(standing) });
+        }
+        let Some(token) = challenge.parse_token() else { return Err(not_offered(&name, &kind)) };
         let txt = if in_dns {
             let answer = self.account.key().key_authorization(&token);
-            let planned = self.issuance.prover.plan(&name, &answer).await;
+            let own = self.issuance.record_of(&name, self.proofs.wanted);
+            let planned = self.issuance.prover.plan(&own, &answer).await;
             Some(planned.map_err(|error| Verdict::from_dns01(&error))?)
         } else {
             None
         };
-        let at = AuthorizationRef { authorization_url, challenge_url };
-        Ok(PublishedToken { name, token, at, txt })
+        Ok(PublishedToken { name, token, at, txt, standing: None })
     }
 
     /// Publishes the answers of those that are proved over HTTP.
@@ -88,11 +88,15 @@ impl Work<'_> {
 
     /// Writes the records of those that are proved in the DNS, and waits until every nameserver has them.
     pub(super) async fn write_records(&self, tokens: &[PublishedToken]) -> Result<(), Verdict> {
+        let prover = &self.issuance.prover;
+        for standing in tokens.iter().filter_map(|token| token.standing.as_ref()) {
+            let stands = prover.stand(standing).await;
+            stands.map_err(|error| Verdict::from_dns01(&error).keeping_the_order())?;
+        }
         let records = self.records(tokens);
         if records.is_empty() {
             return Ok(());
         }
-        let prover = &self.issuance.prover;
         let written = async {
             prover.make(&records).await?;
             self.timeline.tell("written", Some(self.slot), "the records are in the DNS");
@@ -160,6 +164,10 @@ impl Verdict {
                 Fault::Operator,
                 "put the [dns.NAME] section or the server right; the next run goes on with the same order",
             ),
+            Dns01Error::NotStanding(standing) => {
+                let remedy = format!("have it created: {} TXT {:?}", standing.record, standing.value);
+                return Self::new(Fault::Customer, FailureClass::Dns, error.to_string(), remedy);
+            }
             Dns01Error::NotEverywhere { .. } => (
                 Fault::Customer,
                 "have the zone's transfer repaired, or raise propagation_seconds; the next run goes on with the same order",
@@ -169,8 +177,64 @@ impl Verdict {
     }
 }
 
+impl Issuance {
+    /// The record that the CA asks for.
+    pub(super) fn record_of(&self, name: &DnsName, challenge: ChallengeType) -> String {
+        match challenge {
+            ChallengeType::DnsAccount01 => labelled_record(name, self.account.url()),
+            _ => own_record(name),
+        }
+    }
+
+    /// The record that stands for a name; `issuer` is what the CA calls itself, where it has said so.
+    ///
+    /// # Errors
+    /// The CA speaks no draft of dns-persist-01, or does not say what it takes.
+    pub(super) fn standing_of(&self, name: &DnsName, issuer: Option<String>) -> Result<Standing, Verdict> {
+        let unusable =
+            |what: String, remedy: &str| Verdict::new(Fault::Operator, FailureClass::Account, what, remedy);
+        let Some(draft) = self.ca.section.dns_persist else {
+            let what = format!("{} is not known to speak dns-persist-01", self.ca.title);
+            return Err(unusable(
+                what,
+                "set ca.NAME.dns_persist to the draft that it speaks, or prove the name otherwise",
+            ));
+        };
+        let directory = self.account.client().known_directory();
+        let meta = directory.map(|directory| directory.meta.clone()).unwrap_or_default();
+        let own = [meta.issuer_domain_names, meta.caa_identities, self.ca.limits.caa_identities.clone()];
+        let issuer = issuer.or_else(|| own.into_iter().flatten().next());
+        let holder = Holder {
+            draft,
+            account_url: self.account.url().to_owned(),
+            thumbprint: self.account.key().thumbprint().as_str().to_owned(),
+            hash_prefix: meta.account_hash_prefix,
+        };
+        issuer.and_then(|issuer| holder.record_for(name, &issuer)).ok_or_else(|| {
+            let what = format!("{} does not say what a record for dns-persist-01 must name", self.ca.title);
+            unusable(what, "see whether ca.NAME.dns_persist is the draft that it speaks")
+        })
+    }
+}
+
+fn not_offered(name: &DnsName, kind: &ChallengeKind) -> Verdict {
+    Verdict::new(
+        Fault::Ca,
+        FailureClass::Policy,
+        format!("the CA offers no {} challenge for {}", kind.as_str(), name.to_unicode()),
+        "this name needs another kind of proof: see `issuer site set NAME --challenge`",
+    )
+}
+
+/// In the place of the token that a challenge lacks.
+fn stand_in(challenge_url: &str) -> Token {
+    let digest = shared::digest::sha256_hex(challenge_url.as_bytes());
+    Token::parse(&digest).expect("64 hex digits have the form of a token")
+}
+
 fn over_http(tokens: &[PublishedToken]) -> impl Iterator<Item = &Token> + Send {
-    tokens.iter().filter(|token| token.txt.is_none()).map(|token| &token.token)
+    let over_http = |token: &&PublishedToken| token.txt.is_none() && token.standing.is_none();
+    tokens.iter().filter(over_http).map(|token| &token.token)
 }
 
 async fn withdraw(store: &Store, tokens: &[PublishedToken]) {

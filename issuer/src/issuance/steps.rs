@@ -186,7 +186,8 @@ impl<'a> Work<'a> {
             }
         }
         self.write_records(tokens).await?;
-        let over_http: Vec<_> = tokens.iter().filter(|token| token.txt.is_none()).cloned().collect();
+        let over_http: Vec<_> =
+            tokens.iter().filter(|token| token.txt.is_none() && token.standing.is_none()).cloned().collect();
         let advice =
             self.issuance.checker.check(&over_http, self.account.key(), self.slot, self.timeline).await?;
         let asked = self.answer(tokens).await?;

@@ -48,16 +48,6 @@ pub struct Preflight {
     ca_title: String,
 }
 
-impl Proof {
-    /// The challenge's name.
-    pub const fn method(self) -> &'static str {
-        match self {
-            Self::Http => "http-01",
-            Self::Dns => "dns-01",
-        }
-    }
-}
-
 impl Preflight {
     pub fn new(validator: Validator, ca_title: impl Into<String>) -> Self {
         Self { climb: Climb::new(validator.resolver().clone()), validator, ca_title: ca_title.into() }

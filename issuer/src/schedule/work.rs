@@ -234,7 +234,7 @@ impl Node {
         let may_lead_elsewhere = |name: &&DnsName| {
             let by_record = match stored.site.challenge {
                 ChallengeType::Http01 => false,
-                ChallengeType::Dns01 => true,
+                ChallengeType::Dns01 | ChallengeType::DnsAccount01 | ChallengeType::DnsPersist01 => true,
                 // Proved by a record where it has left, if somebody can write it.
                 ChallengeType::Auto => !self.config.dns.is_empty(),
             };

@@ -74,6 +74,8 @@ pub enum WishError {
     Word(String),
     #[error(transparent)]
     Ca(#[from] CaError),
+    #[error("{0} is not known to speak dns-persist-01: set ca.NAME.dns_persist to the draft that it speaks")]
+    DnsPersist(String),
     #[error("the profile {0:?} is no word")]
     Profile(String),
 }
@@ -147,6 +149,10 @@ impl SiteWish {
         {
             return Err(WishError::Profile(profile.to_owned()));
         }
+        let challenge = self.challenge.or(before.map(|site| site.challenge)).unwrap_or_default();
+        if challenge == ChallengeType::DnsPersist01 && !ca.speaks_dns_persist() {
+            return Err(WishError::DnsPersist(ca.title));
+        }
         let existing = self.imported || tenant.is_some_and(|tenant| !tenant.redirect);
         let account = self.account.clone().or_else(|| before.map(|site| site.account.clone()));
         let account = account.or_else(|| tenant.and_then(|tenant| tenant.account.clone()));
@@ -176,7 +182,7 @@ impl SiteWish {
             ca: ca.name,
             account: account.unwrap_or_else(|| crate::issuance::DEFAULT_ACCOUNT.to_owned()),
             profile: or_none(&self.profile, before.and_then(|site| site.profile.as_ref())),
-            challenge: self.challenge.or(before.map(|site| site.challenge)).unwrap_or_default(),
+            challenge,
             tags,
             tenant: or_none(&self.tenant, before.and_then(|site| site.tenant.as_ref())),
             redirect: Some(self.redirect.or(before.and_then(|site| site.redirect)).unwrap_or(!existing)),

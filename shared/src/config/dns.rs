@@ -70,6 +70,16 @@ pub enum TsigAlgorithm {
     HmacSha512,
 }
 
+/// Which draft of dns-persist-01 a CA speaks. They don't understand each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DnsPersistDraft {
+    /// draft-ietf-acme-dns-persist-00 and -01.
+    #[serde(rename = "01")]
+    Draft01,
+    #[serde(rename = "02")]
+    Draft02,
+}
+
 impl Dns {
     pub fn ttl_seconds(&self) -> u32 {
         self.ttl_seconds.unwrap_or(60)

@@ -14,7 +14,7 @@ mod store_url;
 pub use agent::{
     Agent, AgentApache, AgentCaddy, AgentFiles, AgentHaproxy, AgentHook, AgentLocal, AgentNginx,
 };
-pub use dns::{Dns, DnsProvider, TsigAlgorithm};
+pub use dns::{Dns, DnsPersistDraft, DnsProvider, TsigAlgorithm};
 pub use load::{Config, ConfigError, DEFAULT_PATH};
 pub use mistakes::Mistake;
 pub use notify::{Interval, InvalidInterval, LeastSeverity};

@@ -1,6 +1,9 @@
 //! The sections of the file, one type each. A new key has a default that keeps an old file working.
 
-use super::notify::{Interval, LeastSeverity};
+use super::{
+    dns::DnsPersistDraft,
+    notify::{Interval, LeastSeverity},
+};
 use crate::domain::{Backoff, DnsName, EventKind, KeyType};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -81,6 +84,9 @@ pub struct Ca {
     /// How long after answering the last challenge the order is first asked for, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_poll_ms: Option<u64>,
+    /// Which draft of dns-persist-01 the CA speaks; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_persist: Option<DnsPersistDraft>,
     /// Names that one certificate takes; absent: what the CA takes, as far as it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub names_per_certificate: Option<usize>,

@@ -45,7 +45,7 @@ pub use key_type::{KeyType, Slot, UnknownKeyType};
 pub use limit::{Counted, Limit, LimitScope, OrderClass, Rate, Tried};
 pub use order::{
     AuthorizationRef, Challenged, Finalizing, Issued, Order, OrderState, Ordered, Planned, PublishedToken,
-    Ready, Stored, Txt,
+    Ready, Standing, Stored, Txt,
 };
 pub use plot::Plot;
 pub use public_suffix::{PublicSuffixes, SuffixListError};

@@ -91,6 +91,17 @@ pub struct PublishedToken {
     /// The record that proves it; absent: it is answered over HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub txt: Option<Txt>,
+    /// The record that proves it and that stays. Its challenge has no token: what stands for it is made of the challenge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Standing>,
+}
+
+/// A TXT record that stands in a zone for good: dns-persist-01.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Without the dot of the root.
+    pub record: String,
+    pub value: String,
 }
 
 /// A TXT record that proves a name (RFC 8555 section 8.4), and who writes it.

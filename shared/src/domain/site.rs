@@ -162,6 +162,12 @@ pub enum ChallengeType {
     /// Over HTTP where that leads to us, else in the DNS; wildcards always in the DNS.
     #[serde(rename = "auto")]
     Auto,
+    /// At a name of the account's own, for zones that several hosters prove (draft-ietf-acme-dns-account-label).
+    #[serde(rename = "dns-account-01")]
+    DnsAccount01,
+    /// By a record that stays (draft-ietf-acme-dns-persist).
+    #[serde(rename = "dns-persist-01")]
+    DnsPersist01,
 }
 
 /// Who made a site. A file of wanted sites removes only what a file has added.
@@ -229,11 +235,21 @@ impl ChallengeType {
         self != Self::Http01
     }
 
+    /// The challenge by which a name is proved in the DNS.
+    pub const fn in_dns(self) -> &'static str {
+        match self {
+            Self::Http01 | Self::Dns01 | Self::Auto => "dns-01",
+            Self::DnsAccount01 | Self::DnsPersist01 => self.as_str(),
+        }
+    }
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http01 => "http-01",
             Self::Dns01 => "dns-01",
             Self::Auto => "auto",
+            Self::DnsAccount01 => "dns-account-01",
+            Self::DnsPersist01 => "dns-persist-01",
         }
     }
 }

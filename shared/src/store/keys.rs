@@ -21,6 +21,7 @@
 //! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
 //! | `sp:name:NAME` | string | `GROUP?SITE`: the group that serves a name, and the site that is to where it differs |
 //! | `sp:token:TOKEN` | string | a key authorization; expires by itself |
+//! | `sp:delegations` | hash | by name: the target that its owner was told to delegate to, JSON |
 //! | `sp:txt-journal` | sorted set | TXT records that are or may be there, JSON, by when they were noted, ms; gone once they are removed |
 //! | `sp:account:CA:NAME` | string | an account, JSON, with its sealed keys |
 //! | `sp:accounts` | set | `CA:NAME` of every account |
@@ -158,6 +159,10 @@ pub(super) fn name(name: &DnsName) -> String {
 
 pub(super) fn token(token: &str) -> String {
     format!("sp:token:{token}")
+}
+
+pub(super) fn delegations() -> String {
+    "sp:delegations".to_owned()
 }
 
 pub(super) fn txt_journal() -> String {

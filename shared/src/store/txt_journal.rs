@@ -58,7 +58,7 @@ impl Store {
     pub async fn load_txt_journal(&self, most: usize) -> Result<Vec<(JournalledTxt, Timestamp)>, StoreError> {
         let key = keys::txt_journal();
         let mut range = cmd("ZRANGE");
-        range.arg(&key).arg(0).arg(most.saturating_sub(1)).arg("WITHSCORES");
+        range.arg(&key).arg(0).arg(i64::try_from(most).unwrap_or(i64::MAX) - 1).arg("WITHSCORES");
         let members: Vec<(String, f64)> = self.link.query(&range).await?;
         let parse = |(member, score): (String, f64)| {
             let record = serde_json::from_str(&member).map_err(|e| StoreError::corrupt(key.clone(), e))?;

@@ -37,6 +37,8 @@ pub enum Action {
     MalformedBody,
     /// The CA acts, the client gets this body with the CA's status and headers.
     ReplaceBody(String),
+    /// Pebble's answer, with one text in the place of another wherever it stands.
+    Rewrite(String, String),
     /// Runs before the CA is asked.
     CallBefore(Callback),
     /// Runs when the CA has answered and the client doesn't know yet.
@@ -71,6 +73,7 @@ impl fmt::Debug for Action {
             Self::DropAnswer => "DropAnswer",
             Self::MalformedBody => "MalformedBody",
             Self::ReplaceBody(_) => "ReplaceBody",
+            Self::Rewrite(..) => "Rewrite",
             Self::CallBefore(_) => "CallBefore",
             Self::CallAfter(_) => "CallAfter",
         })

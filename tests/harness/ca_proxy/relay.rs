@@ -63,7 +63,11 @@ pub(super) async fn relay(
                 let refusal = Answer::problem(400, "badNonce", "JWS has an invalid anti-replay nonce");
                 return upstream.invented(&request, &refusal).await;
             }
-            Action::DropAnswer | Action::MalformedBody | Action::ReplaceBody(_) | Action::CallAfter(_) => {}
+            Action::DropAnswer
+            | Action::MalformedBody
+            | Action::ReplaceBody(_)
+            | Action::Rewrite(..)
+            | Action::CallAfter(_) => {}
         }
     }
 
@@ -97,6 +101,7 @@ pub(super) async fn relay(
             Action::DropAnswer => return reset(&request),
             Action::MalformedBody => body = body.slice(..body.len() / 2),
             Action::ReplaceBody(other) => body = other.clone().into(),
+            Action::Rewrite(from, to) => body = String::from_utf8_lossy(&body).replace(from, to).into(),
             _ => {}
         }
     }

