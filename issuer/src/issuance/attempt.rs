@@ -339,8 +339,8 @@ impl<'a> Attempt<'a> {
             self.counter,
             tally.proofs.clone(),
             asked,
-            ticket,
-        );
+        )
+        .holding(ticket);
         let outcome = work.finish(order).await;
         if work.is_nameless() {
             tally.nameless.push(kind.slot());

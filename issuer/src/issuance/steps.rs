@@ -61,7 +61,6 @@ impl<'a> Work<'a> {
         counter: &RequestCounter,
         proofs: Proofs,
         asked: Asked<'a>,
-        ticket: Option<Ticket>,
     ) -> Self {
         let account = issuance.account.counted(counter.clone());
         Self {
@@ -72,9 +71,14 @@ impl<'a> Work<'a> {
             timeline,
             proofs,
             asked,
-            ticket: Mutex::new(ticket),
+            ticket: Mutex::default(),
             nameless: AtomicBool::new(false),
         }
+    }
+
+    /// With what the order was given for its turn.
+    pub(super) fn holding(self, ticket: Option<Ticket>) -> Self {
+        Self { ticket: Mutex::new(ticket), ..self }
     }
 
     /// What the order was given, here or by the run that placed it.

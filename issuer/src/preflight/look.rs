@@ -224,7 +224,7 @@ impl Preflight {
                     answers.push((server, [v4, v6].concat()));
                     continue;
                 }
-                _ => match [v4, v6].into_iter().flatten().find(|answer| says_nothing(answer)) {
+                _ => match [v4, v6].into_iter().flatten().find(says_nothing) {
                     Some(answer) => Cause::new("lame-server").with("answer", said(&answer)),
                     None => Cause::new("silent-server"),
                 },

@@ -87,7 +87,7 @@ impl fmt::Display for Rekeyed {
         let Self { given, asked, complete } = self;
         write!(
             f,
-            "It was given {given} keys. {asked} sites are renewed with new keys, by the daemon: see `issuer status`"
+            "It was given {given} keys. Sites that are renewed with new keys, by the daemon: {asked}. See `issuer status`"
         )?;
         if !complete {
             write!(
