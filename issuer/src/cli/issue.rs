@@ -70,10 +70,10 @@ pub(super) async fn run(
     let ca = Ca::of(&config, arguments.ca.as_deref())
         .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
     // Before anything is opened, stored or asked.
-    let challenge = arguments.challenge.unwrap_or(match config.dns.is_empty() {
-        true => ChallengeType::Http01,
-        false => ChallengeType::Auto,
-    });
+    // A wildcard is taken where something could prove it.
+    let by_record = !config.dns.is_empty() || ca.section.dns_persist.is_some();
+    let otherwise = if by_record { ChallengeType::Auto } else { ChallengeType::Http01 };
+    let challenge = arguments.challenge.unwrap_or(otherwise);
     let name_sets = name_sets(&arguments, &ca, &suffixes::current(&config), challenge)?;
     let key_types = key_types(&arguments)?;
     let context = Context::open(config, *output).await?;

@@ -9,7 +9,9 @@ use crate::{
     audit,
     dns::Resolver,
     dns01::Prover,
-    fleet, monitoring, notify,
+    fleet,
+    issuance::draw,
+    monitoring, notify,
     schedule::{Counters, Node},
     sightings::Sightings,
     sites::Registry,
@@ -91,7 +93,7 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     let unusable = |e: &(dyn std::error::Error + 'static)| Failed::because(Exit::Usage, "configuration", e);
     let resolver = Resolver::with_servers(&config.issuer.resolvers).map_err(|e| unusable(&e))?;
     let prover = Prover::open(&config, store.clone(), resolver).map_err(|e| unusable(&e))?;
-    let swept = tokio::spawn(async move { prover.sweep_forever().await });
+    let swept = tokio::spawn(async move { prover.sweep_forever(draw).await });
     let registry = Registry::new(store.clone(), Arc::clone(&config));
     let troubled = Arc::clone(&node);
     let api =

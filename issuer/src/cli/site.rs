@@ -96,7 +96,7 @@ pub(super) struct Settings {
     /// The CA's profile; empty: of the CA's choice
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
-    /// http-01
+    /// How its names are proved: http-01, dns-01, auto, dns-account-01 or dns-persist-01
     #[arg(long, value_parser = parse_challenge)]
     challenge: Option<shared::domain::ChallengeType>,
     /// Tags that frontends' scopes and brakes can name; all of them, where any is given

@@ -61,6 +61,15 @@ pub enum AskError {
     Malformed(SocketAddr),
 }
 
+impl AskError {
+    /// Whether there is no way to the server from here, which says nothing about it.
+    pub fn is_out_of_reach(&self) -> bool {
+        let no_way =
+            |kind| matches!(kind, io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable);
+        matches!(self, Self::Io { source, .. } if no_way(source.kind()))
+    }
+}
+
 impl Question {
     /// To a server that has authority.
     pub fn to_authority(name: Name, kind: RecordType) -> Self {

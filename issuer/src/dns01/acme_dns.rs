@@ -1,7 +1,7 @@
 //! acme-dns: a nameserver for nothing but proofs, with an account for each name. It keeps the two newest values of a name and
 //! has no way to remove one.
 
-use super::provider::{Action, ProviderError, SetupError, http, read, unreachable, unusable};
+use super::provider::{Action, ProviderError, SetupError, http, post, read, unusable};
 use reqwest::Client;
 use serde::Deserialize;
 use shared::{
@@ -67,24 +67,12 @@ impl AcmeDns {
             Action::Remove => NOTHING,
         };
         let document = serde_json::json!({ "subdomain": account.subdomain, "txt": value });
-        let answer = self
+        let request = self
             .http
             .post(&self.update_url)
             .header("X-Api-User", account.username.as_str())
-            .header("X-Api-Key", account.password.as_str())
-            .header(reqwest::header::CONTENT_TYPE, "application/json")
-            .body(document.to_string())
-            .send()
-            .await
-            .map_err(|e| unreachable(&e.without_url()))?;
-        if answer.status().is_success() {
-            return Ok(());
-        }
-        let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
-        Err(ProviderError::Refused(format!(
-            "it answers with {status}: {}",
-            text.chars().take(200).collect::<String>()
-        )))
+            .header("X-Api-Key", account.password.as_str());
+        post(request, document.to_string()).await
     }
 }
 

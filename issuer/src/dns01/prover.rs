@@ -4,7 +4,7 @@ use super::{
     provider::{Action, Provider, ProviderError, SetupError},
     standing::says,
 };
-use crate::dns::{ResolveFailure, Resolver, Zone};
+use crate::dns::{Answer, AskError, ResolveFailure, Resolver, Zone};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::{join_all, try_join_all};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
@@ -245,8 +245,15 @@ impl Prover {
         if answers.is_empty() {
             return Ok(vec![format!("the zone {}, which has no nameserver,", zone.name())]);
         }
-        let has = |answer: &crate::dns::Answer| answer.texts().iter().any(|text| is_right(text));
-        let lacking = answers.iter().filter(|(_, answer)| !answer.as_ref().is_ok_and(has));
+        // A node without IPv6 can't ask a server that has nothing else. Those that it reaches must all have it, and one at least.
+        let out_of_reach =
+            |answer: &Result<Answer, AskError>| answer.as_ref().is_err_and(AskError::is_out_of_reach);
+        let all_are = answers.iter().all(|(_, answer)| out_of_reach(answer));
+        let has = |answer: &Answer| answer.texts().iter().any(|text| is_right(text));
+        let lacks = |answer: &Result<Answer, AskError>| {
+            !answer.as_ref().is_ok_and(has) && (all_are || !out_of_reach(answer))
+        };
+        let lacking = answers.iter().filter(|(_, answer)| lacks(answer));
         Ok(lacking.map(|(server, _)| server.name.clone()).collect())
     }
 

@@ -3,7 +3,7 @@
 
 use super::{acme_dns::AcmeDns, exec::Exec, rfc2136::Rfc2136, webhook::Webhook};
 use hickory_resolver::proto::rr::Name;
-use reqwest::{Certificate, Client, redirect::Policy};
+use reqwest::{Certificate, Client, RequestBuilder, header, redirect::Policy};
 use shared::{
     config::{Dns, DnsProvider},
     domain::{DnsName, Txt},
@@ -17,6 +17,8 @@ use std::{
 const USER_AGENT: &str = concat!("signpost/", env!("CARGO_PKG_VERSION"));
 /// So many digits of a name's digest tell it from every other.
 const TARGET_DIGITS: usize = 20;
+/// Characters of a refusal that are shown.
+const MOST_SHOWN: usize = 200;
 /// For one request.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -147,6 +149,16 @@ pub(super) fn http(name: &str, config: &Dns) -> Result<Client, SetupError> {
     builder.build().map_err(|e| unusable(name, e.to_string()))
 }
 
-pub(super) fn unreachable(error: &reqwest::Error) -> ProviderError {
-    ProviderError::Unreachable(shared::error::chain(error))
+/// Sends JSON; what is not 2xx is a refusal, with the beginning of what was said.
+pub(super) async fn post(request: RequestBuilder, json: String) -> Result<(), ProviderError> {
+    let request = request.header(header::CONTENT_TYPE, "application/json").body(json);
+    // The URL may hold what nobody else should see.
+    let failed = |e: reqwest::Error| ProviderError::Unreachable(shared::error::chain(&e.without_url()));
+    let answer = request.send().await.map_err(failed)?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let text: String = answer.text().await.unwrap_or_default().chars().take(MOST_SHOWN).collect();
+    Err(ProviderError::Refused(format!("it answers with {status}: {text}")))
 }

@@ -1,7 +1,6 @@
 //! Records that nobody needs any more: whoever made them was killed before they were removed.
 
 use super::prover::Prover;
-use crate::issuance::draw;
 use jiff::{SignedDuration, Timestamp};
 use shared::{
     domain::OrderState,
@@ -17,8 +16,8 @@ const EVERY: Duration = Duration::from_secs(60);
 const MOST: usize = 1_000;
 
 impl Prover {
-    /// Sweeps from time to time, each node at moments of its own.
-    pub async fn sweep_forever(&self) {
+    /// Sweeps from time to time, each node at moments of its own: `draw` gives numbers between 0 and 1.
+    pub async fn sweep_forever(&self, draw: impl Fn() -> f64) {
         loop {
             if let Err(error) = self.sweep(Timestamp::now()).await {
                 tracing::debug!(

@@ -1,9 +1,9 @@
 //! A service of the operator's own, asked with signed JSON.
 
-use super::provider::{Action, ProviderError, SetupError, http, read, unreachable, unusable};
+use super::provider::{Action, ProviderError, SetupError, http, post, read, unusable};
 use crate::notify::sign;
 use jiff::Timestamp;
-use reqwest::{Client, header};
+use reqwest::Client;
 use shared::{config::Dns, domain::Txt};
 use std::fmt;
 use zeroize::Zeroizing;
@@ -41,23 +41,7 @@ impl Webhook {
         let body = document(action, txt, ttl_seconds);
         let signature = sign(self.secret.as_bytes(), Timestamp::now().as_second(), body.as_bytes())
             .map_err(|e| ProviderError::Refused(e.to_string()))?;
-        let answer = self
-            .http
-            .post(&self.url)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header("Signpost-Signature", signature)
-            .body(body)
-            .send()
-            .await
-            .map_err(|e| unreachable(&e.without_url()))?;
-        if answer.status().is_success() {
-            return Ok(());
-        }
-        let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
-        Err(ProviderError::Refused(format!(
-            "it answers with {status}: {}",
-            text.chars().take(200).collect::<String>()
-        )))
+        post(self.http.post(&self.url).header("Signpost-Signature", signature), body).await
     }
 }
 

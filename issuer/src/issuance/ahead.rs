@@ -77,7 +77,8 @@ impl Issuance {
         for name in &in_dns {
             if let Err(verdict) = self.can_be_written(name, wanted).await {
                 timeline.tell("preflight", None, format!("{}: {}", name.to_unicode(), verdict.what));
-                if verdict.fault == Fault::Operator || wanted == ChallengeType::DnsPersist01 {
+                if verdict.fault == Fault::Operator || (wanted == ChallengeType::DnsPersist01 && blocks(name))
+                {
                     ahead.doomed.push((name.clone(), verdict));
                 }
             }

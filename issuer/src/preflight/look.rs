@@ -219,6 +219,10 @@ impl Preflight {
         let mut remarks = Vec::new();
         let mut answers: Vec<(&NameServer, Vec<String>)> = Vec::new();
         for ((server, v4), (_, v6)) in v4.into_iter().zip(v6) {
+            // There is no way to it from here: that says nothing about it.
+            if v4.as_ref().is_err_and(AskError::is_out_of_reach) {
+                continue;
+            }
             let cause = match (says(&v4), says(&v6)) {
                 (Some(v4), Some(v6)) => {
                     answers.push((server, [v4, v6].concat()));

@@ -463,6 +463,7 @@ fn differences(before: &Site, after: &Site) -> Vec<String> {
     compare("ca", before.ca.clone(), after.ca.clone());
     compare("account", before.account.clone(), after.account.clone());
     compare("profile", or_none(&before.profile), or_none(&after.profile));
+    compare("challenge", before.challenge.as_str().to_owned(), after.challenge.as_str().to_owned());
     compare("tags", before.tags.join("+"), after.tags.join("+"));
     compare("tenant", or_none(&before.tenant), or_none(&after.tenant));
     let redirect = |site: &Site| site.redirect.is_some_and(|on| on).to_string();
