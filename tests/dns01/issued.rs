@@ -219,6 +219,38 @@ async fn a_wrong_key_is_told_and_the_order_waits() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_can_not_be_written_does_not_keep_the_others() -> Result<()> {
+    let mut hosted = Hosted::make(0).await?;
+    hosted.stage.signpost.set("dns.broken.provider", "exec")?;
+    hosted.stage.signpost.set("dns.broken.zones", vec!["broken.example"])?;
+    hosted.stage.signpost.set("dns.broken.command", vec!["/bin/false"])?;
+    let line = ["--san", "--challenge", "dns-01", ZONE, "shop.broken.example"];
+    let document = hosted.stage.issue(&line).await?;
+    ensure!(names_of(&document["results"][0]) == [ZONE], "{document:#}");
+    ensure!(texts(hosted.primary, RECORD).await?.is_empty(), "the first order's record is left");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn auto_without_anybody_who_writes_goes_on_over_http() -> Result<()> {
+    let mut hosted = Hosted::make(0).await?;
+    hosted.stage.signpost.unset("issuer.self_check")?;
+    hosted.stage.signpost.unset("dns.own.zones")?;
+    hosted.stage.signpost.set("dns.own.zones", vec!["elsewhere.example"])?;
+    let fleet = hosted.stage.fleet.as_ref().context("a fleet")?;
+    fleet.break_redirects().await?;
+    let line = ["--challenge", "auto", "shop.hosted.example"];
+    let failed = hosted.stage.issue_ending(1, &line).await?;
+    ensure!(failed["results"][0]["failure"]["class"] != "caa", "{failed:#}");
+    // Put right, it is not held to the way that failed.
+    fleet.repair_redirects().await?;
+    let document = hosted.stage.issue(&line).await?;
+    ensure!(document["results"][0]["status"] == "issued", "{document:#}");
+    ensure!(!has_step(&document["results"][0], "written"), "{document:#}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn knot_takes_the_updates_as_well() -> Result<()> {
     let mut hosted = Hosted::make(0).await?;
     // Knot in the secondary's place would be another story: here it is a primary of its own, below our zone.

@@ -46,34 +46,19 @@ impl Issuance {
         timeline: &Timeline,
     ) -> Result<Ahead, Verdict> {
         let wanted = stored.site.challenge;
-        let mut ahead = Ahead { unreachable: unreached_before(stored), ..Ahead::default() };
         let is_renewal = |name: &DnsName| valid.values().any(|published| published.leaf.covers(name));
         let blocks = |name: &DnsName| self.checker.mode() == config::SelfCheck::Required || !is_renewal(name);
-        let proofs = Proofs { wanted, unreachable: ahead.unreachable.clone() };
-        let (in_dns, over_http): (Vec<DnsName>, Vec<DnsName>) =
+        let proofs = Proofs { wanted, unreachable: BTreeSet::new() };
+        let (mut in_dns, over_http): (Vec<DnsName>, Vec<DnsName>) =
             names.iter().cloned().partition(|name| proofs.are_in_dns(name));
-        let mut told = Vec::new();
-        for report in self.look_at(over_http, Proof::Http, wanted).await? {
-            let leads_elsewhere =
-                report.gravest().is_some_and(|gravest| !matches!(gravest.class, Class::Caa | Class::Name));
-            if wanted == ChallengeType::Auto
-                && report.readiness() == Readiness::WillFail
-                && leads_elsewhere
-                && self.can_be_written(&report.name, wanted).await.is_ok()
-            {
-                let name = report.name.to_unicode();
-                timeline.tell(
-                    "preflight",
-                    None,
-                    format!("{name} is not reached over HTTP: dns-01 proves it"),
-                );
-                ahead.unreachable.insert(report.name);
-            } else {
-                told.push(report);
-            }
+        let (unreachable, mut told) = self.look_over_http(stored, over_http).await?;
+        for name in &unreachable {
+            let name = name.to_unicode();
+            timeline.tell("preflight", None, format!("{name} is not reached over HTTP: dns-01 proves it"));
         }
+        in_dns.extend(unreachable.iter().cloned());
+        let mut ahead = Ahead { doomed: Vec::new(), unreachable };
         // Who could write the record is known for sure, whatever is checked.
-        let in_dns: Vec<DnsName> = in_dns.into_iter().chain(ahead.unreachable.iter().cloned()).collect();
         for name in &in_dns {
             if let Err(verdict) = self.can_be_written(name, wanted).await {
                 timeline.tell("preflight", None, format!("{}: {}", name.to_unicode(), verdict.what));
@@ -96,6 +81,35 @@ impl Issuance {
             }
         }
         Ok(ahead)
+    }
+
+    /// Names that HTTP does not reach and a record may prove, as far as either will do; and what was found of the others.
+    ///
+    /// # Errors
+    /// The store: no canary can be published.
+    pub(super) async fn look_over_http(
+        &self,
+        stored: &StoredSite,
+        names: Vec<DnsName>,
+    ) -> Result<(BTreeSet<DnsName>, Vec<Report>), Verdict> {
+        let wanted = stored.site.challenge;
+        let known: Vec<DnsName> = names.iter().filter(|name| failed_before(stored, name)).cloned().collect();
+        let reports = self.look_at(names, Proof::Http, wanted).await?;
+        if wanted != ChallengeType::Auto {
+            return Ok((BTreeSet::new(), reports));
+        }
+        // Where nothing is looked at, the last attempt is what is known.
+        let is_off = self.checker.mode() == config::SelfCheck::Off;
+        let found = reports.iter().filter(|report| leads_elsewhere(report)).map(|report| report.name.clone());
+        let candidates: Vec<DnsName> = if is_off { known } else { found.collect() };
+        let mut unreachable = BTreeSet::new();
+        for name in candidates {
+            if self.can_be_written(&name, wanted).await.is_ok() {
+                unreachable.insert(name);
+            }
+        }
+        let others = reports.into_iter().filter(|report| !unreachable.contains(&report.name)).collect();
+        Ok((unreachable, others))
     }
 
     /// Whether the record that would prove a name is there or can be written, as far as that is known.
@@ -155,22 +169,22 @@ impl Issuance {
     }
 }
 
-/// Names that the CA did not reach over HTTP the last time.
-pub(super) fn unreached_before(stored: &StoredSite) -> BTreeSet<DnsName> {
-    if stored.site.challenge != ChallengeType::Auto {
-        return BTreeSet::new();
-    }
-    let of_the_way = |class| {
+/// Whether it is the way to the answer that will fail, and not what a record would meet as well.
+fn leads_elsewhere(report: &Report) -> bool {
+    report.readiness() == Readiness::WillFail
+        && report.gravest().is_some_and(|gravest| !matches!(gravest.class, Class::Caa | Class::Name))
+}
+
+/// Whether the CA did not reach a name the last time.
+fn failed_before(stored: &StoredSite, name: &DnsName) -> bool {
+    let failure = stored.cut.get(name).or(stored.failure.as_ref());
+    failure.is_some_and(|failure| {
         matches!(
-            class,
+            failure.class,
             FailureClass::Dns
                 | FailureClass::NotPointingHere
                 | FailureClass::RedirectRule
                 | FailureClass::Firewall
         )
-    };
-    let failed = |name: &&DnsName| {
-        stored.cut.get(name).or(stored.failure.as_ref()).is_some_and(|failure| of_the_way(failure.class))
-    };
-    stored.site.names.iter().filter(failed).cloned().collect()
+    })
 }

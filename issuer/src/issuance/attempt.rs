@@ -4,7 +4,6 @@
 use super::{
     Issuance, Outcome, Verdict, Wanted,
     aftermath::{Aftermath, next_of_cut},
-    ahead::unreached_before,
     patience::write,
     progress::Timeline,
     proofs::Proofs,
@@ -88,7 +87,7 @@ impl<'a> Attempt<'a> {
         };
         let mut tally = Tally {
             cut: stored.cut.clone(),
-            proofs: Proofs { wanted: stored.site.challenge, unreachable: unreached_before(&stored) },
+            proofs: Proofs { wanted: stored.site.challenge, ..Proofs::default() },
             stored,
             before: BTreeMap::new(),
             done: Vec::new(),
@@ -182,7 +181,13 @@ impl<'a> Attempt<'a> {
         {
             return Ok(Outcome::Stopped(stop));
         }
-        if let Some(wanted) = names.clone().filter(|_| !has_open_order) {
+        if let Some(wanted) = names.clone()
+            && has_open_order
+        {
+            // It is gone on with as it was begun, as far as that can be seen.
+            let wanted = wanted.iter().cloned().collect();
+            tally.proofs.unreachable = self.issuance.look_over_http(&tally.stored, wanted).await?.0;
+        } else if let Some(wanted) = names.clone() {
             let looked = self.issuance.look_ahead(&tally.stored, &wanted, &tally.before, self.timeline);
             let ahead = looked.await?;
             tally.proofs.unreachable = ahead.unreachable;

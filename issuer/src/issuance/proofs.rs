@@ -5,6 +5,7 @@ use crate::{
     acme::{Authorization, ChallengeKind},
     dns01::{Dns01Error, Holder, labelled_record, own_record},
 };
+use futures_util::future::join_all;
 use jiff::{Timestamp, ToSpan};
 use shared::{
     domain::{AuthorizationRef, ChallengeType, DnsName, FailureClass, PublishedToken, Standing, Token},
@@ -62,7 +63,12 @@ impl Work<'_> {
             let answer = self.account.key().key_authorization(&token);
             let own = self.issuance.record_of(&name, self.proofs.wanted);
             let planned = self.issuance.prover.plan(&own, &answer).await;
-            Some(planned.map_err(|error| Verdict::from_dns01(&error))?)
+            // The others can be ordered without it.
+            let spoils = |error| {
+                let alone = Verdict::from_dns01(&error);
+                Verdict { culprits: vec![(name.clone(), alone.clone())], ..alone }
+            };
+            Some(planned.map_err(spoils)?)
         } else {
             None
         };
@@ -87,37 +93,64 @@ impl Work<'_> {
     }
 
     /// Writes the records of those that are proved in the DNS, and waits until every nameserver has them.
+    ///
+    /// # Errors
+    /// Where only some can't be, they spoil the order, and the others are ordered without them; where all can't be, the order
+    /// stays open, and the next run goes on with the same records.
     pub(super) async fn write_records(&self, tokens: &[PublishedToken]) -> Result<(), Verdict> {
         let prover = &self.issuance.prover;
-        for standing in tokens.iter().filter_map(|token| token.standing.as_ref()) {
-            let stands = prover.stand(standing).await;
-            stands.map_err(|error| Verdict::from_dns01(&error).keeping_the_order())?;
-        }
-        let records = self.records(tokens);
-        if records.is_empty() {
+        let in_dns: Vec<&PublishedToken> = tokens.iter().filter(|token| !is_over_http(token)).collect();
+        if in_dns.is_empty() {
             return Ok(());
         }
-        let written = async {
-            prover.make(&records).await?;
-            self.timeline.tell("written", Some(self.slot), "the records are in the DNS");
-            prover.await_everywhere(&records).await
-        };
-        // The order stays open: the next run goes on with the same records.
-        written.await.map_err(|error| Verdict::from_dns01(&error).keeping_the_order())?;
-        self.timeline.tell("propagated", Some(self.slot), "every nameserver has the records");
-        Ok(())
+        let write = in_dns.iter().map(|token| async {
+            match (&token.standing, self.record(token)) {
+                (Some(standing), _) => prover.stand(standing).await,
+                (None, Some(record)) => prover.make(&[record]).await,
+                (None, None) => Ok(()),
+            }
+        });
+        let written = join_all(write).await;
+        self.timeline.tell("written", Some(self.slot), "the records are in the DNS");
+        let wait = in_dns.iter().zip(&written).map(|(token, written)| async {
+            match self.record(token).filter(|_| written.is_ok()) {
+                Some(record) => prover.await_everywhere(&[record]).await,
+                None => Ok(()),
+            }
+        });
+        let awaited = join_all(wait).await;
+        let outcomes = written.into_iter().zip(awaited).map(|(written, awaited)| written.and(awaited));
+        let mut failed: Vec<(DnsName, Verdict)> = Vec::new();
+        for (token, outcome) in in_dns.iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => {}
+                // No name is to blame.
+                Err(Dns01Error::Store(error)) => return Err(Verdict::from_store(&error)),
+                Err(error) => failed.push((token.name.clone(), Verdict::from_dns01(&error))),
+            }
+        }
+        let all = failed.len() == tokens.len();
+        match Verdict::of_culprits(failed) {
+            None => {
+                self.timeline.tell("propagated", Some(self.slot), "every nameserver has the records");
+                Ok(())
+            }
+            Some(verdict) if all => Err(Verdict { culprits: Vec::new(), ..verdict }.keeping_the_order()),
+            Some(verdict) => Err(verdict),
+        }
     }
 
     pub(super) fn records(&self, tokens: &[PublishedToken]) -> Vec<JournalledTxt> {
-        let record = |token: &PublishedToken| {
-            Some(JournalledTxt {
-                txt: token.txt.clone()?,
-                site: self.lease.site.clone(),
-                slot: self.slot,
-                token: token.token.clone(),
-            })
-        };
-        tokens.iter().filter_map(record).collect()
+        tokens.iter().filter_map(|token| self.record(token)).collect()
+    }
+
+    fn record(&self, token: &PublishedToken) -> Option<JournalledTxt> {
+        Some(JournalledTxt {
+            txt: token.txt.clone()?,
+            site: self.lease.site.clone(),
+            slot: self.slot,
+            token: token.token.clone(),
+        })
     }
 
     /// In the background: tokens end by themselves, and nothing waits for it.
@@ -232,9 +265,13 @@ fn stand_in(challenge_url: &str) -> Token {
     Token::parse(&digest).expect("64 hex digits have the form of a token")
 }
 
+/// Whether it is answered at a frontend, and not in the DNS.
+pub(super) fn is_over_http(token: &PublishedToken) -> bool {
+    token.txt.is_none() && token.standing.is_none()
+}
+
 fn over_http(tokens: &[PublishedToken]) -> impl Iterator<Item = &Token> + Send {
-    let over_http = |token: &&PublishedToken| token.txt.is_none() && token.standing.is_none();
-    tokens.iter().filter(over_http).map(|token| &token.token)
+    tokens.iter().filter(|token| is_over_http(token)).map(|token| &token.token)
 }
 
 async fn withdraw(store: &Store, tokens: &[PublishedToken]) {

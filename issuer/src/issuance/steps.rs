@@ -6,7 +6,7 @@ use super::{
     look::{Look, at_once, name_of, refused},
     patience::{ask, write},
     progress::Timeline,
-    proofs::Proofs,
+    proofs::{Proofs, is_over_http},
     verdict::Verdict,
 };
 use crate::{
@@ -189,9 +189,13 @@ impl<'a> Work<'a> {
                 }
             }
         }
-        self.write_records(tokens).await?;
-        let over_http: Vec<_> =
-            tokens.iter().filter(|token| token.txt.is_none() && token.standing.is_none()).cloned().collect();
+        if let Err(verdict) = self.write_records(tokens).await {
+            if !verdict.keep_order {
+                self.take_back(tokens).await;
+            }
+            return Err(verdict);
+        }
+        let over_http: Vec<_> = tokens.iter().filter(|token| is_over_http(token)).cloned().collect();
         let advice =
             self.issuance.checker.check(&over_http, self.account.key(), self.slot, self.timeline).await?;
         let asked = self.answer(tokens).await?;
