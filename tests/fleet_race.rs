@@ -22,7 +22,8 @@ const LEASE_SECONDS: f64 = 1.5;
 const EVERY: Duration = Duration::from_secs(2);
 /// Longer than a lease.
 const FROZEN: Duration = Duration::from_millis(2500);
-const LIMIT: Duration = Duration::from_secs(200);
+/// A slow machine takes its time: what counts is how it ends.
+const LIMIT: Duration = Duration::from_secs(450);
 
 /// A daemon on a node of its own, and until when it is frozen.
 struct Victim {

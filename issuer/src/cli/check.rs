@@ -214,7 +214,7 @@ async fn ask_ca(context: &Context, ca: &Ca, account: &str) -> Result<(Asker, Vec
                 if offset.abs() > CLOCK_TOLERANCE {
                     remarks.push(Remark {
                         weight: Readiness::Doubtful,
-                        class: Class::Slow,
+                        class: Class::Ca,
                         cause: Cause::of_clock(offset),
                     });
                 }
@@ -226,7 +226,7 @@ async fn ask_ca(context: &Context, ca: &Ca, account: &str) -> Result<(Asker, Vec
     };
     remarks.extend(answer.map(|reason| Remark {
         weight: Readiness::WillFail,
-        class: Class::Firewall,
+        class: Class::Ca,
         cause: Cause::of_ca(&ca.directory, &reason),
     }));
     Ok((asker, remarks))

@@ -149,6 +149,7 @@ pub(super) fn fault_and_class(class: Option<Class>) -> (Fault, FailureClass) {
         }
         Some(Class::RedirectRule) => (Fault::Operator, FailureClass::RedirectRule),
         Some(Class::Caa) => (Fault::Customer, FailureClass::Caa),
+        Some(Class::Ca) => (Fault::Ca, FailureClass::Ca),
         Some(Class::Name) => (Fault::Customer, FailureClass::Policy),
         Some(Class::Firewall | Class::Slow | Class::Ipv6Differs) | None => {
             (Fault::Customer, FailureClass::Firewall)

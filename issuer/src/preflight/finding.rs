@@ -33,6 +33,8 @@ pub enum Class {
     Name,
     /// Who writes into the DNS for dns-01, or the delegation to it.
     DnsChallenge,
+    /// The CA, or this machine's clock beside it.
+    Ca,
 }
 
 /// One request of a validation.
