@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::{
     issued::nsupdate,
-    zone::{Hosted, KEY, SECRET, ZONE},
+    zone::{ADMIN, Hosted, SECRET, ZONE},
 };
 
 const RECORD: &str = "_acme-challenge.hosted.example";
@@ -82,7 +82,7 @@ fn read(stream: &mut TcpStream) -> Result<Request> {
 
 fn update(hosted: &Hosted, lines: &str) -> String {
     format!(
-        "server {} {DNS_PORT}\nkey hmac-sha256:{KEY} {SECRET}\nzone {ZONE}\n{lines}\nsend\n",
+        "server {} {DNS_PORT}\nkey hmac-sha256:{ADMIN} {SECRET}\nzone {ZONE}\n{lines}\nsend\n",
         hosted.primary.ip()
     )
 }

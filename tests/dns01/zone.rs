@@ -15,6 +15,8 @@ pub(super) const ZONE: &str = "hosted.example";
 pub(super) const CUSTOMER: &str = "customer.example";
 /// The key's name and secret.
 pub(super) const KEY: &str = "signpost";
+/// A key that may change everything, for what a zone's owner does.
+pub(super) const ADMIN: &str = "owner";
 pub(super) const SECRET: &str = "bm90IGEgc2VjcmV0IGF0IGFsbCwgYnV0IDMyIGJ5dGVz";
 
 const PRIMARY: u8 = 20;
@@ -52,7 +54,9 @@ impl Hosted {
         let mut stage = Stage::looking_with(StageOptions { pebble, ..StageOptions::default() }).await?;
         let fleet = &stage.fleet.as_ref().context("a looking stage has a fleet")?.net;
 
-        let key = format!("key \"{KEY}\" {{ algorithm hmac-sha256; secret \"{SECRET}\"; }};\n");
+        let key: String = [KEY, ADMIN]
+            .map(|name| format!("key \"{name}\" {{ algorithm hmac-sha256; secret \"{SECRET}\"; }};\n"))
+            .concat();
         let told = if lag == 0 {
             format!("notify explicit; also-notify {{ {second}; }};")
         } else {
@@ -60,7 +64,8 @@ impl Hosted {
         };
         let zone = |apex: &str, file: &str| {
             format!(
-                "zone \"{apex}\" {{ type primary; file \"{DIRECTORY}/{file}\"; allow-update {{ key {KEY}; }}; \
+                "zone \"{apex}\" {{ type primary; file \"{DIRECTORY}/{file}\"; \
+                 update-policy {{ grant {KEY} wildcard *.{apex}. TXT; grant {ADMIN} zonesub ANY; }}; \
                  allow-transfer {{ any; }}; {told} }};\n"
             )
         };

@@ -146,7 +146,7 @@ impl Fleet {
 }
 
 /// Two servers with the shipped rule. A test's CA asks on a port of its own, so the redirect names it.
-fn frontends(addresses: &[SocketAddr], http_port: u16) -> Result<String> {
+pub fn frontends(addresses: &[SocketAddr], http_port: u16) -> Result<String> {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/frontends/nginx");
     let fleet = std::fs::read_to_string(shipped.join("signpost.conf")).context("the shipped rule")?;
     ensure!(fleet.contains(VALIDATION_HOST), "signpost.conf names another validation host");

@@ -105,11 +105,8 @@ impl Climb {
     }
 
     async fn look_up(&self, at: &str) -> Found {
-        let records = match self.resolver.records(at, RecordType::CAA).await {
-            // The name may be missing while its parent has records.
-            Err(ResolveFailure::NoSuchName(_) | ResolveFailure::NoAddresses(_)) => Vec::new(),
-            records => records?,
-        };
+        // A name that is missing has none; its parent may have some.
+        let records = self.resolver.records(at, RecordType::CAA).await?;
         let property = |data: &RData| match data {
             RData::CAA(caa) => Some(Property {
                 // Boulder takes the lowest bit for the critical one as well.

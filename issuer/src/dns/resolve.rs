@@ -189,31 +189,35 @@ impl Resolver {
         trail.addresses = addresses_in(&records);
         trail.aliases = follow(&name, &records).iter().map(as_text).collect();
         if dangling && trail.addresses.is_empty() && trail.gap.is_none() {
-            self.follow_dangling(name, &mut trail).await;
+            self.follow_dangling(host.as_str(), &mut trail).await;
         }
         trail
     }
 
-    async fn follow_dangling(&self, name: Name, trail: &mut Trail) {
-        let mut last = name;
+    async fn follow_dangling(&self, host: &str, trail: &mut Trail) {
+        let mut last = host.to_owned();
         while trail.aliases.len() < MOST_ALIASES {
-            match self.look_up(&last, RecordType::CNAME).await {
-                Ok(records) => {
-                    let Some(next) = alias_in(&last, &records) else { return };
-                    let text = as_text(&next);
-                    if trail.aliases.contains(&text) {
-                        return;
-                    }
-                    trail.aliases.push(text);
+            match self.alias_of(&last).await {
+                Ok(Some(next)) if !trail.aliases.contains(&next) => {
+                    trail.aliases.push(next.clone());
                     last = next;
                 }
-                Err(NetError::Dns(DnsError::NoRecordsFound(none))) if is_final(&none) => return,
-                Err(error) => {
-                    trail.gap = Some(why_unknown(&as_text(&last), &error));
+                Ok(_) => return,
+                Err(failure) => {
+                    trail.gap = Some(failure);
                     return;
                 }
             }
         }
+    }
+
+    /// What a name is an alias of (CNAME), lower case, without the dot of the root.
+    ///
+    /// # Errors
+    /// [`ResolveFailure`]: the DNS did not tell.
+    pub async fn alias_of(&self, host: &str) -> Result<Option<String>, ResolveFailure> {
+        let records = self.records(host, RecordType::CNAME).await?;
+        Ok(alias_in(&absolute(host)?, &records).as_ref().map(as_text))
     }
 
     /// The records of a kind; none where there are none. Aliases are followed by the resolver.

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::dns::{Answer, AskError, ResolveFailure, Resolver, Zone};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use futures_util::future::{join_all, try_join_all};
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use futures_util::future::join_all;
+use hickory_resolver::proto::rr::{Name, RecordType};
 use jiff::Timestamp;
 use shared::{
     config::Config,
@@ -136,47 +136,44 @@ impl Prover {
         self.provider_of(&record).map(drop).ok_or(Dns01Error::NoProvider(record))
     }
 
-    /// Notes the records, then makes them. Safe to repeat.
+    /// Notes a record, then makes it. Safe to repeat.
     ///
     /// # Errors
-    /// [`Dns01Error`]: not all are made; all are noted, or none.
-    pub async fn make(&self, records: &[JournalledTxt]) -> Result<(), Dns01Error> {
-        self.store.journal_txt(records, Timestamp::now()).await?;
-        try_join_all(records.iter().map(|record| self.act(Action::Add, &record.txt))).await?;
-        Ok(())
+    /// [`Dns01Error`]; whether it was made or not, it is noted where it may be there.
+    pub async fn make(&self, record: &JournalledTxt) -> Result<(), Dns01Error> {
+        self.store.journal_txt(std::slice::from_ref(record), Timestamp::now()).await?;
+        self.act(Action::Add, &record.txt).await
     }
 
-    /// Returns once every nameserver of the records' zones has them.
+    /// Returns once every nameserver of the record's zone has it.
     ///
     /// # Errors
     /// [`Dns01Error::NotEverywhere`] at the deadline of the section: a CA that asks one that lacks it fails.
-    pub async fn await_everywhere(&self, records: &[JournalledTxt]) -> Result<(), Dns01Error> {
-        let awaited = records
-            .iter()
-            .map(|record| async { self.await_record(&record.txt, &|text| text == record.txt.value).await });
-        try_join_all(awaited).await?;
-        Ok(())
+    pub async fn await_everywhere(&self, record: &JournalledTxt) -> Result<(), Dns01Error> {
+        self.await_record(&record.txt, &|text| text == record.txt.value).await
     }
 
-    /// Removes the records, and forgets those that are. What can't be removed is left to the next sweep.
-    pub async fn remove(&self, records: &[JournalledTxt]) {
-        let removed = join_all(records.iter().map(|record| async move {
-            match self.act(Action::Remove, &record.txt).await {
-                Ok(()) => Some(record.clone()),
+    /// Removes the records, and forgets those that are. Answers what can't be removed: it is left to a later sweep.
+    pub async fn remove(&self, records: &[JournalledTxt]) -> Vec<JournalledTxt> {
+        let outcomes = join_all(records.iter().map(|record| self.act(Action::Remove, &record.txt))).await;
+        let (mut removed, mut left) = (Vec::new(), Vec::new());
+        for (record, outcome) in records.iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => removed.push(record.clone()),
                 Err(error) => {
                     let error = shared::error::chain(&error);
                     tracing::warn!(error, "a TXT record is left for now: it is removed later");
-                    None
+                    left.push(record.clone());
                 }
             }
-        }));
-        let removed: Vec<JournalledTxt> = removed.await.into_iter().flatten().collect();
+        }
         if let Err(error) = self.store.forget_txt(&removed).await {
             tracing::debug!(
                 error = shared::error::chain(&error),
                 "removed TXT records are removed once more"
             );
         }
+        left
     }
 
     async fn act(&self, action: Action, txt: &Txt) -> Result<(), Dns01Error> {
@@ -211,15 +208,7 @@ impl Prover {
         let mut at = own.to_owned();
         for _ in 0..MOST_ALIASES {
             let lost = |source| Dns01Error::Lost { record: at.clone(), source };
-            let records = match self.resolver.records(&at, RecordType::CNAME).await {
-                Err(ResolveFailure::NoSuchName(_) | ResolveFailure::NoAddresses(_)) => Vec::new(),
-                records => records.map_err(lost)?,
-            };
-            let next = records.iter().find_map(|record| match &record.data {
-                RData::CNAME(target) => Some(target.0.to_ascii().trim_end_matches('.').to_ascii_lowercase()),
-                _ => None,
-            });
-            match next {
+            match self.resolver.alias_of(&at).await.map_err(lost)? {
                 Some(next) => at = next,
                 None => return Ok(at),
             }

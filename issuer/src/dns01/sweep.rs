@@ -42,7 +42,9 @@ impl Prover {
         }
         if !left_behind.is_empty() {
             tracing::info!(records = left_behind.len(), "TXT records that were left behind are removed");
-            self.remove(&left_behind).await;
+            let left = self.remove(&left_behind).await;
+            // To the end: what can't be removed keeps nothing else from being looked at.
+            self.store.journal_txt(&left, now).await?;
         }
         Ok(left_behind.len())
     }

@@ -106,7 +106,7 @@ impl Work<'_> {
         let write = in_dns.iter().map(|token| async {
             match (&token.standing, self.record(token)) {
                 (Some(standing), _) => prover.stand(standing).await,
-                (None, Some(record)) => prover.make(&[record]).await,
+                (None, Some(record)) => prover.make(&record).await,
                 (None, None) => Ok(()),
             }
         });
@@ -114,7 +114,7 @@ impl Work<'_> {
         self.timeline.tell("written", Some(self.slot), "the records are in the DNS");
         let wait = in_dns.iter().zip(&written).map(|(token, written)| async {
             match self.record(token).filter(|_| written.is_ok()) {
-                Some(record) => prover.await_everywhere(&[record]).await,
+                Some(record) => prover.await_everywhere(&record).await,
                 None => Ok(()),
             }
         });

@@ -3,12 +3,11 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use harness::{
     mock_dns::MockDns,
@@ -16,6 +15,7 @@ use harness::{
     ports::LoopbackNet,
     redis::{Redis, RedisOptions},
     signpost::Signpost,
+    stage::{VALIDATION_HOST, frontends},
 };
 use issuer::{
     dns::Resolver,
@@ -23,7 +23,6 @@ use issuer::{
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 
-const VALIDATION_HOST: &str = "acme.hoster.example";
 const FRONTENDS: [u8; 2] = [1, 2];
 const VALIDATION: u8 = 3;
 
@@ -170,16 +169,4 @@ async fn fetch_all(
 
 fn answer(token: &str) -> String {
     format!("{token}.9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI")
-}
-
-/// Two servers with the shipped rule.
-fn frontends(addresses: &[SocketAddr], port: u16) -> Result<String> {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/frontends/nginx");
-    let fleet = std::fs::read_to_string(shipped.join("signpost.conf")).context("the shipped rule")?;
-    let mut http = fleet.replace(VALIDATION_HOST, &format!("{VALIDATION_HOST}:{port}"));
-    for address in addresses {
-        let rule = shipped.join("signpost-challenge.conf").display().to_string();
-        http.push_str(&format!("server {{ listen {address} default_server; include {rule}; }}\n"));
-    }
-    Ok(http)
 }
