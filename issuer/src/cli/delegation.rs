@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     dns::Resolver,
-    dns01::{Dns01Error, Prover, own_record},
+    dns01::{Dns01Error, Lead, Prover, own_record},
 };
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
@@ -107,30 +107,32 @@ async fn check(names: &[DnsName], store: &Store, prover: &Prover, output: &Outpu
     if !names.is_empty() {
         known = wanted(names, &known)?;
     }
-    let looked: Vec<(DnsName, Delegation, State)> = stream::iter(known)
+    let looked: Vec<(DnsName, Delegation, Looked)> = stream::iter(known)
         .map(|(name, delegation)| async move {
-            let state = State::of(prover.where_proofs_lead(&name).await, &name, &delegation.target);
-            (name, delegation, state)
+            let looked = Looked::of(prover.where_proofs_lead(&name).await, &name, &delegation.target);
+            (name, delegation, looked)
         })
         .buffered(AT_ONCE)
         .collect()
         .await;
-    let all_there = looked.iter().all(|(_, _, state)| matches!(state, State::There));
+    let all_there = looked.iter().all(|(_, _, looked)| looked.state == "there");
     let documents: Vec<Value> = looked
         .iter()
-        .map(|(name, delegation, state)| {
+        .map(|(name, delegation, looked)| {
             let mut document = to_json(name, delegation);
-            document["state"] = json!(state.word());
-            document["leads_to"] = json!(state.elsewhere());
+            document["state"] = json!(looked.state);
+            document["leads_to"] = json!(looked.leads_to);
+            document["lacking"] = json!(looked.lacking);
             document
         })
         .collect();
     output.result(&json!({ "delegations": documents }), || {
-        let rows = looked.iter().map(|(name, delegation, state)| {
-            let found = state.elsewhere().unwrap_or_default().to_owned();
-            vec![own_record(name), delegation.target.clone(), state.word().to_owned(), found]
+        let rows = looked.iter().map(|(name, delegation, looked)| {
+            let leads_to = looked.leads_to.clone().unwrap_or_default();
+            let lacking = looked.lacking.join(", ");
+            vec![own_record(name), delegation.target.clone(), looked.state.to_owned(), leads_to, lacking]
         });
-        table(&["RECORD", "CNAME", "STATE", "LEADS TO"], rows)
+        table(&["RECORD", "CNAME", "STATE", "LEADS TO", "LACKING AT"], rows)
     });
     Ok(if all_there { Exit::Done } else { Exit::Failed })
 }
@@ -165,37 +167,33 @@ fn bare(name: &DnsName) -> DnsName {
 }
 
 /// What a customer's zone says.
-enum State {
-    There,
-    Missing,
-    Elsewhere(String),
-    Unknown(String),
+struct Looked {
+    state: &'static str,
+    /// Where it is not the target; or why that can't be told.
+    leads_to: Option<String>,
+    /// Nameservers that don't say so.
+    lacking: Vec<String>,
 }
 
-impl State {
-    fn of(found: Result<String, Dns01Error>, name: &DnsName, target: &str) -> Self {
-        match found {
-            Ok(found) if found == target => Self::There,
-            Ok(found) if found == own_record(name) => Self::Missing,
-            Ok(found) => Self::Elsewhere(found),
-            Err(error) => Self::Unknown(shared::error::chain(&error)),
-        }
-    }
-
-    fn word(&self) -> &'static str {
-        match self {
-            Self::There => "there",
-            Self::Missing => "missing",
-            Self::Elsewhere(_) => "elsewhere",
-            Self::Unknown(_) => "unknown",
-        }
-    }
-
-    fn elsewhere(&self) -> Option<&str> {
-        match self {
-            Self::Elsewhere(found) | Self::Unknown(found) => Some(found),
-            Self::There | Self::Missing => None,
-        }
+impl Looked {
+    fn of(found: Result<Lead, Dns01Error>, name: &DnsName, target: &str) -> Self {
+        let Lead { target: found, lacking } = match found {
+            Ok(lead) => lead,
+            Err(error) => {
+                let why = Some(shared::error::chain(&error));
+                return Self { state: "unknown", leads_to: why, lacking: Vec::new() };
+            }
+        };
+        let (state, leads_to) = if found == own_record(name) {
+            ("missing", None)
+        } else if found != target {
+            ("elsewhere", Some(found))
+        } else if lacking.is_empty() {
+            ("there", None)
+        } else {
+            ("spreading", None)
+        };
+        Self { state, leads_to, lacking }
     }
 }
 

@@ -232,18 +232,22 @@ impl Resolver {
         }
     }
 
-    /// The zone that a name lies in: the owner of the record of authority that answers for it.
+    /// The zone that a name lies in: the owner of the record of authority that answers for it. `None` for an alias, which
+    /// answers with the authority of where it leads.
     ///
     /// # Errors
     /// [`ResolveFailure`]: the DNS did not tell.
     pub async fn zone_of(&self, host: &str) -> Result<Option<Name>, ResolveFailure> {
-        match self.look_up(&absolute(host)?, RecordType::SOA).await {
+        let name = absolute(host)?;
+        match self.look_up(&name, RecordType::SOA).await {
+            Ok(records) if alias_in(&name, &records).is_some() => Ok(None),
             Ok(records) => {
                 let of_zone = |record: &&Record| matches!(record.data, RData::SOA(_));
                 Ok(records.iter().find(of_zone).map(|record| record.name.clone()))
             }
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) if is_final(&none) => {
-                Ok(none.soa.as_ref().map(|soa| soa.name.clone()))
+                let soa = none.soa.as_ref().filter(|_| none.query.name() == &name);
+                Ok(soa.map(|soa| soa.name.clone()))
             }
             Err(error) => Err(why_unknown(host, &error)),
         }

@@ -86,7 +86,6 @@ impl Zone {
 async fn apex_of(resolver: &Resolver, host: &str) -> Result<Name, ResolveFailure> {
     let mut at = host.to_owned();
     loop {
-        // An alias answers with the authority of where it leads.
         let name = absolute(&at)?;
         if let Some(apex) = resolver.zone_of(&at).await?
             && apex.zone_of(&name)

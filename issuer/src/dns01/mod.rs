@@ -18,7 +18,7 @@ mod sweep;
 mod tsig;
 mod webhook;
 
-pub use prover::{Dns01Error, Prover};
+pub use prover::{Dns01Error, Lead, Prover};
 pub(crate) use prover::{labelled_record, own_record};
 pub use provider::{ProviderError, SetupError};
 pub use standing::Holder;

@@ -30,6 +30,15 @@ pub struct Prover {
     providers: Vec<Provider>,
 }
 
+/// Where a record's aliases lead.
+#[derive(Clone, Debug)]
+pub struct Lead {
+    /// The record itself where it has no alias.
+    pub target: String,
+    /// Nameservers that don't have its alias: a CA that asks one is led elsewhere.
+    pub lacking: Vec<String>,
+}
+
 /// A proof is not in place.
 #[derive(Debug, thiserror::Error)]
 pub enum Dns01Error {
@@ -77,12 +86,21 @@ impl Prover {
         wanted.filter_map(|one| Some((one.name.clone(), one.target_of(name)?))).next()
     }
 
-    /// Where the record that the CA asks for leads.
+    /// Where the record that the CA asks for leads, and which nameservers of its zone don't say so.
     ///
     /// # Errors
     /// [`Dns01Error::Lost`].
-    pub async fn where_proofs_lead(&self, name: &DnsName) -> Result<String, Dns01Error> {
-        self.where_it_leads(&own_record(name)).await
+    pub async fn where_proofs_lead(&self, name: &DnsName) -> Result<Lead, Dns01Error> {
+        let own = own_record(name);
+        let aliases = self.aliases_of(&own).await?;
+        let lacking = match aliases.first() {
+            Some(alias) => {
+                let says_so = |answer: &Answer| answer.values().contains(alias);
+                self.lacking(&own, RecordType::CNAME, &says_so).await?
+            }
+            None => Vec::new(),
+        };
+        Ok(Lead { target: aliases.last().cloned().unwrap_or(own), lacking })
     }
 
     /// Removes everything that is noted for a record.
@@ -103,8 +121,8 @@ impl Prover {
     /// [`Dns01Error::NotStanding`] where nobody can; else as [`Prover::await_everywhere`].
     pub async fn stand(&self, standing: &Standing) -> Result<(), Dns01Error> {
         let record = self.where_it_leads(&standing.record).await?;
-        let stands = |text: &str| says(text, standing, Timestamp::now().as_second());
-        if self.lacking(&record, &stands).await?.is_empty() {
+        let stands = has_text(|text| says(text, standing, Timestamp::now().as_second()));
+        if self.lacking(&record, RecordType::TXT, &stands).await?.is_empty() {
             return Ok(());
         }
         let provider = self.provider_of(&record).ok_or_else(|| Dns01Error::NotStanding(standing.clone()))?;
@@ -119,8 +137,10 @@ impl Prover {
     /// [`Dns01Error::NotStanding`], [`Dns01Error::Lost`].
     pub async fn can_stand(&self, standing: &Standing) -> Result<(), Dns01Error> {
         let record = self.where_it_leads(&standing.record).await?;
-        let stands = |text: &str| says(text, standing, Timestamp::now().as_second());
-        if self.provider_of(&record).is_some() || self.lacking(&record, &stands).await?.is_empty() {
+        let stands = has_text(|text| says(text, standing, Timestamp::now().as_second()));
+        if self.provider_of(&record).is_some()
+            || self.lacking(&record, RecordType::TXT, &stands).await?.is_empty()
+        {
             Ok(())
         } else {
             Err(Dns01Error::NotStanding(standing.clone()))
@@ -150,7 +170,7 @@ impl Prover {
     /// # Errors
     /// [`Dns01Error::NotEverywhere`] at the deadline of the section: a CA that asks one that lacks it fails.
     pub async fn await_everywhere(&self, record: &JournalledTxt) -> Result<(), Dns01Error> {
-        self.await_record(&record.txt, &|text| text == record.txt.value).await
+        self.await_record(&record.txt, &has_text(|text| text == record.txt.value)).await
     }
 
     /// Removes the records, and forgets those that are. Answers what can't be removed: it is left to a later sweep.
@@ -205,12 +225,18 @@ impl Prover {
     }
 
     async fn where_it_leads(&self, own: &str) -> Result<String, Dns01Error> {
-        let mut at = own.to_owned();
-        for _ in 0..MOST_ALIASES {
-            let lost = |source| Dns01Error::Lost { record: at.clone(), source };
-            match self.resolver.alias_of(&at).await.map_err(lost)? {
-                Some(next) => at = next,
-                None => return Ok(at),
+        Ok(self.aliases_of(own).await?.pop().unwrap_or_else(|| own.to_owned()))
+    }
+
+    /// The targets of a record's chain of aliases, in order.
+    async fn aliases_of(&self, own: &str) -> Result<Vec<String>, Dns01Error> {
+        let mut aliases: Vec<String> = Vec::new();
+        while aliases.len() < MOST_ALIASES {
+            let at = aliases.last().map_or(own, String::as_str);
+            let lost = |source| Dns01Error::Lost { record: at.to_owned(), source };
+            match self.resolver.alias_of(at).await.map_err(lost)? {
+                Some(next) => aliases.push(next),
+                None => return Ok(aliases),
             }
         }
         let source = ResolveFailure::Other { name: own.to_owned(), reason: "its aliases have no end".into() };
@@ -222,15 +248,16 @@ impl Prover {
         self.providers.iter().filter(|one| reach(one).is_some()).max_by_key(reach)
     }
 
-    /// The nameservers that don't have such a value.
+    /// The nameservers that don't answer so.
     async fn lacking(
         &self,
         record: &str,
-        is_right: &impl Fn(&str) -> bool,
+        kind: RecordType,
+        is_right: &impl Fn(&Answer) -> bool,
     ) -> Result<Vec<String>, Dns01Error> {
         let lost = |source| Dns01Error::Lost { record: record.to_owned(), source };
         let zone = Zone::of(&self.resolver, record).await.map_err(lost)?;
-        let answers = zone.ask_each(record, RecordType::TXT).await.map_err(lost)?;
+        let answers = zone.ask_each(record, kind).await.map_err(lost)?;
         if answers.is_empty() {
             return Ok(vec![format!("the zone {}, which has no nameserver,", zone.name())]);
         }
@@ -238,21 +265,20 @@ impl Prover {
         let out_of_reach =
             |answer: &Result<Answer, AskError>| answer.as_ref().is_err_and(AskError::is_out_of_reach);
         let all_are = answers.iter().all(|(_, answer)| out_of_reach(answer));
-        let has = |answer: &Answer| answer.texts().iter().any(|text| is_right(text));
         let lacks = |answer: &Result<Answer, AskError>| {
-            !answer.as_ref().is_ok_and(has) && (all_are || !out_of_reach(answer))
+            !answer.as_ref().is_ok_and(is_right) && (all_are || !out_of_reach(answer))
         };
         let lacking = answers.iter().filter(|(_, answer)| lacks(answer));
         Ok(lacking.map(|(server, _)| server.name.clone()).collect())
     }
 
-    async fn await_record(&self, txt: &Txt, is_right: &impl Fn(&str) -> bool) -> Result<(), Dns01Error> {
+    async fn await_record(&self, txt: &Txt, is_right: &impl Fn(&Answer) -> bool) -> Result<(), Dns01Error> {
         let began = Instant::now();
         let provider = self.providers.iter().find(|one| one.name == txt.provider);
         let deadline = provider.map_or(Duration::ZERO, |one| one.config.propagation());
         let mut pause = FIRST_PAUSE;
         loop {
-            let lacking = self.lacking(&txt.record, is_right).await?;
+            let lacking = self.lacking(&txt.record, RecordType::TXT, is_right).await?;
             if lacking.is_empty() {
                 return Ok(());
             }
@@ -264,6 +290,10 @@ impl Prover {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
+}
+
+fn has_text(is_right: impl Fn(&str) -> bool) -> impl Fn(&Answer) -> bool {
+    move |answer| answer.texts().iter().any(|text| is_right(text))
 }
 
 /// Where the CA looks (RFC 8555 section 8.4).
