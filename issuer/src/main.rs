@@ -3,7 +3,6 @@
 use clap::Parser;
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    issuer::cli::run(issuer::cli::Arguments::parse()).await.into()
+fn main() -> ExitCode {
+    issuer::cli::run(issuer::cli::Arguments::parse()).into()
 }

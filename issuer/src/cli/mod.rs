@@ -114,7 +114,18 @@ enum Command {
 }
 
 /// Runs a command to its exit code. Ctrl-C at any moment: what was begun stays where it is, and the next run goes on.
-pub async fn run(arguments: Arguments) -> Exit {
+pub fn run(arguments: Arguments) -> Exit {
+    // Not left to `main`: a future is compiled where it is polled, and everything would be compiled twice.
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(run_to_its_end(arguments)),
+        Err(error) => {
+            let why = format!("the runtime can't be started: {error}");
+            Output::new(arguments.json).fail(&Failed::new(Exit::Failed, "bug", why))
+        }
+    }
+}
+
+async fn run_to_its_end(arguments: Arguments) -> Exit {
     let output = Output::new(arguments.json);
     let follows = matches!(&arguments.command, Command::Events(wanted) if wanted.follows());
     // The daemon hears signals itself: it finishes what it has begun.
