@@ -136,14 +136,19 @@ pub fn zone_file(apex: &str, servers: &[Ipv4Addr], records: &str) -> String {
     text
 }
 
-/// Every TXT value of a name that a server has.
-pub async fn texts(server: SocketAddr, name: &str) -> Result<Vec<String>> {
+/// What `dig` prints when it asks a server.
+pub async fn dig(server: SocketAddr, question: &[&str]) -> Result<String> {
     let output = tokio::process::Command::new("dig")
-        .args(["+short", "+tries=2", "+time=2", "-p", &server.port().to_string(), "TXT", name])
-        .arg(format!("@{}", server.ip()))
+        .args(["+tries=2", "+time=2", "-p", &server.port().to_string(), &format!("@{}", server.ip())])
+        .args(question)
         .output()
         .await
         .context("dig (apt-get install bind9-dnsutils)")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Every TXT value of a name that a server has.
+pub async fn texts(server: SocketAddr, name: &str) -> Result<Vec<String>> {
+    let text = dig(server, &["+short", "TXT", name]).await?;
     Ok(text.lines().map(|line| line.trim_matches('"').to_owned()).collect())
 }

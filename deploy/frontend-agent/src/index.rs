@@ -3,7 +3,7 @@
 use crate::{https::Https, wire::ItemId};
 use jiff::Timestamp;
 use shared::{digest::unhex, domain::Slot};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Every item on disk, by id.
 pub(crate) type Index = BTreeMap<ItemId, Live>;
@@ -15,7 +15,7 @@ pub(crate) struct Live {
     pub(crate) version: Box<str>,
     /// The directory that is live now.
     pub(crate) directory: Box<str>,
-    pub(crate) names: Box<[Box<str>]>,
+    pub(crate) names: Box<[Arc<str>]>,
     pub(crate) slots: Box<[(Slot, LiveSlot)]>,
     pub(crate) https: Https,
     /// Since when the server no longer has it for this frontend: it is out of service.
@@ -65,8 +65,8 @@ impl LiveSlot {
 pub(crate) fn names_in_service(
     index: &Index,
     mut clash: impl FnMut(&str, &ItemId, &ItemId),
-) -> BTreeMap<Box<str>, ItemId> {
-    let mut names: BTreeMap<Box<str>, ItemId> = BTreeMap::new();
+) -> BTreeMap<Arc<str>, ItemId> {
+    let mut names: BTreeMap<Arc<str>, ItemId> = BTreeMap::new();
     for (id, live) in index.iter().filter(|(_, live)| live.is_in_service()) {
         for name in &live.names {
             let Some(other) = names.get(name) else {

@@ -17,6 +17,8 @@ const MOST_WAITING: usize = 100;
 /// What was told is not told again for so long, and so much of it is remembered.
 const QUIET: Duration = Duration::from_secs(600);
 const MOST_REMEMBERED: usize = 10_000;
+/// In a flood what is remembered is looked through so often, and not for each name.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// After the centre did not take them.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -29,6 +31,7 @@ pub(crate) struct Sightings(Option<Arc<Mutex<Seen>>>);
 struct Seen {
     waiting: BTreeSet<String>,
     told: BTreeMap<String, Instant>,
+    swept: Option<Instant>,
 }
 
 impl Sightings {
@@ -81,7 +84,10 @@ impl Seen {
             return;
         }
         if self.told.len() >= MOST_REMEMBERED {
-            self.told.retain(|_, at| now.duration_since(*at) < QUIET);
+            if self.swept.is_none_or(|at| now.duration_since(at) >= SWEEP_EVERY) {
+                self.swept = Some(now);
+                self.told.retain(|_, at| now.duration_since(*at) < QUIET);
+            }
             // A flood: what comes is told when it is over.
             if self.told.len() >= MOST_REMEMBERED {
                 return;
@@ -124,6 +130,10 @@ mod tests {
             }
         }
         assert!(seen.told.len() <= MOST_REMEMBERED);
+        // Once it is over, names are told again.
+        seen.take();
+        seen.see("b.example", now + QUIET);
+        assert_eq!(seen.take(), ["b.example"]);
         let held = seen.take();
         seen.give_back(held);
     }

@@ -66,7 +66,7 @@ pub(crate) struct Overview {
 #[derive(Debug, Serialize)]
 pub(crate) struct Shown {
     pub(crate) id: ItemId,
-    pub(crate) names: Vec<Box<str>>,
+    pub(crate) names: Vec<String>,
     pub(crate) certificates: BTreeMap<String, ShownCertificate>,
     pub(crate) intact: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -214,7 +214,7 @@ impl Shown {
         Self {
             id,
             certificates: certificates.collect(),
-            names: live.names.into_vec(),
+            names: live.names.iter().map(ToString::to_string).collect(),
             intact: live.intact,
             removed: live.removed,
         }

@@ -5,13 +5,14 @@ use crate::https::Https;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::domain::{Slot, TlsPolicy};
-use std::{borrow::Borrow, collections::BTreeMap, fmt};
+use std::{borrow::Borrow, collections::BTreeMap, fmt, sync::Arc};
 use zeroize::Zeroizing;
 
-/// An item's identifier: 2 to 64 characters of `A-Z a-z 0-9 - _`. Names its directory; never a hostname.
+/// An item's identifier: 2 to 64 characters of `A-Z a-z 0-9 - _`. Names its directory; never a hostname. Many
+/// places hold one: they share it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub(crate) struct ItemId(String);
+pub(crate) struct ItemId(Arc<str>);
 
 /// One set of names with its certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -246,7 +247,7 @@ impl ItemId {
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidItemId> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
         if (2..=64).contains(&text.len()) && text.bytes().all(allowed) {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(InvalidItemId(text.chars().take(80).collect()))
         }
@@ -291,7 +292,7 @@ impl TryFrom<String> for ItemId {
 
 impl From<ItemId> for String {
     fn from(id: ItemId) -> Self {
-        id.0
+        id.0.as_ref().to_owned()
     }
 }
 

@@ -12,6 +12,7 @@ use shared::{
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Bound,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -37,14 +38,14 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Target {
     pub(crate) id: ItemId,
     /// One of its names, that leads to it.
-    pub(crate) name: Box<str>,
+    pub(crate) name: Arc<str>,
     /// SHA-256 of each of its certificates.
     pub(crate) slots: Box<[(Slot, [u8; 32])]>,
 }
 
 impl Target {
     /// `names`: which item answers for each. None where no name leads to it.
-    pub(crate) fn of(id: &ItemId, live: &Live, names: &BTreeMap<Box<str>, ItemId>) -> Option<Self> {
+    pub(crate) fn of(id: &ItemId, live: &Live, names: &BTreeMap<Arc<str>, ItemId>) -> Option<Self> {
         let name = live.names.iter().find(|name| names.get(*name) == Some(id))?;
         let slots = live.slots.iter().map(|(slot, live)| (*slot, live.fingerprint)).collect();
         Some(Self { id: id.clone(), name: name.clone(), slots })

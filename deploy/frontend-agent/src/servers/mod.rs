@@ -24,7 +24,7 @@ use crate::{
     wire::ItemId,
 };
 use shared::domain::TlsPolicy;
-use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 /// A web server of this machine.
 pub(crate) trait Server: Send {
@@ -49,7 +49,7 @@ pub(crate) struct View<'a> {
     pub(crate) directory: &'a Directory,
     pub(crate) index: &'a Index,
     /// Which item answers for a name.
-    pub(crate) names: &'a BTreeMap<Box<str>, ItemId>,
+    pub(crate) names: &'a BTreeMap<Arc<str>, ItemId>,
     /// An earlier [`Server::apply`] may have been cut off in the middle.
     pub(crate) owed: bool,
     pub(crate) at: Moment,

@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// ecdsa_secp256r1_sha256, as Caddy writes it.
@@ -23,7 +24,7 @@ const SUITES_WITH_ECDSA: [u32; 10] =
 /// From the file system.
 pub(super) fn certificate(
     request: &HttpRequest,
-    names: &BTreeMap<Box<str>, PathBuf>,
+    names: &BTreeMap<Arc<str>, PathBuf>,
 ) -> io::Result<Option<Vec<u8>>> {
     // A client that names nothing means the address that it came to.
     let name = ["server_name", "local_ip"]

@@ -32,7 +32,7 @@ type Shown = Arc<RwLock<Arc<Answers>>>;
 
 struct Answers {
     /// By name: the link to what is live.
-    names: BTreeMap<Box<str>, PathBuf>,
+    names: BTreeMap<Arc<str>, PathBuf>,
     traefik: String,
     /// Or why there is none.
     caddy_config: Result<String, String>,
@@ -167,7 +167,7 @@ fn canonical(name: &str) -> String {
 }
 
 /// What answers for a name: its own, or the one with a star in the place of its first label.
-fn find<'a>(names: &'a BTreeMap<Box<str>, PathBuf>, name: &str) -> Option<&'a PathBuf> {
+fn find<'a>(names: &'a BTreeMap<Arc<str>, PathBuf>, name: &str) -> Option<&'a PathBuf> {
     names.get(name).or_else(|| {
         let (_, parent) = name.split_once('.').filter(|_| is_hostname(name))?;
         names.get(format!("*.{parent}").as_str())
