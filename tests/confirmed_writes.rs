@@ -91,6 +91,7 @@ fn account(key_type: KeyType) -> Account {
         sealed_key: String::new(),
         key_spki_sha256: String::new(),
         candidate: None,
+        set_aside: Vec::new(),
         contact: Vec::new(),
         terms: None,
         created: jiff::Timestamp::UNIX_EPOCH,

@@ -1,5 +1,6 @@
 //! Every story that fits into one file, in one program.
 
+mod account_keys;
 mod accounts;
 mod addresses;
 mod audit;

@@ -116,6 +116,7 @@ impl Fleet {
                 key_type: *key_type,
                 ca: "test".into(),
                 account: "default".into(),
+                account_url: None,
                 profile: None,
                 created: now,
                 state: Planned {}.into(),

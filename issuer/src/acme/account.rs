@@ -5,13 +5,14 @@ use super::{
     answer::Answer,
     client::Client,
     eab::ExternalAccountBinding,
+    identity::{Identity, Keeper},
     jws::{self, Jws, Signatory},
     problem::ProblemKind,
     request_error::RequestError,
     transport::{Reply, RequestCounter},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// What a new account is asked for with.
 #[derive(Clone, Debug, Default)]
@@ -47,12 +48,16 @@ pub enum AccountStatus {
     Unknown,
 }
 
-/// A client, the account's key and its URL: what it takes to act for an account. Cheap to clone.
+/// A client, the account's key and its URL: what it takes to act for an account. Cheap to clone; clones have the same key, also
+/// once it is another one.
 #[derive(Clone, Debug)]
 pub struct Account {
     client: Client,
-    key: AccountKey,
-    url: Arc<str>,
+    // A std RwLock: held to read or to replace, never across an await.
+    identity: Arc<RwLock<Identity>>,
+    /// The account that this handle acts for, and for no other; absent: the one of the moment.
+    only_for: Option<Arc<str>>,
+    keeper: Option<Arc<dyn Keeper>>,
 }
 
 /// RFC 8555 section 7.1.2.
@@ -116,25 +121,44 @@ impl Client {
 impl Account {
     /// Sends nothing.
     pub fn new(client: Client, key: AccountKey, url: impl Into<Arc<str>>) -> Self {
-        Self { client, key, url: url.into() }
+        let identity = Arc::new(RwLock::new(Identity { key, url: url.into() }));
+        Self { client, identity, only_for: None, keeper: None }
+    }
+
+    /// The same account; where the CA refuses who signs, `keeper` is asked for who does by now, and the request is sent again.
+    #[must_use]
+    pub fn kept_by(self, keeper: Arc<dyn Keeper>) -> Self {
+        Self { keeper: Some(keeper), ..self }
     }
 
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    pub fn key(&self) -> &AccountKey {
-        &self.key
+    /// The present key.
+    pub fn key(&self) -> AccountKey {
+        self.identity().key
     }
 
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn url(&self) -> Arc<str> {
+        self.only_for.clone().unwrap_or_else(|| self.identity().url)
     }
 
-    /// The same account, whose requests (nonces that had to be fetched for them included) are counted by `counter` too.
+    pub fn identity(&self) -> Identity {
+        self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on this is who signs, for all clones.
+    pub fn use_identity(&self, identity: Identity) {
+        *self.identity.write().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
+    /// The account as it is now, and for no other that takes its place; its requests (nonces that had to be fetched for them
+    /// included) are counted by `counter` too.
     #[must_use]
     pub fn counted(&self, counter: RequestCounter) -> Self {
-        Self { client: self.client.counted(counter), key: self.key.clone(), url: Arc::clone(&self.url) }
+        let only_for = Some(self.url());
+        Self { client: self.client.counted(counter), only_for, ..self.clone() }
     }
 
     /// The account as the CA knows it now.
@@ -142,7 +166,8 @@ impl Account {
     /// # Errors
     /// [`RequestError`]; of kind `unauthorized` where the account was deactivated or revoked.
     pub async fn fetch(&self) -> Result<AccountState, RequestError> {
-        account_state(&self.post_as_get(&self.url, None).await?, self.url.to_string())
+        let url = self.url();
+        account_state(&self.post_as_get(&url, None).await?, url.to_string())
     }
 
     /// Replaces the contact (RFC 8555 section 7.3.2).
@@ -150,8 +175,9 @@ impl Account {
     /// # Errors
     /// [`RequestError`]; of kind `invalidContact` or `unsupportedContact` where the CA dislikes it.
     pub async fn update_contact(&self, contact: &[String]) -> Result<AccountState, RequestError> {
-        let reply = self.post(&self.url, &serde_json::json!({"contact": contact})).await?;
-        account_state(&reply, self.url.to_string())
+        let url = self.url();
+        let reply = self.post(&url, &serde_json::json!({"contact": contact})).await?;
+        account_state(&reply, url.to_string())
     }
 
     /// Ends the account, for ever (RFC 8555 section 7.3.6).
@@ -159,13 +185,14 @@ impl Account {
     /// # Errors
     /// [`RequestError`] when the CA refuses.
     pub async fn deactivate(&self) -> Result<AccountState, RequestError> {
-        let reply = self.post(&self.url, &serde_json::json!({"status": "deactivated"})).await?;
-        account_state(&reply, self.url.to_string())
+        let url = self.url();
+        let reply = self.post(&url, &serde_json::json!({"status": "deactivated"})).await?;
+        account_state(&reply, url.to_string())
     }
 
     /// A signed POST in the name of the account.
     pub(super) async fn post<T: Serialize>(&self, url: &str, payload: &T) -> Result<Reply, RequestError> {
-        self.client.post_bytes(&self.key, Signatory::Account(&self.url), url, jws::json(payload), None).await
+        self.send(url, jws::json(payload), None).await
     }
 
     /// RFC 8555 section 6.3.
@@ -174,7 +201,36 @@ impl Account {
         url: &str,
         accept: Option<&'static str>,
     ) -> Result<Reply, RequestError> {
-        self.client.post_bytes(&self.key, Signatory::Account(&self.url), url, Vec::new(), accept).await
+        self.send(url, Vec::new(), accept).await
+    }
+
+    async fn send(
+        &self,
+        url: &str,
+        payload: Vec<u8>,
+        accept: Option<&'static str>,
+    ) -> Result<Reply, RequestError> {
+        let mut has_asked = false;
+        loop {
+            let signs = self.identity();
+            if self.only_for.as_ref().is_some_and(|own| *own != signs.url) {
+                return Err(RequestError::OtherAccount { url: url.to_owned() });
+            }
+            let signatory = Signatory::Account(&signs.url);
+            let sent = self.client.post_bytes(&signs.key, signatory, url, payload.clone(), accept);
+            let error = match sent.await {
+                Err(error) if error.may_blame_the_signature() => error,
+                answer => return answer,
+            };
+            // Refused as a whole, it has had no effect.
+            let is_known_by_now = !self.identity().is(&signs);
+            if has_asked || !is_known_by_now {
+                let Some(keeper) = self.keeper.as_ref().filter(|_| !has_asked) else { return Err(error) };
+                let Some(newer) = keeper.newer(&signs).await else { return Err(error) };
+                self.use_identity(newer);
+            }
+            has_asked = true;
+        }
     }
 
     pub(super) async fn fetch_object<T: DeserializeOwned>(

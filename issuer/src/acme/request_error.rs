@@ -32,6 +32,9 @@ pub enum RequestError {
     /// The answer was longer than any ACME object.
     #[error("the answer of {url} is longer than {limit_bytes} bytes")]
     TooLong { url: String, limit_bytes: usize },
+    /// Nothing was sent: the object is of an account whose place another has taken.
+    #[error("{url} is of the account before: another one has taken its place")]
+    OtherAccount { url: String },
     /// The directory has no such entry.
     #[error("this CA does not offer {entry:?} in its directory")]
     NotOffered { entry: &'static str },
@@ -102,6 +105,38 @@ impl RequestError {
         self.status() == Some(404)
     }
 
+    /// Whether it may be about who signed: a key or an account that is not, or no longer, what the CA has. It can't be told
+    /// for sure; to look costs less than to be wrong.
+    pub fn may_blame_the_signature(&self) -> bool {
+        let blamed = |refusal: &Refusal| {
+            let kind = refusal.problem.kind();
+            (400..=404).contains(&refusal.status)
+                && matches!(
+                    kind,
+                    ProblemKind::AccountDoesNotExist
+                        | ProblemKind::BadPublicKey
+                        | ProblemKind::BadSignatureAlgorithm
+                        | ProblemKind::Malformed
+                        | ProblemKind::Other
+                        | ProblemKind::Unauthorized
+                )
+        };
+        self.refusal().is_some_and(blamed)
+    }
+
+    /// Whether the CA takes no signature of this key for this account, as far as its words tell (Boulder and Pebble say
+    /// "JWS verification error").
+    pub fn refuses_the_signature(&self) -> bool {
+        let Some(problem) = self.problem() else { return false };
+        let detail = problem.detail.as_deref().unwrap_or_default();
+        match problem.kind() {
+            ProblemKind::Malformed | ProblemKind::Unauthorized => {
+                detail.contains("JWS verification") || detail.contains("signature verification")
+            }
+            _ => false,
+        }
+    }
+
     /// Who has to act. What the CA says about a validation is in the challenge instead, with its own
     /// [`Problem::validation_fault`].
     pub fn fault(&self) -> Fault {
@@ -111,6 +146,7 @@ impl RequestError {
                 Fault::Ca
             }
             Self::NotOffered { .. } | Self::Setup(_) => Fault::Operator,
+            Self::OtherAccount { .. } => Fault::Store,
             Self::Signing(_) => Fault::Bug,
             Self::Body { status: 429, .. } | Self::Paused { .. } => Fault::Operator,
             Self::Body { .. } => Fault::Ca,
@@ -126,7 +162,9 @@ impl RequestError {
             Self::Transport { .. } | Self::Malformed { .. } | Self::Chain { .. } | Self::TooLong { .. } => {
                 Retry::Backoff
             }
-            Self::NotOffered { .. } | Self::Signing(_) | Self::Setup(_) => Retry::Never,
+            Self::NotOffered { .. } | Self::OtherAccount { .. } | Self::Signing(_) | Self::Setup(_) => {
+                Retry::Never
+            }
             Self::Body { .. } | Self::Paused { .. } => later,
             Self::Problem(refusal) => refusal.retry(),
         }

@@ -37,7 +37,8 @@ impl Account {
 
 /// Signed by the new key, for the same URL, without a nonce.
 fn inner(account: &Account, new_key: &AccountKey, url: &str) -> Result<jws::Jws, RequestError> {
-    let change = KeyChange { account: account.url(), old_key: account.key().jwk() };
+    let old = account.identity();
+    let change = KeyChange { account: &account.url(), old_key: old.key.jwk() };
     Ok(jws::sign(new_key, Signatory::Jwk, None, url, &jws::json(&change))?)
 }
 

@@ -2,21 +2,23 @@
 
 use super::{
     context::{Context, of_store},
+    nudge::nudge_all,
     output::{Exit, Failed, Output, table},
 };
 use crate::{
     acme::{AccountKey, Client},
     ca::Ca,
     issuance::{
-        AccountError, DEFAULT_ACCOUNT, check_contact, client_for, create_account, import_account,
-        open_account, resolve_candidate, roll_over,
+        AccountError, AtCa, DEFAULT_ACCOUNT, ask_for_account, check_contact, client_for, import_account,
+        open_account, replace_account, roll_over,
     },
+    sites::Registry,
 };
 use serde_json::{Value, json};
 use shared::{
     config::Config,
-    domain::KeyType,
-    store::{Account, AccountStatus, StoredAccount},
+    domain::{FailureClass, KeyType, SiteId},
+    store::{Account, AccountStatus, StoredAccount, StoredSite},
     vault::Vault,
 };
 use std::{
@@ -25,12 +27,18 @@ use std::{
 };
 use zeroize::Zeroizing;
 
+/// Sites that are read at once.
+const PAGE: usize = 500;
+
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Make an account; safe to repeat
+    /// Make an account, or ask the CA whether the one that is there is valid; safe to repeat
     Create {
         #[command(flatten)]
         which: Which,
+        /// Another account in the place of one that the CA no longer knows, or has revoked
+        #[arg(long)]
+        replace: bool,
         #[arg(long, default_value = "ecdsa-p256", value_name = "TYPE")]
         key_type: KeyType,
     },
@@ -89,29 +97,37 @@ struct Desk {
 pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
     match command {
         Command::List => list(config, output).await,
-        Command::Create { which, key_type } => {
+        Command::Create { which, replace, key_type } => {
             let ca = Ca::of(&config, which.ca.as_deref());
             let ca = ca.map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
             check_contact(&ca).map_err(|e| of_account(&e))?;
             let desk = Desk::open(which, config, *output).await?;
             let existing =
                 desk.context.store.load_account(&desk.ca.name, &desk.name).await.map_err(|e| of_store(&e))?;
-            let (stored, _) = match existing {
+            let (stored, at_ca) = match existing {
                 Some(stored) if stored.account.status == AccountStatus::Deactivated => {
-                    desk.renew(stored, key_type).await?
+                    (desk.replace(stored, key_type).await?, None)
                 }
-                _ => open_account(
-                    &desk.context.store,
-                    &desk.vault,
-                    &desk.ca,
-                    &desk.client,
-                    &desk.name,
-                    key_type,
-                )
-                .await
-                .map_err(|e| of_account(&e))?,
+                Some(stored) if stored.account.status == AccountStatus::Valid => {
+                    let (stored, account) = desk.account(key_type).await?;
+                    match ask_for_account(&account).await.map_err(|e| of_account(&e))? {
+                        AtCa::Known(state) => {
+                            if replace {
+                                output.note("the CA knows the account, and it is valid: it was not replaced");
+                            }
+                            (stored, Some(json!(state)))
+                        }
+                        AtCa::Lost(how) if replace => {
+                            output.note(&format!("{} {how}: another one takes its place", desk.ca.title));
+                            (desk.replace(stored, key_type).await?, None)
+                        }
+                        AtCa::Lost(how) => return Err(of_account(&desk.lost(how))),
+                    }
+                }
+                _ => (desk.account(key_type).await?.0, None),
             };
-            show(&stored.account, None, output);
+            desk.wake_who_waits().await?;
+            show(&stored.account, at_ca, output);
             Ok(Exit::Done)
         }
         Command::Import { file, which } => {
@@ -121,6 +137,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
                 import_account(&desk.context.store, &desk.vault, &desk.ca, &desk.client, &desk.name, &key)
                     .await
                     .map_err(|e| of_account(&e))?;
+            desk.wake_who_waits().await?;
             show(&stored.account, None, output);
             Ok(Exit::Done)
         }
@@ -131,30 +148,33 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
                 show(&stored.account, None, output);
                 return Ok(Exit::Done);
             }
-            let (stored, account) = desk.account().await?;
-            let state = account.fetch().await.map_err(|e| Failed::because(Exit::Failed, "ca", &e))?;
-            show(&stored.account, Some(json!(state)), output);
+            let (stored, account) = desk.account(stored.account.key_type).await?;
+            match ask_for_account(&account).await.map_err(|e| of_account(&e))? {
+                AtCa::Known(state) => show(&stored.account, Some(json!(state)), output),
+                AtCa::Lost(how) => {
+                    output.note(&desk.lost(how.clone()).to_string());
+                    show(&stored.account, Some(json!({ "status": "lost", "what": how })), output);
+                }
+            }
             Ok(Exit::Done)
         }
         Command::Rollover { which, key_type } => {
             let desk = Desk::open(which, config, *output).await?;
-            desk.stored().await?;
-            let (stored, _) = desk.account().await?;
-            let stored = resolve_candidate(&desk.context.store, &desk.vault, &desk.client, stored)
-                .await
-                .map_err(|e| of_account(&e))?;
-            let key_type = key_type.unwrap_or(stored.account.key_type);
-            let stored =
-                roll_over(&desk.context.store, &desk.vault, &desk.ca, &desk.client, stored, key_type)
-                    .await
-                    .map_err(|e| of_account(&e))?;
+            let stored = desk.stored().await?;
+            if stored.account.status != AccountStatus::Valid {
+                desk.account(stored.account.key_type).await?;
+            }
+            let (store, vault, client) = (&desk.context.store, &desk.vault, &desk.client);
+            let rolled = roll_over(store, vault, &desk.ca, client, &desk.name, key_type).await;
+            let stored = rolled.map_err(|e| of_account(&e))?;
+            desk.wake_who_waits().await?;
             show(&stored.account, None, output);
             Ok(Exit::Done)
         }
         Command::Update { which } => {
             let desk = Desk::open(which, config, *output).await?;
-            desk.stored().await?;
-            let (stored, account) = desk.account().await?;
+            let stored = desk.stored().await?;
+            let (stored, account) = desk.account(stored.account.key_type).await?;
             let contact = desk.ca.section.contact.clone();
             let state = account
                 .update_contact(&contact)
@@ -164,19 +184,27 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             updated.contact = contact;
             let stored =
                 desk.context.store.write_account(Some(&stored), updated).await.map_err(|e| of_store(&e))?;
+            desk.wake_who_waits().await?;
             show(&stored.account, Some(json!(state)), output);
             Ok(Exit::Done)
         }
         Command::Deactivate { which } => {
             let desk = Desk::open(which, config, *output).await?;
-            desk.stored().await?;
-            let (stored, account) = desk.account().await?;
-            let state = account.deactivate().await.map_err(|e| Failed::because(Exit::Failed, "ca", &e))?;
+            let stored = desk.stored().await?;
+            let (stored, account) = desk.account(stored.account.key_type).await?;
+            let at_ca = match ask_for_account(&account).await.map_err(|e| of_account(&e))? {
+                AtCa::Known(_) => {
+                    let ended = account.deactivate().await;
+                    json!(ended.map_err(|e| Failed::because(Exit::Failed, "ca", &e))?)
+                }
+                // It has ended there already.
+                AtCa::Lost(how) => json!({ "status": "lost", "what": how }),
+            };
             let mut ended = stored.account.clone();
             ended.status = AccountStatus::Deactivated;
             let stored =
                 desk.context.store.write_account(Some(&stored), ended).await.map_err(|e| of_store(&e))?;
-            show(&stored.account, Some(json!(state)), output);
+            show(&stored.account, Some(at_ca), output);
             Ok(Exit::Done)
         }
     }
@@ -201,22 +229,40 @@ impl Desk {
         })
     }
 
-    async fn account(&self) -> Result<(StoredAccount, crate::acme::Account), Failed> {
-        open_account(&self.context.store, &self.vault, &self.ca, &self.client, &self.name, KeyType::EcdsaP256)
+    /// The account, made with a key of this type where there is none.
+    async fn account(&self, key_type: KeyType) -> Result<(StoredAccount, crate::acme::Account), Failed> {
+        open_account(&self.context.store, &self.vault, &self.ca, &self.client, &self.name, key_type)
             .await
             .map_err(|e| of_account(&e))
     }
 
-    /// A new account in the place of one that was deactivated.
-    async fn renew(
-        &self,
-        old: StoredAccount,
-        key_type: KeyType,
-    ) -> Result<(StoredAccount, crate::acme::Account), Failed> {
-        self.context.store.remove_account(&old).await.map_err(|e| of_store(&e))?;
-        create_account(&self.context.store, &self.vault, &self.ca, &self.client, &self.name, key_type)
-            .await
-            .map_err(|e| of_account(&e))
+    /// A new account in the place of one of which nothing more can be had.
+    async fn replace(&self, old: StoredAccount, key_type: KeyType) -> Result<StoredAccount, Failed> {
+        let (store, vault) = (&self.context.store, &self.vault);
+        let replaced = replace_account(store, vault, &self.ca, &self.client, old, key_type).await;
+        Ok(replaced.map_err(|e| of_account(&e))?.0)
+    }
+
+    fn lost(&self, how: String) -> AccountError {
+        AccountError::Lost { ca: self.ca.name.clone(), name: self.name.clone(), how }
+    }
+
+    /// What failed because of the account is tried again at once, by the daemons.
+    async fn wake_who_waits(&self) -> Result<(), Failed> {
+        let store = &self.context.store;
+        let registry = Registry::new(store.clone(), Arc::new(self.context.config.clone()));
+        let troubled = store.list_troubled(false, usize::MAX / 2).await.map_err(|e| of_store(&e))?;
+        for ids in troubled.chunks(PAGE) {
+            let stored = store.load_sites(ids).await.map_err(|e| of_store(&e))?;
+            let waits = |stored: &&StoredSite| {
+                let failed =
+                    stored.failure.as_ref().is_some_and(|failure| failure.class == FailureClass::Account);
+                failed && stored.site.ca == self.ca.name && stored.site.account == self.name
+            };
+            let waiting: Vec<SiteId> = stored.iter().filter(waits).map(|stored| stored.id.clone()).collect();
+            nudge_all(&registry, &waiting, None).await?;
+        }
+        Ok(())
     }
 }
 
@@ -293,8 +339,11 @@ pub(super) fn exit_of(error: &AccountError) -> Exit {
         | AccountError::BindingMissing { .. }
         | AccountError::Binding { .. }
         | AccountError::ContactMissing { .. }
+        | AccountError::NodesLackKey { .. }
         | AccountError::NoRollover(_) => Exit::Usage,
-        AccountError::TooMany(_) => Exit::Waiting,
+        AccountError::TooMany(_)
+        | AccountError::StillLooking { .. }
+        | AccountError::RolloverUnderWay { .. } => Exit::Waiting,
         AccountError::Missing { .. } | AccountError::UnknownToCa => Exit::NotFound,
         _ => Exit::Failed,
     }

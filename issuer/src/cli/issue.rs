@@ -113,7 +113,7 @@ pub(super) async fn run(
     let issues: Vec<Issue> = issues.into_iter().map(|(_, issue)| issue).collect();
     let document = json!({
         "ca": issuance.ca().name,
-        "account": issuance.account_url(),
+        "account": &*issuance.account_url(),
         "results": issues.iter().map(to_json).collect::<Vec<_>>(),
         "requests": issuance.requests(),
         "elapsed_ms": u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),

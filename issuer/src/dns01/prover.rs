@@ -76,8 +76,12 @@ impl Prover {
     pub async fn plan(&self, own: &str, proof: &KeyAuthorization) -> Result<Txt, Dns01Error> {
         let record = self.where_it_leads(own).await?;
         let provider = self.provider_of(&record).ok_or_else(|| Dns01Error::NoProvider(record.clone()))?;
-        let value = URL_SAFE_NO_PAD.encode(openssl::sha::sha256(proof.as_str().as_bytes()));
-        Ok(Txt { provider: provider.name.clone(), record, value })
+        Ok(Txt { provider: provider.name.clone(), record, value: Self::value_of(proof) })
+    }
+
+    /// What the record says for a key authorization.
+    pub fn value_of(proof: &KeyAuthorization) -> String {
+        URL_SAFE_NO_PAD.encode(openssl::sha::sha256(proof.as_str().as_bytes()))
     }
 
     /// A target of its own for a customer's name, and the section that writes there. `None` where none has one.

@@ -1,9 +1,11 @@
 //! The ACME account that orders are placed with. Its key is stored before the CA hears of it, so that neither a new
 //! account nor a new key of an old one can be lost.
 
-use super::patience::ask;
+use super::{patience::ask, rollover::resolve_candidate};
 use crate::{
-    acme::{self, AccountKey, Client, ExternalAccountBinding, KeyError, NewAccount, RequestError},
+    acme::{
+        self, AccountKey, Client, ExternalAccountBinding, KeyError, NewAccount, ProblemKind, RequestError,
+    },
     ca::Ca,
     limits::{Registration, TooManyAccounts},
 };
@@ -12,10 +14,10 @@ use jiff::Timestamp;
 use shared::{
     digest::sha256_hex,
     domain::KeyType,
-    store::{Account, AccountStatus, CandidateKey, Store, StoreError, StoredAccount},
+    store::{Account, AccountStatus, Store, StoreError, StoredAccount},
     vault::{Binding, OpenError, SealError, SealedKind, Vault},
 };
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
@@ -51,6 +53,31 @@ pub enum AccountError {
     ContactMissing { ca: String },
     #[error("{0} can't give an account another key: create another account, and let new sites use it")]
     NoRollover(String),
+    #[error(
+        "the account {name:?} of {ca} is being given another key by another program: try again when it has ended"
+    )]
+    RolloverUnderWay { ca: String, name: String },
+    #[error(
+        "the CA is still looking at the challenges of {orders} orders after {} s, and the key must not change meanwhile: the account keeps its key; \
+         try again later",
+        .after.as_secs()
+    )]
+    StillLooking { orders: u64, after: Duration },
+    #[error("these nodes lack the key-encryption key {key}, and could not open the account's new key: {}", .nodes.join(", "))]
+    NodesLackKey { key: String, nodes: Vec<String> },
+    #[error(
+        "{ca} {how}: `issuer account create --replace --ca {ca} --name {name}` makes another account in the place of {name:?}"
+    )]
+    Lost { ca: String, name: String, how: String },
+}
+
+/// What the CA has of an account that the store has.
+#[derive(Debug)]
+pub enum AtCa {
+    /// It is there, as this.
+    Known(acme::AccountState),
+    /// Nothing is issued to it any more, or nobody knows it; in words that follow the CA's name.
+    Lost(String),
 }
 
 /// The account of that name, made where there is none and finished where making it was interrupted.
@@ -72,7 +99,10 @@ pub async fn open_account(
         Some(stored) if stored.account.status == AccountStatus::Planned => {
             register(store, vault, ca, client, stored).await
         }
-        Some(stored) if stored.account.candidate.is_some() => {
+        // Whoever is at it is left alone.
+        Some(stored)
+            if stored.account.candidate.is_some() && !store.is_rolling_over(&ca.name, name).await? =>
+        {
             let stored = resolve_candidate(store, vault, client, stored).await?;
             handle(vault, client, stored)
         }
@@ -111,6 +141,51 @@ pub async fn create_account(
     register(store, vault, ca, client, stored).await
 }
 
+/// Makes another account in the place of one. The new key takes the old one's place in the store first.
+///
+/// # Errors
+/// [`AccountError`]; nothing is stored where the configuration lacks something that the CA wants.
+pub async fn replace_account(
+    store: &Store,
+    vault: &Vault,
+    ca: &Ca,
+    client: &Client,
+    old: StoredAccount,
+    key_type: KeyType,
+) -> Result<(StoredAccount, acme::Account), AccountError> {
+    request(ca, client).await?;
+    let key = AccountKey::generate(key_type)?;
+    store.learn_current_kek(vault).await?;
+    let mut planned = record(vault, ca, &old.account.name, &key, AccountStatus::Planned)?;
+    planned.key_version = old.account.key_version + 1;
+    let stored = store.write_account(Some(&old), planned).await?;
+    register(store, vault, ca, client, stored).await
+}
+
+/// Asks the CA for an account that the store has as valid.
+///
+/// # Errors
+/// [`AccountError`]: it could not be asked.
+pub async fn ask_for_account(account: &acme::Account) -> Result<AtCa, AccountError> {
+    let lost = |how: &str| Ok(AtCa::Lost(how.to_owned()));
+    match ask(|| account.fetch()).await {
+        Ok(state) => match state.status {
+            acme::AccountStatus::Deactivated => lost("says that the account is deactivated"),
+            acme::AccountStatus::Revoked => lost("has revoked the account"),
+            acme::AccountStatus::Valid | acme::AccountStatus::Unknown => Ok(AtCa::Known(state)),
+        },
+        Err(error) if error.refuses_the_signature() => lost("does not take the account's key"),
+        Err(error) if error.is_gone() || error.kind() == Some(ProblemKind::AccountDoesNotExist) => {
+            lost("does not know the account (any more)")
+        }
+        Err(error) if error.kind() == Some(ProblemKind::Unauthorized) => {
+            let words = error.problem().map(ToString::to_string).unwrap_or_default();
+            Ok(AtCa::Lost(format!("issues nothing to the account ({words})")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Takes over an account that another client made. It must be known to the CA.
 ///
 /// # Errors
@@ -139,89 +214,6 @@ pub async fn import_account(
     account.url = Some(found.url);
     account.contact = found.contact;
     Ok(store.write_account(before.as_ref(), account).await?)
-}
-
-/// Gives the account a new key. The candidate is stored before the CA is asked; where the outcome is unknown,
-/// [`resolve_candidate`] finds it out.
-///
-/// # Errors
-/// [`AccountError`]; the account keeps one of the two keys, and both are stored.
-pub async fn roll_over(
-    store: &Store,
-    vault: &Vault,
-    ca: &Ca,
-    client: &Client,
-    stored: StoredAccount,
-    key_type: KeyType,
-) -> Result<StoredAccount, AccountError> {
-    let stored = if stored.account.candidate.is_some() {
-        resolve_candidate(store, vault, client, stored).await?
-    } else {
-        stored
-    };
-    if ca.quirks.no_key_rollover {
-        return Err(AccountError::NoRollover(ca.title.clone()));
-    }
-    let new_key = AccountKey::generate(key_type)?;
-    store.learn_current_kek(vault).await?;
-    let (sealed_key, key_spki_sha256) = seal(vault, &stored.account.ca, &stored.account.name, &new_key)?;
-    let mut account = stored.account.clone();
-    account.candidate = Some(CandidateKey { key_type, sealed_key, key_spki_sha256 });
-    let stored = store.write_account(Some(&stored), account).await?;
-    let (stored, handle) = handle(vault, client, stored)?;
-    match handle.rollover(&new_key).await {
-        Ok(_) => promote(store, stored).await,
-        // The answer was lost, perhaps: ask which key the CA has.
-        Err(error) => {
-            let resolved = resolve_candidate(store, vault, client, stored).await?;
-            if resolved.account.key_type == key_type
-                && resolved.account.candidate.is_none()
-                && resolved_to(&resolved, &new_key)?
-            {
-                Ok(resolved)
-            } else {
-                Err(error.into())
-            }
-        }
-    }
-}
-
-/// Finds out whether the CA accepted a candidate key, and keeps the one that it has.
-///
-/// # Errors
-/// [`AccountError`]; then both keys stay stored.
-pub async fn resolve_candidate(
-    store: &Store,
-    vault: &Vault,
-    client: &Client,
-    stored: StoredAccount,
-) -> Result<StoredAccount, AccountError> {
-    let Some(candidate) = &stored.account.candidate else { return Ok(stored) };
-    let account = &stored.account;
-    let key = open(vault, &account.ca, &account.name, &candidate.sealed_key, &candidate.key_spki_sha256)?;
-    match ask(|| client.find_account(&key)).await? {
-        Some(found) if Some(&found.url) == account.url.as_ref() => promote(store, stored).await,
-        _ => {
-            let mut account = stored.account.clone();
-            account.candidate = None;
-            Ok(store.write_account(Some(&stored), account).await?)
-        }
-    }
-}
-
-async fn promote(store: &Store, stored: StoredAccount) -> Result<StoredAccount, AccountError> {
-    let mut account = stored.account.clone();
-    if let Some(candidate) = account.candidate.take() {
-        account.key_type = candidate.key_type;
-        account.sealed_key = candidate.sealed_key;
-        account.key_spki_sha256 = candidate.key_spki_sha256;
-        account.key_version += 1;
-    }
-    Ok(store.write_account(Some(&stored), account).await?)
-}
-
-fn resolved_to(stored: &StoredAccount, key: &AccountKey) -> Result<bool, AccountError> {
-    Ok(stored.account.key_spki_sha256 == spki_sha256(key)?)
 }
 
 async fn register(
@@ -286,7 +278,7 @@ async fn request(ca: &Ca, client: &Client) -> Result<NewAccount, AccountError> {
     })
 }
 
-fn handle(
+pub(super) fn handle(
     vault: &Vault,
     client: &Client,
     stored: StoredAccount,
@@ -320,6 +312,7 @@ fn record(
         sealed_key,
         key_spki_sha256,
         candidate: None,
+        set_aside: Vec::new(),
         contact: ca.section.contact.clone(),
         terms: None,
         created: Timestamp::now(),
@@ -327,7 +320,12 @@ fn record(
     })
 }
 
-fn seal(vault: &Vault, ca: &str, name: &str, key: &AccountKey) -> Result<(String, String), AccountError> {
+pub(super) fn seal(
+    vault: &Vault,
+    ca: &str,
+    name: &str,
+    key: &AccountKey,
+) -> Result<(String, String), AccountError> {
     let spki_sha256 = spki_sha256(key)?;
     let owner = format!("{ca}:{name}");
     let binding = Binding { kind: SealedKind::AccountKey, owner: &owner, spki_sha256: &spki_sha256 };
@@ -335,7 +333,7 @@ fn seal(vault: &Vault, ca: &str, name: &str, key: &AccountKey) -> Result<(String
     Ok((STANDARD.encode(sealed), spki_sha256))
 }
 
-fn open(
+pub(super) fn open(
     vault: &Vault,
     ca: &str,
     name: &str,
@@ -347,6 +345,6 @@ fn open(
     Ok(AccountKey::from_pkcs8_der(&vault.open(&STANDARD.decode(sealed)?, &binding)?)?)
 }
 
-fn spki_sha256(key: &AccountKey) -> Result<String, AccountError> {
+pub(super) fn spki_sha256(key: &AccountKey) -> Result<String, AccountError> {
     Ok(sha256_hex(&key.spki_der()?))
 }

@@ -165,7 +165,7 @@ impl Issuance {
             Proof::Http => ChallengeType::Http01.as_str(),
             Proof::Dns => challenge.in_dns(),
         };
-        Asker { identities, account_url: Some(self.account.url().to_owned()), method: method.to_owned() }
+        Asker { identities, account_url: Some(self.account.url().to_string()), method: method.to_owned() }
     }
 }
 

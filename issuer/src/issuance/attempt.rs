@@ -194,6 +194,7 @@ impl<'a> Attempt<'a> {
             names = self.without(tally, wanted, ahead.doomed)?;
         }
         self.issuance.know_directory().await?;
+        self.issuance.know_account().await?;
         let mut certificates = Pointers::new();
         let mut failed = None;
         for slot in Slot::ALL {
@@ -456,6 +457,7 @@ impl<'a> Attempt<'a> {
         matches!(order.state, OrderState::Stored(_))
             || (order.ca == self.issuance.ca.name
                 && order.account == self.issuance.account_name
+                && order.account_url.as_deref().is_none_or(|url| *url == *self.issuance.account.url())
                 && (order.names == *names || (is_far && wanted))
                 && site.key_types.contains(&order.key_type))
     }
@@ -487,6 +489,7 @@ impl<'a> Attempt<'a> {
             key_type,
             ca: self.issuance.ca.name.clone(),
             account: self.issuance.account_name.clone(),
+            account_url: Some(self.issuance.account.url().to_string()),
             profile,
             created: Timestamp::now(),
             state: Planned {}.into(),

@@ -11,7 +11,7 @@
 //! - `steps`: the order machine. Each step does one thing with the CA and persists what came of it.
 //! - `proofs`: how each name is proved, put in place and taken back.
 //! - `look`: what the CA has made of an order, and why it failed.
-//! - `account`: the account's key and URL, made where there are none. `directory`: the CA's, and what changes in it.
+//! - `account`: the account's key and URL, made where there are none. `rollover`: another key for it. `keeper`: as the store has it now. `directory`: the CA's, and what changes in it.
 //! - `pace`: when to ask the CA again. `patience`: what is tried again when the CA or the store stumbles.
 //! - `hsts`: lowered while a certificate fails.
 //! - `verdict`: what went wrong, whose fault it is, and what to change.
@@ -24,6 +24,7 @@ mod attempt;
 mod check;
 mod directory;
 pub(crate) mod hsts;
+mod keeper;
 mod lease;
 mod look;
 mod pace;
@@ -33,6 +34,7 @@ mod progress;
 mod proofs;
 mod publication;
 mod renewal;
+mod rollover;
 mod setup;
 mod site;
 mod steps;
@@ -40,13 +42,15 @@ mod turn;
 mod verdict;
 
 pub use account::{
-    AccountError, check_contact, create_account, import_account, open_account, resolve_candidate, roll_over,
+    AccountError, AtCa, ask_for_account, check_contact, create_account, import_account, open_account,
+    replace_account,
 };
 pub(crate) use aftermath::draw;
 pub(crate) use lease::HeldLease;
 pub use progress::{Progress, Step, Timeline};
 pub(crate) use publication::{look_for_promotion, promote_what_is_due};
 pub(crate) use renewal::{Follows, Oracle, Renewals, place_of_served};
+pub use rollover::{resolve_candidate, roll_over};
 pub(crate) use setup::{DEFAULT_ACCOUNT, client_for, reach, validator};
 pub use setup::{Issuance, SetupError};
 pub use site::{Issue, Outcome, Published, Urge, Wanted};

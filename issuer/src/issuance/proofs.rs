@@ -3,7 +3,7 @@
 use super::{Issuance, patience::write, steps::Work, verdict::Verdict};
 use crate::{
     acme::{Authorization, ChallengeKind},
-    dns01::{Dns01Error, Holder, labelled_record, own_record},
+    dns01::{Dns01Error, Holder, Prover, labelled_record, own_record},
 };
 use futures_util::future::join_all;
 use jiff::{Timestamp, ToSpan};
@@ -82,6 +82,7 @@ impl Work<'_> {
         expires: Option<Timestamp>,
     ) -> Result<(), Verdict> {
         let key = self.account.key();
+        self.said_with(&key);
         let answers: Vec<_> =
             over_http(tokens).map(|token| (token.clone(), key.key_authorization(token))).collect();
         let life = ORDER_LIFE_HOURS.hours();
@@ -138,6 +139,18 @@ impl Work<'_> {
             Some(verdict) if all => Err(Verdict { culprits: Vec::new(), ..verdict }.keeping_the_order()),
             Some(verdict) => Err(verdict),
         }
+    }
+
+    /// The same proofs, where they are not those of the account's present key: `None` where they are.
+    pub(super) fn renewed(&self, tokens: &[PublishedToken]) -> Option<Vec<PublishedToken>> {
+        let key = self.account.key();
+        let mut renewed = tokens.to_vec();
+        for token in &mut renewed {
+            if let Some(txt) = &mut token.txt {
+                txt.value = Prover::value_of(&key.key_authorization(&token.token));
+            }
+        }
+        (renewed != tokens).then_some(renewed)
     }
 
     pub(super) fn records(&self, tokens: &[PublishedToken]) -> Vec<JournalledTxt> {
@@ -214,7 +227,7 @@ impl Issuance {
     /// The record that the CA asks for.
     pub(super) fn record_of(&self, name: &DnsName, challenge: ChallengeType) -> String {
         match challenge {
-            ChallengeType::DnsAccount01 => labelled_record(name, self.account.url()),
+            ChallengeType::DnsAccount01 => labelled_record(name, &self.account.url()),
             _ => own_record(name),
         }
     }
@@ -239,7 +252,7 @@ impl Issuance {
         let issuer = issuer.or_else(|| own.into_iter().flatten().next());
         let holder = Holder {
             draft,
-            account_url: self.account.url().to_owned(),
+            account_url: self.account.url().to_string(),
             thumbprint: self.account.key().thumbprint().as_str().to_owned(),
             hash_prefix: meta.account_hash_prefix,
         };

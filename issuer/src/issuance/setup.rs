@@ -4,6 +4,7 @@ use super::{
     AccountError, Verdict,
     check::Checker,
     directory::{kept_directory, know_directory},
+    keeper::AccountKeeper,
     open_account,
     pace::Pace,
 };
@@ -95,6 +96,14 @@ impl Issuance {
         }
         let (_, account) =
             open_account(&store, &vault, &ca, &client, account_name, KeyType::EcdsaP256).await?;
+        let keeper = AccountKeeper {
+            store: store.clone(),
+            vault: Arc::clone(&vault),
+            ca: ca.clone(),
+            client: client.clone(),
+            name: account_name.to_owned(),
+        };
+        let account = account.kept_by(Arc::new(keeper));
         let of_suffixes = config.clone();
         let suffixes = Arc::new(move || suffixes::current(&of_suffixes));
         Ok(Self {
@@ -140,7 +149,7 @@ impl Issuance {
         self.account.client().requests()
     }
 
-    pub fn account_url(&self) -> &str {
+    pub fn account_url(&self) -> Arc<str> {
         self.account.url()
     }
 

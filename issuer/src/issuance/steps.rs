@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     acme::{
-        self, Answer, AuthorizationStatus, Chain, Expectation, Identifier, OrderStatus, ProblemKind,
-        RequestCounter, RequestError, csr, generate_certificate_key,
+        self, AccountKey, Answer, AuthorizationStatus, Chain, Expectation, Identifier, OrderStatus,
+        ProblemKind, RequestCounter, RequestError, csr, generate_certificate_key,
     },
     limits::{Asked, Ticket},
 };
@@ -22,7 +22,7 @@ use openssl::pkey::{PKey, Private};
 use shared::{
     domain::{
         Certificate, CertificateId, Challenged, Finalizing, Issued, OrderState, Ordered, Planned,
-        PublishedToken, Ready, Slot,
+        PublishedToken, Ready, Slot, Thumbprint,
     },
     store::{Lease, StoredOrder, lineage_of},
     vault::{Binding, SealedKind},
@@ -49,6 +49,8 @@ pub(super) struct Work<'a> {
     pub(super) asked: Asked<'a>,
     /// What it was given of the CA's limits, for the order that it is about to place or has placed.
     ticket: Mutex<Option<Ticket>>,
+    /// The thumbprint of the key that answers over HTTP were published with last.
+    said_with: Mutex<Option<Thumbprint>>,
     pub(super) nameless: AtomicBool,
 }
 
@@ -72,6 +74,7 @@ impl<'a> Work<'a> {
             proofs,
             asked,
             ticket: Mutex::default(),
+            said_with: Mutex::default(),
             nameless: AtomicBool::new(false),
         }
     }
@@ -94,6 +97,17 @@ impl<'a> Work<'a> {
 
     pub(super) fn held(&self) -> MutexGuard<'_, Option<Ticket>> {
         self.ticket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers which key the answers were published with.
+    pub(super) fn said_with(&self, key: &AccountKey) {
+        let said = Some(key.thumbprint());
+        *self.said_with.lock().unwrap_or_else(PoisonError::into_inner) = said;
+    }
+
+    fn was_said_with_the_present_key(&self) -> bool {
+        let said = self.said_with.lock().unwrap_or_else(PoisonError::into_inner);
+        said.as_ref() == Some(&self.account.key().thumbprint())
     }
 
     /// From wherever the order stands to a stored certificate.
@@ -189,6 +203,12 @@ impl<'a> Work<'a> {
                 }
             }
         }
+        // Records of a key that the account no longer has prove nothing.
+        if let Some(renewed) = self.renewed(tokens) {
+            self.take_back(tokens).await;
+            let renewed = Challenged { tokens: renewed, ..challenged };
+            return self.persist(order, renewed).await;
+        }
         if let Err(verdict) = self.write_records(tokens).await {
             if !verdict.keep_order {
                 self.take_back(tokens).await;
@@ -197,7 +217,15 @@ impl<'a> Work<'a> {
         }
         let over_http: Vec<_> = tokens.iter().filter(|token| is_over_http(token)).cloned().collect();
         let advice =
-            self.issuance.checker.check(&over_http, self.account.key(), self.slot, self.timeline).await?;
+            self.issuance.checker.check(&over_http, &self.account.key(), self.slot, self.timeline).await?;
+        let _looking = self.issuance.begin_looking(&self.asked.order).await?;
+        if self.renewed(tokens).is_some() {
+            // Begun anew, with the key of now.
+            return Ok(order.clone());
+        }
+        if !self.was_said_with_the_present_key() {
+            self.answer_over_http(tokens, challenged.ordered.expires).await?;
+        }
         let asked = self.answer(tokens).await?;
         self.timeline.tell("answered", Some(self.slot), "the CA was told to look");
         let look = self.watch(order_url, &self.issuance.validation_pace, asked, |status| {

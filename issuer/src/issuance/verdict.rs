@@ -195,6 +195,15 @@ impl Verdict {
         if let RequestError::Paused { wait, .. } = error {
             return Self { wait: Some(*wait), ..limit(what).keeping_the_order() };
         }
+        if let RequestError::OtherAccount { .. } = error {
+            let remedy = "nothing: the next run, in a moment, orders with the account of now";
+            return Self::new(Fault::Store, FailureClass::Store, what, remedy).keeping_the_order();
+        }
+        if error.refuses_the_signature() {
+            let remedy = "see `issuer account show`: the CA has another key, or another account, than the store; \
+                          `issuer account create --replace` makes another account";
+            return Self::new(Fault::Operator, FailureClass::Account, what, remedy).keeping_the_order();
+        }
         let Some(refusal) = error.refusal() else {
             let mut verdict = match error.fault() {
                 Fault::Operator if error.status() == Some(429) => limit(what),
@@ -254,7 +263,8 @@ impl Verdict {
                 Fault::Operator,
                 FailureClass::Account,
                 what,
-                "see `issuer account show`: the account may have been deactivated, or its key changed",
+                "see `issuer account show`: where the CA no longer knows the account or has revoked it, `issuer account create --replace` \
+                 makes another in its place, and orders go on by themselves",
             ),
             ProblemKind::InvalidProfile => Self::new(
                 Fault::Operator,

@@ -17,6 +17,10 @@ pub struct Order {
     pub key_type: KeyType,
     pub ca: String,
     pub account: String,
+    /// The account's URL at the CA: another account may take the place of one, and has nothing of its orders. Absent in
+    /// records of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_url: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
     pub created: Timestamp,

@@ -25,6 +25,10 @@ pub struct Account {
     /// have accepted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<CandidateKey>,
+    /// Candidates that the CA did not have when it was asked. A program that woke late may have told it of one afterwards:
+    /// they are tried where the CA refuses the present key. Newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set_aside: Vec<CandidateKey>,
     #[serde(default)]
     pub contact: Vec<String>,
     /// The terms of service that were agreed to.
@@ -61,6 +65,25 @@ pub struct StoredAccount {
 
 impl Account {
     pub const VERSION: u32 = 1;
+    /// Keys that are kept of those that were set aside.
+    const MOST_SET_ASIDE: usize = 3;
+
+    /// Makes a key the account's: its candidate, or one that was set aside.
+    pub fn promote(&mut self, key: CandidateKey) {
+        self.candidate = None;
+        self.set_aside.clear();
+        self.key_type = key.key_type;
+        self.sealed_key = key.sealed_key;
+        self.key_spki_sha256 = key.key_spki_sha256;
+        self.key_version += 1;
+    }
+
+    /// Takes the candidate back: it is kept all the same.
+    pub fn set_candidate_aside(&mut self) {
+        self.set_aside.extend(self.candidate.take());
+        let surplus = self.set_aside.len().saturating_sub(Self::MOST_SET_ASIDE);
+        self.set_aside.drain(..surplus);
+    }
 }
 
 impl Store {

@@ -25,6 +25,8 @@
 //! | `sp:txt-journal` | sorted set | TXT records that are or may be there, JSON, by when they were noted, ms; gone once they are removed |
 //! | `sp:account:CA:NAME` | string | an account, JSON, with its sealed keys |
 //! | `sp:accounts` | set | `CA:NAME` of every account |
+//! | `sp:{ca:NAME}:looking:ACCOUNT` | sorted set | orders whose challenges the CA is looking at, by when they are given up, ms |
+//! | `sp:{ca:NAME}:rollover:ACCOUNT` | string | who gives the account another key; expires by itself |
 //! | `sp:{ca:NAME}:directory` | string | the CA's directory as last fetched; expires by itself |
 //! | `sp:{ca:NAME}:known-directory` | string | the directory as it was known last |
 //! | `sp:{ca:NAME}:chain-tops:SLOT` | set | where the chains of its certificates ended so far |
@@ -175,6 +177,14 @@ pub(super) fn account(ca: &str, name: &str) -> String {
 
 pub(super) fn tenant(name: &str) -> String {
     format!("sp:tenant:{name}")
+}
+
+pub(super) fn looking(ca: &str, account: &str) -> String {
+    format!("sp:{{ca:{ca}}}:looking:{account}")
+}
+
+pub(super) fn rollover(ca: &str, account: &str) -> String {
+    format!("sp:{{ca:{ca}}}:rollover:{account}")
 }
 
 pub(super) fn directory(ca: &str) -> String {

@@ -44,6 +44,7 @@ mod open;
 mod orders;
 mod parts;
 mod renewals;
+mod rollovers;
 mod rotation;
 mod schedule;
 mod scripts;

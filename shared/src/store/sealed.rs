@@ -104,7 +104,7 @@ impl SealedRecord {
                 };
                 let spki = account.key_spki_sha256.clone();
                 self.change_text(&mut account.sealed_key, change, &|| named(&spki))?;
-                if let Some(candidate) = &mut account.candidate {
+                for candidate in account.candidate.iter_mut().chain(&mut account.set_aside) {
                     let spki = candidate.key_spki_sha256.clone();
                     self.change_text(&mut candidate.sealed_key, change, &|| named(&spki))?;
                 }

@@ -81,6 +81,7 @@ async fn publish(stored: &Stored, id: &SiteId, certificate: Certificate) -> Resu
         key_type: KeyType::EcdsaP256,
         ca: "pebble".into(),
         account: "default".into(),
+        account_url: None,
         profile: None,
         created: Timestamp::now(),
         state: Planned {}.into(),
