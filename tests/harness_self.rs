@@ -15,7 +15,7 @@ use harness::{
     bare_acme::BareClient,
     ca_proxy::{Action, Answer, CaProxy, Endpoint, Manners, RetryAfter, Rule},
     deadline::until_true,
-    mock_dns::MockDns,
+    mock_dns::{MockDns, NEWER},
     nginx::{Nginx, PREFIX},
     pebble::{Pebble, PebbleOptions},
     ports::LoopbackNet,
@@ -186,6 +186,15 @@ async fn the_manners_of_lets_encrypt_can_be_had() -> Result<()> {
     let authorization = order["authorizations"][0].as_str().context("an authorization URL")?;
     assert_eq!(client.fetch(authorization).await?.retry_after.as_deref(), Some("3"));
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_dns_server_is_told_in_its_own_flags() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let newer = MockDns::start_program(NEWER.as_ref(), directory.path(), Ipv4Addr::new(127, 9, 9, 8)).await?;
+    let (_, addresses) = answers(&newer, "shop.example", 1).await?;
+    ensure!(addresses == [vec![127, 9, 9, 8]], "{addresses:?}");
+    newer.assert_alive()
 }
 
 #[tokio::test(flavor = "multi_thread")]

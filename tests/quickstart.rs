@@ -1,20 +1,30 @@
-//! `deploy/quickstart` as a newcomer runs it: twice in a row, and with `--keep`; and that it leaves nothing behind.
+//! `deploy/quickstart` as a newcomer runs it: twice in a row, the second time where only root can enter and with a newer Pebble's
+//! programs; with `--keep`; and that it leaves nothing behind.
 
 use std::{
     collections::BTreeSet,
+    fs::Permissions,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use harness::deadline::until_true;
+use harness::{deadline::until_true, mock_dns::NEWER};
 
 #[tokio::test]
 async fn two_runs_in_a_row_end_with_https_on_both_frontends_and_leave_nothing() -> Result<()> {
     for run in 1..=2 {
         let place = tempfile::tempdir()?;
-        let output = quickstart(place.path(), &[])?;
+        let bin = tempfile::tempdir()?;
+        let mut command = command(place.path(), &[]);
+        if run == 2 {
+            std::fs::set_permissions(place.path(), Permissions::from_mode(0o700))?;
+            std::os::unix::fs::symlink(NEWER, bin.path().join("pebble-challtestsrv"))?;
+            command.env("PATH", path_with(bin.path())?);
+        }
+        let output = command.output().context("deploy/quickstart")?;
         let text = String::from_utf8_lossy(&output.stdout);
         let shown = format!("run {run}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "{}: {shown}", output.status);
@@ -81,19 +91,25 @@ impl Drop for StopAtTheEnd {
 
 #[tokio::test]
 async fn a_part_that_fails_ends_it_with_the_reason_and_leaves_nothing() -> Result<()> {
-    let place = tempfile::tempdir()?;
-    // A Pebble that ends at once stands before the real one.
-    let broken = place.path().join("bin");
-    std::fs::create_dir(&broken)?;
-    std::fs::write(broken.join("pebble"), "#!/bin/sh\necho 'out of order' >&2\nexit 1\n")?;
-    std::fs::set_permissions(broken.join("pebble"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let path = format!("{}:{}", broken.display(), std::env::var("PATH")?);
-    let output = command(place.path(), &[]).env("PATH", path).output()?;
-    std::fs::remove_dir_all(&broken)?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.code() == Some(1), "{}: {error}", output.status);
-    ensure!(error.contains("the CA has ended") && error.contains("out of order"), "{error}");
-    nothing_is_left(place.path()).await
+    for (program, said) in [("pebble", "the CA has ended"), ("nginx", "nginx of edge-1 has ended")] {
+        let place = tempfile::tempdir()?;
+        // One that ends at once stands before the real one.
+        let broken = tempfile::tempdir()?;
+        let script = broken.path().join(program);
+        std::fs::write(&script, "#!/bin/sh\necho 'out of order' >&2\nexit 1\n")?;
+        std::fs::set_permissions(&script, Permissions::from_mode(0o755))?;
+        let output = command(place.path(), &[]).env("PATH", path_with(broken.path())?).output()?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1), "{}: {error}", output.status);
+        ensure!(error.contains(said) && error.contains("out of order"), "{error}");
+        nothing_is_left(place.path()).await?;
+    }
+    Ok(())
+}
+
+/// The `PATH` with a directory before all others.
+fn path_with(first: &Path) -> Result<String> {
+    Ok(format!("{}:{}", first.display(), std::env::var("PATH")?))
 }
 
 #[test]

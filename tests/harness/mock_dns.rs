@@ -13,6 +13,9 @@ use tokio::net::TcpStream;
 
 use crate::{deadline::START_LIMIT, ports, process::Process};
 
+/// `pebble-challtestsrv` with the flags of its newest version, a script that runs Debian's.
+pub const NEWER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/harness/newer_challtestsrv.sh");
+
 /// A DNS server on loopback, UDP and TCP. Every name has the default address until a test says otherwise.
 pub struct MockDns {
     process: Process,
@@ -24,14 +27,27 @@ pub struct MockDns {
 impl MockDns {
     /// Starts it; `default_address` answers every A query, AAAA queries have no answer by default.
     pub async fn start(directory: &Path, default_address: Ipv4Addr) -> Result<Self> {
+        Self::start_program("pebble-challtestsrv".as_ref(), directory, default_address).await
+    }
+
+    /// [`MockDns::start`] with a program of another version than the one in the `PATH`.
+    pub async fn start_program(program: &Path, directory: &Path, default_address: Ipv4Addr) -> Result<Self> {
         let address = ports::free_address()?;
         let management = ports::free_address()?;
-        let mut command = Command::new("pebble-challtestsrv");
+        let help = help_of(program)?;
+        let mut command = Command::new(program);
         command
-            .arg(format!("-dns01={address}"))
+            .arg(format!(
+                "{}={address}",
+                if names_flag(&help, "-dnsserver") { "-dnsserver" } else { "-dns01" }
+            ))
             .arg(format!("-management={management}"))
             .arg(format!("-defaultIPv4={default_address}"))
             .args(["-defaultIPv6=", "-http01=", "-https01=", "-tlsalpn01="]);
+        if names_flag(&help, "-doh") {
+            // DNS over HTTPS, on a port of its own unless it is told not to.
+            command.arg("-doh=");
+        }
         let process = Process::spawn(command, "pebble", &directory.join("challtestsrv.log"))?;
         process
             .ready(START_LIMIT, || async {
@@ -171,4 +187,17 @@ impl MockDns {
         }
         Ok(text)
     }
+}
+
+/// What the program says of its flags: newer versions name them differently.
+fn help_of(program: &Path) -> Result<String> {
+    let output = Command::new(program)
+        .arg("-help")
+        .output()
+        .with_context(|| format!("{} can't be started: apt-get install pebble", program.display()))?;
+    Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+fn names_flag(help: &str, flag: &str) -> bool {
+    help.lines().any(|line| line.split_whitespace().next() == Some(flag))
 }

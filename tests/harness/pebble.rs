@@ -273,6 +273,8 @@ fn write_config(
     }
     if let Some(seconds) = options.validity_period_seconds {
         config["certificateValidityPeriod"] = json!(seconds);
+        // Newer versions have profiles instead, and take one of them at random for an order that names none.
+        config["profiles"] = json!({"default": {"description": "the only one", "validityPeriod": seconds}});
     }
     let path = directory.join("pebble.json");
     std::fs::write(&path, json!({ "pebble": config }).to_string())?;
