@@ -164,6 +164,7 @@ impl Scene {
             place: at_once(),
             touched,
             retired: Place { class: Class::Check, moment: deletion, deadline: deletion, ..at_once() },
+            force: None,
             events: Vec::new(),
         };
         self.store.put_site(&change).await?;

@@ -46,3 +46,4 @@ mod store_first;
 mod systemd;
 mod wanted_files;
 mod wanted_sites;
+mod wanted_sources;

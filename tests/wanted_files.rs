@@ -104,7 +104,8 @@ async fn both_forms_say_the_same_and_an_unchanged_file_changes_nothing() -> Resu
     // A site that is no longer in the file is no longer wanted; one of another origin is none of the file's business.
     stage.json(&["site", "add", "by-hand.example"]).await?;
     let less = file(&stage, "less.ndjson", same.lines().next().context("a line")?)?;
-    let applied = stage.json(&["apply", &less]).await?;
+    stage.signpost.issuer(&["apply", &less]).await?.with_code(2)?;
+    let applied = stage.json(&["apply", "--remove", "2", &less]).await?;
     ensure!(counts(&applied) == [0, 0, 2, 1], "{applied:#}");
     let left = wanted(&stage).await?;
     ensure!(left.len() == 2 && list(&left[0]["names"]) == ["by-hand.example"], "{left:#?}");
@@ -162,7 +163,11 @@ async fn thousands_stream_through_and_are_not_removed_by_a_slip() -> Result<()> 
     ensure!(counts(&stage.json(&["plan", &path]).await?) == [0, 0, 0, SITES as u64], "it removed something");
     let planned = stage.json(&["plan", &half]).await?;
     ensure!(planned["removed"] == SITES / 2, "{planned:#}");
-    let applied = stage.json(&["apply", "--remove-many", &half]).await?;
+    ensure!(planned["needs_remove"] == SITES / 2, "{planned:#}");
+    for number in ["0", "2499"] {
+        stage.signpost.issuer(&["apply", "--remove", number, &half]).await?.with_code(2)?;
+    }
+    let applied = stage.json(&["apply", "--remove", "2500", &half]).await?;
     ensure!(counts(&applied) == [0, 0, SITES as u64 / 2, SITES as u64 / 2], "{:?}", counts(&applied));
     Ok(())
 }
@@ -189,9 +194,9 @@ async fn killed_in_the_middle_the_same_file_does_the_rest() -> Result<()> {
         .collect();
     let path = file(&stage, "after.ndjson", &ndjson(&after))?;
     for nth in [50, 60, 90] {
-        killed_at(&stage, &["apply", "--remove-many", &path], "sp:name:", nth).await?;
+        killed_at(&stage, &["apply", "--remove", "100", &path], "sp:name:", nth).await?;
     }
-    let rest = stage.json(&["apply", "--remove-many", &path]).await?;
+    let rest = stage.json(&["apply", "--remove", "100", &path]).await?;
     ensure!(rest["failed"] == json!([]), "{rest:#}");
     ensure!(counts(&stage.json(&["plan", &path]).await?) == [0, 0, 0, 100]);
     ensure!(wanted(&stage).await?.len() == 300);

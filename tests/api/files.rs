@@ -71,10 +71,35 @@ async fn what_is_wrong_changes_nothing() -> Result<()> {
         ensure!(mistakes[0].starts_with("line 42:") && mistakes[1].starts_with("line 43:"), "{mistakes:?}");
     }
     let refused = send("POST /apply", &sites(3)).await?.refused(409, "too-many-removals")?;
-    ensure!(refused.body["error"]["details"] == json!({"removed": 37, "known": 40}), "{:#}", refused.body);
+    ensure!(
+        refused.body["error"]["details"] == json!({"removed": 37, "known": 40, "source": "default"}),
+        "{:#}",
+        refused.body
+    );
     ensure!(listed(&service, &token).await? == 40, "nothing was changed");
-    let removed = send("POST /apply?remove_many=true", &sites(3)).await?.with(200)?;
+    let removed = send("POST /apply?remove=37", &sites(3)).await?.with(200)?;
     ensure!(counts(&removed) == [0, 0, 37, 3] && listed(&service, &token).await? == 3, "{:#}", removed.body);
+
+    // Another source has nothing to do with these, and an empty file removes nothing by itself.
+    let other = "{\"names\":[\"other.example.com\"]}\n";
+    let applied = send("POST /apply?source=panel", other).await?.with(200)?;
+    ensure!(counts(&applied) == [1, 0, 0, 0] && applied.body["source"] == "panel", "{:#}", applied.body);
+    let site = service.ask("GET /sites/other.example.com", &token, None).await?.with(200)?;
+    ensure!(site.body["source"] == "panel" && site.body["origin"] == "file", "{:#}", site.body);
+    for empty in ["", "# nothing\n"] {
+        send("POST /apply?source=panel", empty).await?.refused(409, "too-many-removals")?;
+        let planned = send("POST /plan?source=panel", empty).await?.with(200)?;
+        ensure!(planned.body["needs_remove"] == 1, "{:#}", planned.body);
+    }
+    let stolen = send("POST /apply?source=panel&remove=1", &sites(1)).await?.with(200)?;
+    let failed = &stolen.body["failed"][0];
+    ensure!(failed["names"] == json!(["s0.example.com"]), "{:#}", stolen.body);
+    ensure!(failed["message"].as_str().is_some_and(|m| m.contains("source \"default\"")), "{failed}");
+    ensure!(listed(&service, &token).await? == 3, "its own was removed, theirs was not taken");
+    send("POST /apply?source=a%20b", other).await?.refused(400, "bad-request")?;
+    let list = send("POST /plan", "a.example.com\nb.example.com\n").await?.refused(422, "invalid-file")?;
+    let mistakes = list.body["error"]["details"]["mistakes"].to_string();
+    ensure!(mistakes.contains("a plain list of names") && mistakes.contains("[[site]]"), "{mistakes}");
 
     for kind in ["application/json", "text/plain", ""] {
         let reply = service.send_file("POST /apply", &token, kind, &sites(3), &[]).await?;

@@ -173,6 +173,7 @@ impl Fleet {
             site,
             groups,
             retired: place,
+            force: None,
             place,
             touched: Vec::new(),
             events: Vec::new(),

@@ -6,43 +6,72 @@ use super::{
     authorized::{Authorized, Read, Write},
     refusal::{Code, Refusal},
 };
-use crate::sites::{PlanError, apply_file, plan_file};
+use crate::{
+    lists::TextFile,
+    sites::{Applied, PlanError, SiteFile, apply_file, is_word, plan_file},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::error::chain;
+use shared::{domain::DEFAULT_SOURCE, error::chain};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Query {
-    /// Changes that are listed at most; all are counted.
+struct ToPlan {
+    /// Changes and mistakes that are listed at most; all are counted.
     #[serde(default = "most_shown")]
     limit: usize,
-    /// Remove what the file lacks, however much that is.
-    #[serde(default)]
-    remove_many: bool,
+    /// Whose sites the file is the whole truth of.
+    #[serde(default = "default_source")]
+    source: String,
+}
+
+/// No `flatten`: it would take numbers for texts.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToApply {
+    #[serde(default = "most_shown")]
+    limit: usize,
+    #[serde(default = "default_source")]
+    source: String,
+    /// So many sites may be removed, where that must be said.
+    remove: Option<usize>,
 }
 
 const fn most_shown() -> usize {
     100
 }
 
+fn default_source() -> String {
+    DEFAULT_SOURCE.to_owned()
+}
+
 pub(super) async fn plan(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
-    let Query { limit, .. } = asked.query()?;
+    let ToPlan { limit, source } = asked.query()?;
     let (api, file) = asked.into_file()?;
-    let registry = api.registry.clone();
+    let (registry, file) = (api.registry.clone(), site_file(file, source, limit)?);
     // Long, and not for a thread that answers others.
-    let planned = api.work(async move { plan_file(&registry, file.path(), limit, |_| {}).await }).await?;
-    Ok(Answer::ok(&planned?))
+    let planned = api.work(async move { plan_file(&registry, &file, |_| {}).await }).await?;
+    Ok(answer(&planned?))
 }
 
 /// Goes on when the client goes away: the whole file, or as much of it as the store takes.
 pub(super) async fn apply(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
-    let Query { limit, remove_many } = asked.query()?;
+    let ToApply { limit, source, remove } = asked.query()?;
     let (api, file) = asked.into_file()?;
-    let registry = api.registry.clone();
-    let applied =
-        api.work(async move { apply_file(&registry, file.path(), limit, remove_many, |_| {}).await });
-    let applied = applied.await??;
+    let (registry, file) = (api.registry.clone(), site_file(file, source, limit)?);
+    let applied = api.work(async move { apply_file(&registry, &file, remove, |_| {}).await });
+    Ok(answer(&applied.await??))
+}
+
+fn site_file(file: tempfile::NamedTempFile, source: String, listed: usize) -> Result<SiteFile, Refusal> {
+    if !is_word(&source) {
+        let message = "source: 1 to 63 characters of a-z, A-Z, 0-9, -, _ and .";
+        return Err(Refusal::new(Code::BadRequest, message));
+    }
+    Ok(SiteFile { file: TextFile::of(file.into_file()), source, listed })
+}
+
+fn answer(applied: &Applied) -> Answer {
     let failed: Vec<Value> = applied
         .failed
         .iter()
@@ -50,20 +79,17 @@ pub(super) async fn apply(_: Authorized<Write>, asked: Asked) -> Result<Answer, 
         .collect();
     let mut document = json!(applied.plan);
     document["failed"] = json!(failed);
-    Ok(Answer::ok(&document))
+    Answer::ok(&document)
 }
 
 impl From<PlanError> for Refusal {
     fn from(error: PlanError) -> Self {
         match error {
             PlanError::Store(error) => error.into(),
-            PlanError::TooManyRemovals { removed, known } => Self::new(
-                Code::TooManyRemovals,
-                format!(
-                    "the file lacks {removed} of the {known} sites that files have added: nothing was changed"
-                ),
-            )
-            .with_details(json!({ "removed": removed, "known": known })),
+            PlanError::TooManyRemovals { removed, known, ref source_name, .. } => {
+                let details = json!({ "removed": removed, "known": known, "source": source_name });
+                Self::new(Code::TooManyRemovals, error.to_string()).with_details(details)
+            }
             PlanError::Mistakes { shown, more } => {
                 let message = format!("nothing was changed: {} lines are wrong", shown.len() + more);
                 Self::new(Code::InvalidFile, message).with_details(json!({ "mistakes": shown, "more": more }))

@@ -73,8 +73,7 @@ fn operation(route: &Route) -> Value {
         .collect();
     parameters.extend(described.query.iter().map(|(name, meaning)| {
         let kind = match *name {
-            "limit" | "hold_hours" => "integer",
-            "remove_many" => "boolean",
+            "limit" | "hold_hours" | "remove" => "integer",
             _ => "string",
         };
         json!({ "name": name, "in": "query", "description": meaning, "schema": { "type": kind } })

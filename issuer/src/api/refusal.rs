@@ -76,8 +76,8 @@ codes! {
         "Somebody else changed the same thing in this moment; nothing was written."
         "Read it again, and repeat the request.";
     TooManyRemovals "too-many-removals" CONFLICT
-        "The file lacks many sites that files have added; nothing was changed."
-        "If they are to be removed, add remove_many=true to the query.";
+        "The file lacks more than a tenth of the sites that files of its source have added, or holds none; nothing was changed."
+        "If they are to be removed, add remove=NUMBER to the query, with the number of details.removed.";
     InProgress "in-progress" CONFLICT
         "A request with this idempotency key is being worked on, or was cut off a moment ago."
         "Repeat it after the seconds in the header Retry-After.";
@@ -201,8 +201,10 @@ impl From<SiteError> for Refusal {
             SiteError::NotFound(name) => {
                 Self::new(Code::NoSuchSite, message).with_details(json!({ "name": name }))
             }
-            SiteError::Taken { name, owner, names } => Self::new(Code::NameTaken, message)
-                .with_details(json!({ "name": name, "owner": owner, "owner_names": names })),
+            SiteError::Taken { name, owner, names, managed_by } => Self::new(Code::NameTaken, message)
+                .with_details(
+                    json!({ "name": name, "owner": owner, "owner_names": names, "owner_is": managed_by }),
+                ),
             SiteError::Exists(site, differences) => Self::new(
                 Code::SiteExists,
                 format!("the site {site} is there already, with other settings ({differences})"),
@@ -219,12 +221,22 @@ impl From<SiteError> for Refusal {
 impl From<WishError> for Refusal {
     fn from(error: WishError) -> Self {
         let message = chain(&error);
-        match error {
-            WishError::Name { name, error } => Self::new(Code::InvalidName, message)
-                .with_details(json!({ "name": name, "rule": error.rule() })),
-            WishError::Ca(_) => Self::new(Code::UnknownCa, message),
-            _ => Self::new(Code::InvalidSite, message),
+        let named: Vec<Value> = error
+            .each()
+            .iter()
+            .filter_map(|one| match one {
+                WishError::Name { name, error } => {
+                    Some(json!({ "name": name, "rule": error.rule(), "message": error.to_string() }))
+                }
+                _ => None,
+            })
+            .collect();
+        if let Some(first) = named.first() {
+            let details = json!({ "name": first["name"], "rule": first["rule"], "names": named });
+            return Self::new(Code::InvalidName, message).with_details(details);
         }
+        let of_ca = error.each().iter().any(|one| matches!(one, WishError::Ca(_)));
+        Self::new(if of_ca { Code::UnknownCa } else { Code::InvalidSite }, message)
     }
 }
 

@@ -152,8 +152,15 @@ const FORECAST: &[(&str, &str)] = &[
     ("new_per_day", "as if so many came new on each day"),
 ];
 const SHOWN: (&str, &str) =
-    ("limit", "changes that are listed at most, 100 where it is not said; all are counted");
-const REMOVE_MANY: (&str, &str) = ("remove_many", "`true`: remove what the file lacks, however much that is");
+    ("limit", "changes and mistakes that are listed at most, 100 where it is not said; all are counted");
+const SOURCE: (&str, &str) = (
+    "source",
+    "only sites that files of this source have added are changed or removed; `default` where it is not said",
+);
+const REMOVE: (&str, &str) = (
+    "remove",
+    "how many sites may be removed, where they are more than a tenth of the source's or the file holds none",
+);
 const OF_NEW: &[Code] = &[
     Code::SiteExists,
     Code::NameTaken,
@@ -211,13 +218,13 @@ routes! {
     }
     "/plan" {
         POST Read files::plan,
-            described("planFile", "What a file of every site that is wanted would change. Changes nothing.", &[(200, "Plan")])
-            .file().query(&[SHOWN]).refusals(&[Code::InvalidFile]);
+            described("planFile", "What a file of every site that is wanted of a source would change. Changes nothing.", &[(200, "Applied")])
+            .file().query(&[SHOWN, SOURCE]).refusals(&[Code::InvalidFile]);
     }
     "/apply" {
         POST Write files::apply,
-            described("applyFile", "Make the sites of files what this file says. Cut off anywhere, the same file does what is left.", &[(200, "Applied")])
-            .file().query(&[SHOWN, REMOVE_MANY]).refusals(&[Code::InvalidFile, Code::TooManyRemovals]);
+            described("applyFile", "Make the sites of a source what its file says. Cut off anywhere, the same file does what is left.", &[(200, "Applied")])
+            .file().query(&[SHOWN, SOURCE, REMOVE]).refusals(&[Code::InvalidFile, Code::TooManyRemovals]);
     }
     "/retry" {
         POST Write sites::retry_all, described("retryAll", "Try everything now that fails or is parked.", &[(202, "Nudged")]);

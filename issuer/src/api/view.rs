@@ -91,6 +91,7 @@ pub(super) fn wanted(id: &SiteId, site: &Site) -> Value {
         "hsts": site.hsts,
         "paused": site.paused,
         "origin": site.origin,
+        "source": site.file_source(),
         "created": site.created,
     })
 }

@@ -4,6 +4,7 @@ use super::{
     context::{Context, of_store},
     output::{Exit, Failed, Output, table},
     site::parse_challenge,
+    texts::read_words,
     watch::Watch,
 };
 use crate::{
@@ -20,7 +21,7 @@ use shared::{
     domain::{ChallengeType, DnsName, PublicSuffixes},
     store::{Store, StoreError},
 };
-use std::{io::Read, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, path::PathBuf, sync::Arc};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 /// Names that are looked at at once.
@@ -34,7 +35,7 @@ const CLOCK_TOLERANCE: i64 = 60;
 pub(super) struct Arguments {
     /// Hostnames, IP addresses or wildcards, in Unicode or A-labels
     names: Vec<String>,
-    /// Read names from a file, one on each line; - is standard input
+    /// Read names from a file, one on each line, # begins a comment; - is standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Ask this frontend, whatever the names' DNS says: before any name leads there
@@ -64,7 +65,7 @@ struct Kit {
 }
 
 pub(super) async fn run(arguments: Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let texts = texts(&arguments)?;
+    let texts = texts(&arguments, *output).await?;
     let context = Context::open(config, *output).await?;
     let ca = context.ca(arguments.ca.as_deref())?;
     let terms = Terms::of(&context.config, Some(&ca.name))
@@ -162,19 +163,13 @@ async fn challenge_of(
     Ok(store.load_site(&id).await?.map_or(otherwise, |stored| stored.site.challenge))
 }
 
-fn texts(arguments: &Arguments) -> Result<Vec<String>, Failed> {
+async fn texts(arguments: &Arguments, output: Output) -> Result<Vec<String>, Failed> {
     let mut texts = arguments.names.clone();
     if let Some(path) = &arguments.file {
-        let read = if path.as_os_str() == "-" {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map(|_| text)
-        } else {
-            std::fs::read_to_string(path)
-        };
-        let unreadable = |e| Failed::new(Exit::Usage, "usage", format!("{}: {e}", path.display()));
-        let lines = read.map_err(unreadable)?;
-        texts.extend(lines.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+        texts.extend(read_words(path, output).await?);
     }
+    let mut known = HashSet::new();
+    texts.retain(|text| known.insert(text.clone()));
     if texts.is_empty() && arguments.frontend.is_some() {
         texts.push(UNKNOWN_NAME.to_owned());
     }

@@ -24,6 +24,7 @@ mod site;
 mod status;
 mod store;
 mod tenant;
+mod texts;
 mod tls_policy;
 mod token;
 mod watch;
@@ -58,7 +59,7 @@ enum Command {
     /// What a file of wanted sites would change
     Plan(plan::Arguments),
     /// Make the sites those of a file
-    Apply(plan::Arguments),
+    Apply(plan::Apply),
     /// The daemon: orders and renews what is wanted. Any number of nodes share the work
     Run(run::Arguments),
     /// Try again now what fails

@@ -3,49 +3,90 @@
 use super::{
     context::Context,
     output::{Exit, Failed, Output, table},
+    texts::read_text,
 };
 use crate::{
     limits::Wait,
-    sites::{Plan, PlanError, Planned, Registry, WishFile, apply_file, plan_file},
+    sites::{
+        Applied, Plan, PlanError, Planned, Registry, SiteFile, WishFile, apply_file, is_word, plan_file,
+    },
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use shared::{config::Config, domain::DnsName};
+use shared::{
+    config::Config,
+    domain::{DEFAULT_SOURCE, DnsName},
+};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Every site that is wanted: TOML with a table for each site, or NDJSON with a site on each line
+    /// Every site that is wanted of the source: TOML with a table for each site, or NDJSON with a site on each line; - is
+    /// standard input
     file: PathBuf,
-    /// Changes that are listed at most; all are counted
-    #[arg(long, default_value_t = 100)]
+    /// Only sites that files of this source have added are changed or removed: several files live side by side
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_SOURCE)]
+    source: String,
+    /// Changes and mistakes that are listed at most; all are counted
+    #[arg(long, default_value_t = 100, conflicts_with = "all")]
     limit: usize,
-    /// Remove what the file lacks, however much that is
+    /// List all of them
     #[arg(long)]
-    remove_many: bool,
+    all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Apply {
+    #[command(flatten)]
+    arguments: Arguments,
+    /// Remove up to so many sites that the file lacks, where they are more than a tenth of the source's or the file holds none
+    #[arg(long, value_name = "NUMBER")]
+    remove: Option<usize>,
 }
 
 pub(super) async fn plan(arguments: &Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
+    let file = arguments.read(*output).await?;
     let context = Context::open(config, *output).await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
-    let bar = progress(arguments, output)?;
-    let planned = plan_file(&registry, &arguments.file, arguments.limit, |done| bar.inc(done as u64)).await;
+    let bar = progress(&file, output);
+    let planned = plan_file(&registry, &file, |done| bar.inc(done as u64)).await;
     bar.finish_and_clear();
     let planned = planned.map_err(|e| of_plan(&e))?;
-    output.result(&planned, || to_text(&planned, "would be "));
-    Ok(Exit::Done)
+    let exit = tell(&planned, "would be ", output);
+    if let Some(number) = planned.plan.needs_remove.filter(|number| *number > 0) {
+        output.note(&format!("note: `issuer apply` removes them with --remove {number} alone"));
+    }
+    Ok(exit)
 }
 
-pub(super) async fn apply(arguments: &Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
+pub(super) async fn apply(arguments: &Apply, config: Config, output: &Output) -> Result<Exit, Failed> {
+    let Apply { arguments, remove } = arguments;
+    let file = arguments.read(*output).await?;
     let context = Context::open(config, *output).await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
-    let bar = progress(arguments, output)?;
-    let applied = apply_file(&registry, &arguments.file, arguments.limit, arguments.remove_many, |done| {
-        bar.inc(done as u64)
-    })
-    .await;
+    let bar = progress(&file, output);
+    let applied = apply_file(&registry, &file, *remove, |done| bar.inc(done as u64)).await;
     bar.finish_and_clear();
-    let applied = applied.map_err(|e| of_plan(&e))?;
+    Ok(tell(&applied.map_err(|e| of_plan(&e))?, "", output))
+}
+
+impl Arguments {
+    /// Once, to its end: a pipe can't be read again.
+    async fn read(&self, output: Output) -> Result<SiteFile, Failed> {
+        if !is_word(&self.source) {
+            let message = format!(
+                "{:?} can't be a source: use 1 to 63 characters of a-z, A-Z, 0-9, -, _ and .",
+                self.source
+            );
+            return Err(Failed::new(Exit::Usage, "usage", message));
+        }
+        let file = read_text(&self.file, output).await?;
+        let listed = if self.all { usize::MAX } else { self.limit };
+        Ok(SiteFile { file, source: self.source.clone(), listed })
+    }
+}
+
+fn tell(applied: &Applied, would: &str, output: &Output) -> Exit {
     let failed: Vec<Value> = applied
         .failed
         .iter()
@@ -53,31 +94,34 @@ pub(super) async fn apply(arguments: &Arguments, config: Config, output: &Output
         .collect();
     let mut document = json!(applied.plan);
     document["failed"] = json!(failed);
-    output.result(&document, || to_text(&applied.plan, ""));
+    output.result(&document, || to_text(&applied.plan, would));
     for (names, error) in &applied.failed {
         output.note(&format!("{names}: {}", shared::error::chain(error)));
     }
-    Ok(if failed.is_empty() { Exit::Done } else { Exit::Failed })
+    if failed.is_empty() { Exit::Done } else { Exit::Failed }
 }
 
 /// Counted beforehand, which costs a moment, where somebody watches.
-fn progress(arguments: &Arguments, output: &Output) -> Result<ProgressBar, Failed> {
+fn progress(file: &SiteFile, output: &Output) -> ProgressBar {
     if !output.has_watcher() {
-        return Ok(ProgressBar::hidden());
+        return ProgressBar::hidden();
     }
-    let lines =
-        WishFile::open(&arguments.file).map_err(|e| Failed::because(Exit::Usage, "file", &e))?.count();
-    let bar = ProgressBar::new(lines as u64);
+    let bar = ProgressBar::new(WishFile::of(&file.file).count() as u64);
     let style = "{bar:30} {pos} of {len} sites, {per_sec}, {eta} left";
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.enable_steady_tick(Duration::from_millis(250));
-    Ok(bar)
+    bar
 }
 
 fn of_plan(error: &PlanError) -> Failed {
     match error {
-        PlanError::File(_) | PlanError::Mistakes { .. } => Failed::because(Exit::Usage, "file", error),
-        PlanError::TooManyRemovals { .. } => Failed::because(Exit::Usage, "removals", error),
+        PlanError::File(_) => Failed::because(Exit::Usage, "file", error),
+        PlanError::Mistakes { shown, more } => Failed::because(Exit::Usage, "file", error)
+            .with_details(json!({ "mistakes": shown, "more": more })),
+        PlanError::TooManyRemovals { removed, known, source_name, .. } => {
+            Failed::because(Exit::Usage, "removals", error)
+                .with_details(json!({ "removed": removed, "known": known, "source": source_name }))
+        }
         PlanError::Store(source) => super::context::of_store(source),
     }
 }

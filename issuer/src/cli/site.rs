@@ -381,9 +381,15 @@ async fn list(
 pub(super) fn of_site(error: &SiteError) -> Failed {
     let (exit, kind) = match error {
         SiteError::Store(source) => return of_store(source),
-        SiteError::Wish(WishError::Name { error, name }) => {
-            let named = json!({ "name": name, "rule": error.rule(), "message": error.to_string() });
-            return Failed::because(Exit::Usage, "names", error).with_details(json!({ "names": [named] }));
+        SiteError::Wish(wrong) if wrong.each().iter().any(|one| matches!(one, WishError::Name { .. })) => {
+            let named = wrong.each().iter().filter_map(|one| match one {
+                WishError::Name { name, error } => {
+                    Some(json!({ "name": name, "rule": error.rule(), "message": error.to_string() }))
+                }
+                _ => None,
+            });
+            let names: Vec<Value> = named.collect();
+            return Failed::because(Exit::Usage, "names", wrong).with_details(json!({ "names": names }));
         }
         SiteError::Wish(WishError::Ca(_)) => (Exit::Usage, "configuration"),
         SiteError::Wish(_) => (Exit::Usage, "usage"),

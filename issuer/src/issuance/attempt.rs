@@ -9,7 +9,7 @@ use super::{
     proofs::Proofs,
     publication::promote_what_is_due,
     renewal::{Follows, Oracle, Renewals},
-    site::{Published, Urge, lacking, merged, orderable, published, suffices},
+    site::{Published, Urge, is_of_profile, lacking, merged, orderable, published, suffices},
     steps::Work,
     turn::turn,
 };
@@ -163,6 +163,7 @@ impl<'a> Attempt<'a> {
         .map_err(of_store)?;
         tally.before = valid;
         self.lead_back(tally).await.map_err(of_store)?;
+        self.withdraw_unwanted(tally).await.map_err(of_store)?;
         let now = Timestamp::now();
         self.cut_out(tally, departed, now);
         let mut names = orderable(&StoredSite { cut: tally.cut.clone(), ..tally.stored.clone() }, now);
@@ -272,8 +273,7 @@ impl<'a> Attempt<'a> {
                 (None, Some(kind)) => {
                     // What is left once names were cut out may have a certificate already.
                     let valid = tally.before.get(&slot);
-                    let (force, held) = (tally.stored.force, tally.stored.held);
-                    if valid.is_some_and(|valid| suffices(valid, kind, self.urge, force, held, &names)) {
+                    if valid.is_some_and(|valid| suffices(valid, kind, self.urge, &tally.stored, &names)) {
                         return Ok((None, names));
                     }
                     kind
@@ -459,6 +459,7 @@ impl<'a> Attempt<'a> {
                 && order.account == self.issuance.account_name
                 && order.account_url.as_deref().is_none_or(|url| *url == *self.issuance.account.url())
                 && (order.names == *names || (is_far && wanted))
+                && is_of_profile(order, site, self.issuance.ca.section.profile.as_deref())
                 && site.key_types.contains(&order.key_type))
     }
 

@@ -1,6 +1,11 @@
 //! From stored certificates to served ones: to all frontends at once, or to the canaries first.
 
-use super::{Issuance, attempt::Attempt, hsts, patience::write};
+use super::{
+    Issuance,
+    attempt::{Attempt, Tally},
+    hsts,
+    patience::write,
+};
 use jiff::Timestamp;
 use shared::{
     config::Canary,
@@ -20,6 +25,7 @@ impl Attempt<'_> {
         let stored = store.load_site(&self.lease.site).await?.ok_or(StoreError::Conflict)?;
         let leaves = load_leaves(store, &stored, new).await?;
         let serving = self.issuance.serving_with(&stored, new, &leaves).await?;
+        let serving = wanted_of(&serving, &stored.site);
         let begun: Vec<_> = hsts::begun(&stored, Timestamp::now()).into_iter().collect();
         write(|| store.publish(self.lease, &serving, &begun, &[])).await?;
         // A name that was taken away while it was ordered leads nowhere.
@@ -35,6 +41,36 @@ impl Attempt<'_> {
         self.timeline.tell(word, None, "");
         Ok(())
     }
+
+    /// A certificate of a kind of key that is wanted no longer is not served on once one that is wanted is there.
+    pub(super) async fn withdraw_unwanted(&self, tally: &mut Tally) -> Result<(), StoreError> {
+        let serving = wanted_of(&tally.stored.serving, &tally.stored.site);
+        if serving == tally.stored.serving {
+            return Ok(());
+        }
+        write(|| self.issuance.store.publish(self.lease, &serving, &[], &[])).await?;
+        let newest = serving.newest();
+        tally.before.retain(|slot, _| newest.contains_key(slot));
+        tally.stored.serving = serving;
+        Ok(())
+    }
+}
+
+/// Without the slots that the site wants no longer, where it has something to serve all the same.
+fn wanted_of(serving: &Serving, site: &Site) -> Serving {
+    let is_wanted = |slot: &Slot| site.key_types.iter().any(|kind| kind.slot() == *slot);
+    if !serving.current.keys().any(is_wanted) {
+        return serving.clone();
+    }
+    let mut serving = serving.clone();
+    for pointers in [&mut serving.current, &mut serving.previous, &mut serving.kept] {
+        pointers.retain(|slot, _| is_wanted(slot));
+    }
+    if let Some(staged) = &mut serving.staged {
+        staged.pointers.retain(|slot, _| is_wanted(slot));
+    }
+    serving.staged = serving.staged.filter(|staged| !staged.pointers.is_empty());
+    serving
 }
 
 impl Issuance {

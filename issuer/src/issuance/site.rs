@@ -12,8 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 use openssl::x509::X509;
 use shared::{
     domain::{
-        CertificateId, ChallengeType, DnsName, Failure, KeyType, Leaf, NameSet, RenewalPlan, Site, SiteId,
-        Slot, renewal_moment, urgent_from,
+        CertificateId, ChallengeType, DnsName, Failure, KeyType, Leaf, NameSet, Order, RenewalPlan, Site,
+        SiteId, Slot, renewal_moment, urgent_from,
     },
     store::{Claimed, Store, StoreError, StoredSite},
 };
@@ -251,6 +251,11 @@ pub(crate) async fn valid_certificates(
 }
 
 impl Published {
+    /// Whether it is of the CA that is wanted, and of the account with it: a staging CA's certificate is none of production's.
+    pub(crate) fn is_of(&self, site: &Site) -> bool {
+        self.ca == site.ca && self.account == site.account
+    }
+
     pub(super) fn covers(&self, names: &NameSet) -> bool {
         names.iter().all(|name| self.leaf.covers(name))
     }
@@ -305,9 +310,7 @@ pub(super) fn lacking(
     site.key_types
         .into_iter()
         .filter(|kind| {
-            !valid
-                .get(&kind.slot())
-                .is_some_and(|published| suffices(published, *kind, urge, stored.force, stored.held, names))
+            !valid.get(&kind.slot()).is_some_and(|published| suffices(published, *kind, urge, stored, names))
         })
         .collect()
 }
@@ -322,23 +325,31 @@ pub(super) fn suffices(
     published: &Published,
     kind: KeyType,
     urge: Urge,
-    force: Option<Timestamp>,
-    held: Option<Timestamp>,
+    stored: &StoredSite,
     names: &NameSet,
 ) -> bool {
     let now = Timestamp::now();
+    let leaf = &published.leaf;
+    // What was gone back to is left alone, whoever issued it.
+    let is_held =
+        stored.held.is_some_and(|held| held > now) && urgent_from(leaf.not_before, leaf.not_after) > now;
     let is_due = match urge {
         Urge::Lack => false,
-        Urge::Due => {
-            let leaf = &published.leaf;
-            let is_held =
-                held.is_some_and(|held| held > now) && urgent_from(leaf.not_before, leaf.not_after) > now;
-            published.renewal_moment(now) <= now && !is_held
-        }
+        Urge::Due => published.renewal_moment(now) <= now && !is_held,
         Urge::Since(moment) => published.issued < moment,
     };
-    let is_forced = urge != Urge::Lack && force.is_some_and(|force| published.issued < force);
-    published.key_type == kind && published.covers(names) && !is_due && !is_forced
+    let is_forced = urge != Urge::Lack && stored.force.is_some_and(|force| published.issued < force);
+    published.key_type == kind
+        && published.covers(names)
+        && (published.is_of(&stored.site) || is_held)
+        && !is_due
+        && !is_forced
+}
+
+/// Whether an order that another run has placed asks for the profile that is wanted now, as far as it asks for one. `default` is
+/// that of the CA's section.
+pub(super) fn is_of_profile(order: &Order, site: &Site, default: Option<&str>) -> bool {
+    order.profile.as_deref().is_none_or(|profile| site.profile.as_deref().or(default) == Some(profile))
 }
 
 fn covers_all(names: &NameSet, valid: &BTreeMap<Slot, Published>) -> bool {

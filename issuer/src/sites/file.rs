@@ -4,14 +4,13 @@
 //! line. Which it is shows by its first character that is no comment.
 
 use super::wish::SiteWish;
+use crate::lists::{FileError, TextFile, TextLine, TextLines};
 use serde_json::{Map, Value};
-use std::{
-    fs::File,
-    io::{self, BufRead, BufReader},
-    path::{Path, PathBuf},
-};
+use shared::domain::DnsName;
 
-const MAX_LINE_BYTES: usize = 1 << 20;
+const EXPECTED: &str = "expected is TOML with a table [[site]] for each site, or NDJSON with a site on each line, such as {\"names\":[\"shop.example.com\"]}";
+/// Characters of a line that are shown where it is no site.
+const SHOWN: usize = 60;
 
 /// A wish, and the line of the file that it begins on.
 #[derive(Debug)]
@@ -20,28 +19,14 @@ pub struct Line {
     pub wish: SiteWish,
 }
 
-/// What is wrong with a file.
-#[derive(Debug, thiserror::Error)]
-pub enum FileError {
-    #[error("{path} can't be read")]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("line {line}: {message}")]
-    Line { line: usize, message: String },
-}
-
 /// Wishes in a file, one after the other.
 pub struct WishFile {
-    path: PathBuf,
-    lines: io::Lines<BufReader<File>>,
-    number: usize,
+    lines: TextLines,
     form: Form,
     /// The line that was read too far: it begins the next table.
-    pending: Option<String>,
+    pending: Option<TextLine>,
     defaults: Map<String, Value>,
+    ended: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,47 +37,30 @@ enum Form {
 }
 
 impl WishFile {
-    /// # Errors
-    /// [`FileError::Unreadable`].
-    pub fn open(path: &Path) -> Result<Self, FileError> {
-        let unreadable = |source: io::Error| FileError::Unreadable { path: path.into(), source };
-        let file = File::open(path).map_err(unreadable)?;
-        Ok(Self {
-            path: path.into(),
-            lines: BufReader::with_capacity(1 << 16, file).lines(),
-            number: 0,
-            form: Form::Unknown,
-            pending: None,
-            defaults: Map::new(),
-        })
+    pub fn of(file: &TextFile) -> Self {
+        Self { lines: file.lines(), form: Form::Unknown, pending: None, defaults: Map::new(), ended: false }
     }
 
-    fn read_line(&mut self) -> Result<Option<String>, FileError> {
-        if let Some(pending) = self.pending.take() {
-            return Ok(Some(pending));
+    fn read_line(&mut self) -> Result<Option<TextLine>, FileError> {
+        match self.pending.take() {
+            Some(pending) => Ok(Some(pending)),
+            None => self.lines.next().transpose(),
         }
-        let Some(line) = self.lines.next() else { return Ok(None) };
-        let line = line.map_err(|source| FileError::Unreadable { path: self.path.clone(), source })?;
-        self.number += 1;
-        if line.len() > MAX_LINE_BYTES {
-            return Err(self.wrong(self.number, format!("longer than {MAX_LINE_BYTES} bytes")));
-        }
-        Ok(Some(line))
     }
 
     fn read(&mut self) -> Result<Option<Line>, FileError> {
         loop {
             let Some(line) = self.read_line()? else { return Ok(None) };
-            let text = line.trim();
+            let text = line.text.trim();
             if text.is_empty() || text.starts_with('#') {
                 continue;
             }
             if self.form == Form::Unknown {
-                self.form = if text.starts_with('{') { Form::Ndjson } else { Form::Toml };
+                self.form = form_of(&line)?;
             }
             let found = match self.form {
-                Form::Ndjson => Some(self.of_json(text)?),
-                _ => self.of_table(line)?,
+                Form::Ndjson => Some(of_json(line.number, text)?),
+                _ => self.of_table(&line)?,
             };
             if found.is_some() {
                 return Ok(found);
@@ -100,41 +68,53 @@ impl WishFile {
         }
     }
 
-    fn of_json(&self, text: &str) -> Result<Line, FileError> {
-        let wish = serde_json::from_str(text).map_err(|e| self.wrong(self.number, e.to_string()))?;
-        Ok(Line { number: self.number, wish })
-    }
-
     /// A table from its heading to the line before the next one. `None` for `[defaults]`.
-    fn of_table(&mut self, heading: String) -> Result<Option<Line>, FileError> {
-        let number = self.number;
-        let name = heading.split('#').next().unwrap_or_default().trim().to_owned();
+    fn of_table(&mut self, heading: &TextLine) -> Result<Option<Line>, FileError> {
+        let number = heading.number;
+        let name = heading.text.split('#').next().unwrap_or_default();
+        let name: String = name.chars().filter(|c| !c.is_whitespace()).collect();
         let mut text = String::new();
-        while let Some(line) = self.read_line()? {
-            if line.trim_start().starts_with('[') && !line.trim_start().starts_with("[site.") {
-                self.pending = Some(line);
-                break;
+        let mut unread = None;
+        loop {
+            let line = match self.read_line() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                // The rest of the table is gone through, so that the next one is found.
+                Err(error @ FileError::Line { .. }) => {
+                    unread.get_or_insert(error);
+                    text.push('\n');
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let begun = line.text.trim_start();
+            let below = ["[site.", "[defaults."].into_iter().find(|below| begun.starts_with(below));
+            match below {
+                Some(below) => text.push_str(&begun.replacen(below, "[", 1)),
+                None if begun.starts_with('[') => {
+                    self.pending = Some(line);
+                    break;
+                }
+                None => text.push_str(&line.text),
             }
-            text.push_str(&line.replacen(
-                "[site.",
-                "[",
-                usize::from(line.trim_start().starts_with("[site.")),
-            ));
             text.push('\n');
+        }
+        if let Some(error) = unread {
+            return Err(error);
         }
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
             let line =
                 e.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            self.wrong(number + line, e.message().to_owned())
+            wrong(number + line, e.message().to_owned())
         })?;
-        let table = serde_json::to_value(table).map_err(|e| self.wrong(number, e.to_string()))?;
-        let Value::Object(mut table) = table else { return Err(self.wrong(number, "no table".to_owned())) };
+        let table = serde_json::to_value(table).map_err(|e| wrong(number, e.to_string()))?;
+        let Value::Object(mut table) = table else { return Err(wrong(number, "no table".to_owned())) };
         match name.as_str() {
             "[defaults]" => {
                 let mut probe = table.clone();
                 probe.insert("names".to_owned(), Value::Array(Vec::new()));
                 let probed: Result<SiteWish, _> = serde_json::from_value(Value::Object(probe));
-                probed.map_err(|e| self.wrong(number, e.to_string()))?;
+                probed.map_err(|e| wrong(number, e.to_string()))?;
                 self.defaults = table;
                 Ok(None)
             }
@@ -142,34 +122,79 @@ impl WishFile {
                 for (key, value) in &self.defaults {
                     table.entry(key.clone()).or_insert_with(|| value.clone());
                 }
-                let wish = serde_json::from_value(Value::Object(table))
-                    .map_err(|e| self.wrong(number, e.to_string()))?;
+                let wish =
+                    serde_json::from_value(Value::Object(table)).map_err(|e| wrong(number, e.to_string()))?;
                 Ok(Some(Line { number, wish }))
             }
-            other => Err(self.wrong(number, format!("expected [[site]] or [defaults], found {other:?}"))),
+            other => Err(wrong(number, format!("expected [[site]] or [defaults], found {other:?}"))),
         }
     }
+}
 
-    fn wrong(&self, line: usize, message: String) -> FileError {
-        FileError::Line { line, message }
-    }
+fn of_json(number: usize, text: &str) -> Result<Line, FileError> {
+    let wish = serde_json::from_str(text).map_err(|e| wrong(number, e.to_string()))?;
+    Ok(Line { number, wish })
+}
+
+fn wrong(line: usize, message: String) -> FileError {
+    FileError::Line { line, message }
+}
+
+/// By the first line that says something; what is neither of the two is told once, with what it seems to be.
+fn form_of(line: &TextLine) -> Result<Form, FileError> {
+    let text = line.text.trim();
+    let is_word = |text: &str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+    };
+    let seems = if let Some(rest) = text.strip_prefix('[') {
+        if rest.starts_with('[') || rest.trim_start().starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return Ok(Form::Toml);
+        }
+        "a JSON array: `jq -c '.[]'` makes lines of it"
+    } else if text == "{" {
+        "a JSON document over several lines: `jq -c .` makes one line of it"
+    } else if text.starts_with('{') {
+        return Ok(Form::Ndjson);
+    } else if text.split_once('=').is_some_and(|(key, _)| is_word(key.trim())) {
+        return Ok(Form::Toml);
+    } else if text.contains([',', ';', '\t']) {
+        "CSV"
+    } else if text.split_whitespace().all(|word| DnsName::parse_identifier(word).is_ok()) {
+        "a plain list of names"
+    } else {
+        "neither"
+    };
+    let shown: String = text.chars().take(SHOWN).collect();
+    let message = format!("{shown:?} is no site: {EXPECTED}; this seems to be {seems}");
+    Err(FileError::Form { line: line.number, message })
 }
 
 impl Iterator for WishFile {
     type Item = Result<Line, FileError>;
+
     fn next(&mut self) -> Option<Self::Item> {
-        self.read().transpose()
+        if self.ended {
+            return None;
+        }
+        let next = self.read();
+        self.ended = !matches!(next, Ok(Some(_)) | Err(FileError::Line { .. }));
+        next.transpose()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+
+    fn text_file(bytes: &[u8]) -> TextFile {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        TextFile::of(file)
+    }
 
     fn read(text: &str) -> Result<Vec<Line>, FileError> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        WishFile::open(file.path()).unwrap().collect()
+        WishFile::of(&text_file(text.as_bytes())).collect()
     }
 
     #[test]
@@ -199,5 +224,48 @@ mod tests {
                 other => panic!("{text:?}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_file_from_another_system_says_the_same() {
+        let unix = "[defaults]\ntags = [\"eu\"]\n[defaults.hsts]\nmax_age_seconds = 60\n\n[[ site ]]\nnames = [\"a.example.com\"]\n";
+        let windows = format!("\u{feff}{}", unix.replace('\n', "\r\n"));
+        let wishes = |text: &str| read(text).unwrap().into_iter().map(|line| line.wish).collect::<Vec<_>>();
+        assert_eq!(wishes(unix), wishes(&windows));
+        assert!(wishes(unix)[0].hsts.is_some());
+        let json = "{\"names\":[\"a.example.com\"]}\t\n";
+        assert_eq!(wishes(json), wishes(&format!("\u{feff}# ours\r\n{}", json.replace('\n', "\r\n"))));
+    }
+
+    #[test]
+    fn what_is_no_file_of_sites_is_told_once_with_what_is_expected() {
+        for (text, seems) in [
+            ("a.example.com\nb.example.com\n", "a plain list"),
+            ("name,tag\na.example.com,eu\n", "CSV"),
+            ("a.example.com;eu\n", "CSV"),
+            ("a.example.com\teu\n", "CSV"),
+            ("[{\"names\":[\"a.example.com\"]}]\n", "a JSON array"),
+            ("[\n  {\"names\":[\"a.example.com\"]}\n]\n", "a JSON array"),
+            ("{\n  \"names\": [\"a.example.com\"]\n}\n", "over several lines"),
+            ("sites:\n- a.example.com\n", "neither"),
+        ] {
+            let told: Vec<_> = WishFile::of(&text_file(text.as_bytes())).collect();
+            assert_eq!(told.len(), 1, "{text:?}");
+            let error = told.into_iter().next().unwrap().unwrap_err().to_string();
+            assert!(
+                error.starts_with("line 1: ") && error.contains("[[site]]") && error.contains(seems),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_wrong_line_is_found() {
+        let text = b"{\"names\":1}\n\xff\n{\"names\":[\"a.example.com\"]}\n{\n";
+        let found: Vec<bool> = WishFile::of(&text_file(text)).map(|line| line.is_ok()).collect();
+        assert_eq!(found, [false, false, true, false]);
+        let text = b"[[site]]\nnames = 1\n[[site]]\n# \xff\n[[site]]\nnames = [\"a.example.com\"]\n[x]\n";
+        let found: Vec<bool> = WishFile::of(&text_file(text)).map(|line| line.is_ok()).collect();
+        assert_eq!(found, [false, false, true, false]);
     }
 }

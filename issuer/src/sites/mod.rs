@@ -6,15 +6,19 @@
 //! - [`WishFile`]: many wishes in one file, read as a stream.
 //! - [`Plan`]: what a file would change, and making it so.
 
+mod change;
 mod file;
+mod mistakes;
 mod plan;
 mod registry;
 mod rollback;
+mod walk;
 mod wish;
 
-pub use file::{FileError, Line, WishFile};
-pub use plan::{Applied, Plan, PlanError, Planned, apply_file, plan_file};
-pub use registry::{Change, Kind, Registry, SiteError};
+pub use change::{Change, Kind};
+pub use file::{Line, WishFile};
+pub use plan::{Applied, Plan, PlanError, Planned, SiteFile, apply_file, plan_file};
+pub use registry::{Registry, SiteError};
 pub use rollback::RolledBack;
 pub(crate) use wish::is_word;
-pub use wish::{HstsWish, SiteWish, WishError};
+pub use wish::{HstsWish, SiteWish, WishError, Wisher};

@@ -78,6 +78,44 @@ pub enum WishError {
     DnsPersist(String),
     #[error("the profile {0:?} is no word")]
     Profile(String),
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))]
+    Several(Vec<Self>),
+}
+
+impl WishError {
+    /// All of them, where there are several.
+    fn of(mut errors: Vec<Self>) -> Option<Self> {
+        if errors.len() > 1 { Some(Self::Several(errors)) } else { errors.pop() }
+    }
+
+    /// Each thing that is wrong by itself.
+    pub fn each(&self) -> &[Self] {
+        match self {
+            Self::Several(errors) => errors,
+            one => std::slice::from_ref(one),
+        }
+    }
+}
+
+/// Who wants a site that is new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wisher {
+    pub origin: Origin,
+    /// Of the file, where one wants it.
+    pub source: Option<String>,
+}
+
+impl Wisher {
+    /// A file of this source.
+    pub fn file(source: &str) -> Self {
+        Self { origin: Origin::File, source: Some(source.to_owned()) }
+    }
+}
+
+impl From<Origin> for Wisher {
+    fn from(origin: Origin) -> Self {
+        Self { origin, source: None }
+    }
 }
 
 impl SiteWish {
@@ -94,29 +132,57 @@ impl SiteWish {
         Some(Tenant { v: Tenant::VERSION, name, redirect, account: None, created })
     }
 
-    /// The names, checked by every rule that the CA would refuse them for.
+    /// Everything that can be wrong with a wish by itself; its names and its CA.
     ///
     /// # Errors
-    /// [`WishError`], the first.
-    pub fn parse_names(
+    /// [`WishError`], with everything that is wrong.
+    pub fn check(
         &self,
-        suffixes: &PublicSuffixes,
-        ca: &Terms,
         before: Option<&Site>,
-    ) -> Result<NameSet, WishError> {
-        let profile = self.profile.as_deref().or(before.and_then(|site| site.profile.as_deref()));
+        config: &Config,
+        suffixes: &PublicSuffixes,
+    ) -> Result<(NameSet, Terms), WishError> {
+        let mut wrong = Vec::new();
+        let ca = Terms::of(config, self.ca.as_deref().or(before.map(|site| site.ca.as_str())));
         let challenge = self.challenge.or(before.map(|site| site.challenge)).unwrap_or_default();
-        if self.names.len() > MAX_SITE_NAMES {
-            return Err(WishError::TooManyNames(self.names.len()));
-        }
+        let profile = self.profile.as_deref().or(before.and_then(|site| site.profile.as_deref()));
         let mut names = Vec::new();
         for text in &self.names {
-            let refused = |error: NameError| WishError::Name { name: text.clone(), error };
-            let name = DnsName::parse_identifier(text).map_err(refused)?;
-            ca.check_name(suffixes, &name, profile, challenge).map_err(refused)?;
-            names.push(name);
+            let parsed = DnsName::parse_identifier(text).and_then(|name| match &ca {
+                Ok(ca) => ca.check_name(suffixes, &name, profile, challenge).map(|()| name),
+                Err(_) => Ok(name),
+            });
+            match parsed {
+                Ok(name) => names.push(name),
+                Err(error) => wrong.push(WishError::Name { name: text.clone(), error }),
+            }
         }
-        NameSet::new(names).map_err(|_| WishError::NoName)
+        if self.names.len() > MAX_SITE_NAMES {
+            wrong.push(WishError::TooManyNames(self.names.len()));
+        }
+        wrong.extend(self.key_types.as_ref().and_then(|kinds| checked(kinds).err()));
+        let named_tenant = self.tenant.iter().filter(|tenant| !tenant.is_empty());
+        for word in self.tags.iter().flatten().chain(named_tenant).chain(&self.account) {
+            wrong.extend(check_word(word).err());
+        }
+        if let Some(profile) =
+            self.profile.as_deref().filter(|profile| !profile.is_empty() && !is_word(profile))
+        {
+            wrong.push(WishError::Profile(profile.to_owned()));
+        }
+        if let Ok(ca) = &ca
+            && challenge == ChallengeType::DnsPersist01
+            && !ca.speaks_dns_persist()
+        {
+            wrong.push(WishError::DnsPersist(ca.title.clone()));
+        }
+        match (ca, NameSet::new(names), wrong.is_empty()) {
+            (Ok(ca), Ok(names), true) => return Ok((names, ca)),
+            (Err(error), ..) => wrong.push(error.into()),
+            (Ok(_), Err(_), true) => wrong.push(WishError::NoName),
+            (Ok(_), ..) => {}
+        }
+        Err(WishError::of(wrong).unwrap_or(WishError::NoName))
     }
 
     /// The site that is wanted: a new one, or what becomes of the one that is there.
@@ -129,30 +195,16 @@ impl SiteWish {
         config: &Config,
         suffixes: &PublicSuffixes,
         tenant: Option<&Tenant>,
-        origin: Origin,
+        wisher: &Wisher,
         now: Timestamp,
     ) -> Result<Site, WishError> {
-        let wished_ca = self.ca.as_deref().or(before.map(|site| site.ca.as_str()));
-        let ca = Terms::of(config, wished_ca)?;
-        let names = self.parse_names(suffixes, &ca, before)?;
+        let (names, ca) = self.check(before, config, suffixes)?;
         let key_types = match (&self.key_types, before) {
             (Some(kinds), _) => checked(kinds)?,
             (None, Some(site)) => site.key_types.clone(),
             (None, None) => config.issuer.key_types.clone(),
         };
-        let named_tenant = self.tenant.iter().filter(|tenant| !tenant.is_empty());
-        for word in self.tags.iter().flatten().chain(named_tenant).chain(&self.account) {
-            check_word(word)?;
-        }
-        if let Some(profile) =
-            self.profile.as_deref().filter(|profile| !profile.is_empty() && !is_word(profile))
-        {
-            return Err(WishError::Profile(profile.to_owned()));
-        }
         let challenge = self.challenge.or(before.map(|site| site.challenge)).unwrap_or_default();
-        if challenge == ChallengeType::DnsPersist01 && !ca.speaks_dns_persist() {
-            return Err(WishError::DnsPersist(ca.title));
-        }
         let existing = self.imported || tenant.is_some_and(|tenant| !tenant.redirect);
         let account = self.account.clone().or_else(|| before.map(|site| site.account.clone()));
         let account = account.or_else(|| tenant.and_then(|tenant| tenant.account.clone()));
@@ -188,7 +240,8 @@ impl SiteWish {
             redirect: Some(self.redirect.or(before.and_then(|site| site.redirect)).unwrap_or(!existing)),
             hsts,
             paused,
-            origin: before.map_or(origin, |site| if origin == Origin::File { origin } else { site.origin }),
+            origin: before.map_or(wisher.origin, |site| site.origin),
+            source: before.map_or_else(|| wisher.source.clone(), |site| site.source.clone()),
             created: before.map_or(now, |site| site.created),
         })
     }
@@ -236,7 +289,7 @@ mod tests {
             &config,
             &PublicSuffixes::shipped(),
             tenant,
-            Origin::Operator,
+            &Origin::Operator.into(),
             Timestamp::UNIX_EPOCH,
         )
     }
@@ -284,5 +337,43 @@ mod tests {
             let error = site(&wish, None, None).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_named_at_once() {
+        let wish = SiteWish {
+            tags: Some(vec!["a b".into()]),
+            key_types: Some(vec![]),
+            ca: Some("z".into()),
+            ..SiteWish::for_names(&[
+                "a_b.example.com".into(),
+                "c.example.com".into(),
+                "-d.example.com".into(),
+            ])
+        };
+        let error = site(&wish, None, None).unwrap_err();
+        assert_eq!(error.each().len(), 5, "{error}");
+        for expected in
+            ["a_b.example.com", "-d.example.com", "can't be a tag", "at least one", "there is no CA"]
+        {
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_made_a_site_stays_who_made_it() {
+        let wish = SiteWish::for_names(&["a.example.com".into()]);
+        let by_hand = site(&wish, None, None).unwrap();
+        assert_eq!((by_hand.origin, by_hand.file_source()), (Origin::Operator, None));
+        let config = "[ca.a]\ndirectory = \"https://a.example/dir\"\nagree_to_terms = true\n";
+        let config = Config::parse(config, Path::new("x"), &[]).unwrap();
+        let of = |before: Option<&Site>, wisher: &Wisher| {
+            let suffixes = PublicSuffixes::shipped();
+            wish.to_site(before, &config, &suffixes, None, wisher, Timestamp::UNIX_EPOCH).unwrap()
+        };
+        let of_file = of(None, &Wisher::file("panel"));
+        assert_eq!(of_file.file_source(), Some("panel"));
+        assert_eq!(of(Some(&of_file), &Origin::Operator.into()).file_source(), Some("panel"));
+        assert_eq!(of(Some(&by_hand), &Wisher::file("panel")).file_source(), None);
     }
 }

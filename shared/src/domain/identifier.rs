@@ -1,7 +1,7 @@
 //! Hostnames as a CA accepts them, and IP addresses. Every rule that a CA would refuse an order for is checked here, before it
 //! costs a request.
 
-use super::PublicSuffixes;
+use super::{NameError, PublicSuffixes, name_error::mistaken_for};
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, net::IpAddr};
@@ -19,81 +19,6 @@ const REPEATED_LABELS: [&str; 2] = ["www", "mail"];
 #[serde(try_from = "String", into = "String")]
 pub struct DnsName(String);
 
-/// The rule that a name breaks.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NameError {
-    #[error("the name is empty")]
-    Empty,
-    #[error("{0:?} is longer than 253 bytes")]
-    TooLong(String),
-    #[error("{0:?} has an empty label: two dots in a row, or a dot in front")]
-    EmptyLabel(String),
-    #[error("{0:?} has a label longer than 63 bytes")]
-    LabelTooLong(String),
-    #[error("{0:?} has more than 10 labels, and the CA refuses that")]
-    TooManyLabels(String),
-    #[error("{0:?} ends in a dot: leave the dot out")]
-    TrailingDot(String),
-    #[error("{0:?} needs at least one dot: a CA issues nothing for a bare top-level name")]
-    NeedsDot(String),
-    #[error(
-        "{0:?} contains an invalid character: only letters, digits and hyphens are allowed (no underscore, no space)"
-    )]
-    InvalidCharacter(String),
-    #[error("{0:?} has a label that begins or ends with a hyphen")]
-    HyphenAtEdge(String),
-    #[error("{0:?} has hyphens in the third and fourth place of a label that is no punycode (xn--)")]
-    ReservedHyphens(String),
-    #[error("{0:?} is no well-formed internationalised name (IDNA, punycode)")]
-    MalformedIdn(String),
-    #[error(
-        "{0:?} is an IP address: addresses need a profile that allows them, and are not ordered as hostnames"
-    )]
-    IpAddress(String),
-    #[error(
-        "{0} is an address of special purpose (private, loopback, reserved): a public CA issues nothing for it"
-    )]
-    SpecialPurpose(String),
-    #[error("{0:?}: a wildcard needs the dns-01 challenge, http-01 can't prove it")]
-    WildcardNeedsDns(String),
-    #[error("{0:?}: a wildcard is allowed as the whole leftmost label only")]
-    WildcardPosition(String),
-    #[error("{0:?} does not end in a top-level domain of the IANA root zone")]
-    UnknownTopLevelDomain(String),
-    #[error("{0:?} is a public suffix itself: a CA issues nothing for it")]
-    PublicSuffix(String),
-    #[error(
-        "{0:?} repeats the same label in a row (www.www., mail.mail.): the CA refuses names that only a wildcard DNS zone makes"
-    )]
-    RepeatedLabels(String),
-}
-
-impl NameError {
-    /// A stable word for the rule, for programs.
-    pub fn rule(&self) -> &'static str {
-        match self {
-            Self::Empty => "empty",
-            Self::TooLong(_) => "name-length",
-            Self::EmptyLabel(_) => "empty-label",
-            Self::LabelTooLong(_) => "label-length",
-            Self::TooManyLabels(_) => "label-count",
-            Self::TrailingDot(_) => "trailing-dot",
-            Self::NeedsDot(_) => "needs-dot",
-            Self::InvalidCharacter(_) => "invalid-character",
-            Self::HyphenAtEdge(_) => "hyphen-at-edge",
-            Self::ReservedHyphens(_) => "reserved-hyphens",
-            Self::MalformedIdn(_) => "malformed-idn",
-            Self::IpAddress(_) => "ip-address",
-            Self::SpecialPurpose(_) => "special-purpose-address",
-            Self::WildcardNeedsDns(_) => "wildcard-needs-dns-01",
-            Self::WildcardPosition(_) => "wildcard-position",
-            Self::UnknownTopLevelDomain(_) => "unknown-top-level-domain",
-            Self::PublicSuffix(_) => "public-suffix",
-            Self::RepeatedLabels(_) => "repeated-labels",
-        }
-    }
-}
-
 impl DnsName {
     /// A hostname as a person writes it, in Unicode or A-labels, in any case.
     ///
@@ -103,6 +28,9 @@ impl DnsName {
         let named = || text.to_owned();
         if text.is_empty() {
             return Err(NameError::Empty);
+        }
+        if let Some(mistaken) = mistaken_for(text) {
+            return Err(mistaken);
         }
         if text.parse::<IpAddr>().is_ok() || text.starts_with('[') {
             return Err(NameError::IpAddress(named()));
@@ -379,6 +307,10 @@ mod tests {
             ("ab--c.example.com", "reserved-hyphens"),
             ("xn--\u{0}.example.com", "malformed-idn"),
             ("xn--a.example.com", "malformed-idn"),
+            ("https://shop.example.com/cart", "url"),
+            ("shop.example.com:443", "port"),
+            ("me@example.com", "email-address"),
+            ("a.example.com,b.example.com", "several-names"),
             ("192.0.2.1", "ip-address"),
             ("2001:db8::1", "ip-address"),
             ("*.example.com", "wildcard-needs-dns-01"),

@@ -16,6 +16,7 @@ mod identifier;
 mod key_authorization;
 mod key_type;
 mod limit;
+mod name_error;
 mod order;
 mod plot;
 mod public_suffix;
@@ -39,10 +40,11 @@ pub use frontend::{Frontend, FrontendName, InvalidFrontend, NotItself, Right, Sc
 pub use frontend_report::{FrontendReport, ItemProblem, ServedItem, StoredReport};
 pub use grouping::{Groups, plan_groups};
 pub use hsts::{HSTS_REMOVED, HSTS_WARNINGS, Hsts, HstsGoal, HstsStanding, HstsStep, announced};
-pub use identifier::{DnsName, MAX_LABELS, MAX_NAME_BYTES, NameError, NameSet};
+pub use identifier::{DnsName, MAX_LABELS, MAX_NAME_BYTES, NameSet};
 pub use key_authorization::{InvalidToken, KeyAuthorization, Thumbprint, Token};
 pub use key_type::{KeyType, Slot, UnknownKeyType};
 pub use limit::{Counted, Limit, LimitScope, OrderClass, Rate, Tried};
+pub use name_error::NameError;
 pub use order::{
     AuthorizationRef, Challenged, Finalizing, Issued, Order, OrderState, Ordered, Planned, PublishedToken,
     Ready, Standing, Stored, Txt,
@@ -56,8 +58,8 @@ pub use renewal_plan::{RenewalPlan, RenewalPlans};
 pub use schedule::{Class, Place, leftovers, quotas};
 pub use sighting::{NotSightable, sightable};
 pub use site::{
-    ChallengeType, Failure, FailureClass, MAX_SITE_NAMES, Origin, PARTITIONS, Parked, ParkedReason,
-    Partition, SanPolicy, Site, SiteId,
+    ChallengeType, DEFAULT_SOURCE, Failure, FailureClass, MAX_SITE_NAMES, Origin, PARTITIONS, Parked,
+    ParkedReason, Partition, SanPolicy, Site, SiteId,
 };
 pub use spread::{Candidates, Chosen, Occasion, candidates, hour_of};
 pub use tls_policy::{TlsGroup, TlsPolicy, TlsPolicyError, TlsVersion};

@@ -17,6 +17,9 @@ const SITE_DIGITS: usize = 20;
 /// More names than that belong into several sites: a site is written at once.
 pub const MAX_SITE_NAMES: usize = 2_000;
 
+/// The source of a file that names none.
+pub const DEFAULT_SOURCE: &str = "default";
+
 /// Names a site, or one of its groups: 20 hex digits, from a digest of the names that the site was made with, and `-N` for
 /// a group beyond the first. The first six bits are its partition, so that sites in the order of their ids are sites in
 /// the order of the partitions.
@@ -31,8 +34,17 @@ pub struct Partition(u8);
 impl SiteId {
     /// The id of a site made for these names.
     pub fn of(names: &NameSet) -> Self {
+        Self::digest(b"signpost site\n", names)
+    }
+
+    /// The id of a site made for these names while the one of that id has moved on to others.
+    pub fn of_again(names: &NameSet) -> Self {
+        Self::digest(b"signpost site again\n", names)
+    }
+
+    fn digest(kind: &[u8], names: &NameSet) -> Self {
         let mut digest = openssl::sha::Sha256::new();
-        digest.update(b"signpost site\n");
+        digest.update(kind);
         for name in names.iter() {
             digest.update(name.as_str().as_bytes());
             digest.update(b"\n");
@@ -137,6 +149,9 @@ pub struct Site {
     pub paused: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Origin::is_operator")]
     pub origin: Origin,
+    /// Which of several files a site is of; see [`Site::file_source`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     pub created: Timestamp,
 }
 
@@ -170,7 +185,7 @@ pub enum ChallengeType {
     DnsPersist01,
 }
 
-/// Who made a site. A file of wanted sites removes only what a file has added.
+/// Who made a site. A file of wanted sites changes and removes only what files of the same source have added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
@@ -182,7 +197,7 @@ pub enum Origin {
 
 impl Site {
     /// The newest version of this record that this program can read.
-    pub const VERSION: u32 = 4;
+    pub const VERSION: u32 = 5;
 
     /// A site of which nothing is said but this: one certificate for all names of each kind of key.
     pub fn new(
@@ -207,7 +222,22 @@ impl Site {
             hsts: None,
             paused: None,
             origin: Origin::Operator,
+            source: None,
             created,
+        }
+    }
+
+    /// The source of the file that has the say about it; `None` for a site that a person or a program has added by itself.
+    pub fn file_source(&self) -> Option<&str> {
+        (self.origin == Origin::File).then(|| self.source.as_deref().unwrap_or(DEFAULT_SOURCE))
+    }
+
+    /// Who has the say about it, in words.
+    pub fn managed_by(&self) -> String {
+        match (self.origin, self.file_source()) {
+            (_, Some(source)) => format!("of files of the source {source:?}"),
+            (Origin::Api, None) => "added by the API".to_owned(),
+            _ => "added by hand".to_owned(),
         }
     }
 }
@@ -343,11 +373,12 @@ mod tests {
     use crate::domain::DnsName;
 
     /// Records as earlier releases wrote them. Samples stay for ever: a newer program reads them.
-    const SAMPLES: [&str; 4] = [
+    const SAMPLES: [&str; 5] = [
         r#"{"v":1,"names":["a.example.com","b.example.com"],"key_types":["ecdsa-p256"],"ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z"}"#,
         r#"{"v":2,"names":["a.example.com"],"key_types":["ecdsa-p256","rsa-2048"],"san":"single","ca":"letsencrypt","account":"default","tags":["eu"],"tenant":"acme","redirect":true,"hsts":{"max_age_seconds":60,"include_subdomains":false},"origin":"file","created":"2026-11-24T00:00:00Z"}"#,
         r#"{"v":3,"names":["a.example.com"],"key_types":["ecdsa-p256"],"ca":"letsencrypt","account":"default","redirect":true,"hsts":{"max_age_seconds":5184000,"include_subdomains":false,"since":"2026-11-28T00:00:00Z"},"created":"2026-11-28T00:00:00Z"}"#,
         r#"{"v":4,"names":["*.example.com","example.com"],"key_types":["ecdsa-p256"],"ca":"letsencrypt","account":"default","challenge":"dns-01","created":"2026-11-28T00:00:00Z"}"#,
+        r#"{"v":5,"names":["a.example.com"],"key_types":["ecdsa-p256"],"ca":"letsencrypt","account":"default","origin":"file","source":"panel","created":"2026-11-30T00:00:00Z"}"#,
     ];
 
     #[test]
@@ -363,6 +394,8 @@ mod tests {
         let of = |text: &str| SiteId::of(&NameSet::one(DnsName::parse(text).unwrap()));
         assert_eq!(of("a.example.com"), of("A.example.com"));
         assert_ne!(of("a.example.com"), of("b.example.com"));
+        let names = NameSet::one(DnsName::parse("a.example.com").unwrap());
+        assert_ne!(SiteId::of_again(&names), SiteId::of(&names));
         let mut ids: Vec<SiteId> = (0..500).map(|n| of(&format!("n{n}.example.com"))).collect();
         ids.sort();
         assert!(ids.is_sorted_by_key(SiteId::partition));

@@ -116,6 +116,8 @@ pub struct SiteChange {
     pub touched: Vec<u16>,
     /// When a retired group is deleted.
     pub retired: Place,
+    /// Certificates of the touched groups that were issued until then are none of what is wanted now.
+    pub force: Option<Timestamp>,
     /// Events, JSON.
     pub events: Vec<String>,
 }
@@ -361,6 +363,10 @@ fn to_document(change: &SiteChange) -> Result<String, StoreError> {
         if change.touched.contains(number) {
             group["place"] = Value::String(schedule::to_record(&change.place));
             group["moment"] = Value::String(change.place.moment.as_millisecond().to_string());
+            if let Some(until) = change.force {
+                // What was issued in this very second, too.
+                group["force"] = Value::String(until.as_second().saturating_add(1).to_string());
+            }
         }
         groups.push(group);
     }

@@ -126,6 +126,7 @@ fn group(number: usize, mint: &Mint, vault: &Vault, now: Timestamp) -> Result<Se
         hsts: None,
         paused: None,
         origin: Origin::File,
+        source: None,
         created: now,
     };
     Ok(SettledGroup { id, site, certificates: vec![certificate], place })

@@ -1,6 +1,6 @@
 -- The wanted state of a site: its groups as they are from now on, those that are no longer wanted retired. All at once.
 -- KEYS: due. ARGV: JSON {site, revision ('' where it must be new), numbers of its groups or '', groups: [{id, spec, place, moment
--- (absent: nothing to do for it)}], retired: [{id, place, moment}], events: [...]}.
+-- (absent: nothing to do for it), force (absent: its certificates stay good)}], retired: [{id, place, moment}], events: [...]}.
 -- Answers the new revision.
 local wish = cjson.decode(ARGV[1])
 local root = group_key(wish.site)
@@ -33,6 +33,7 @@ for _, group in ipairs(wish.groups) do
   redis.call('ZADD', base .. 'sites', 0, group.id)
   if group.place then
     redis.call('HINCRBY', key, 'rev', 1)
+    if group.force then redis.call('HSET', key, 'force', group.force) end
     wish_for(group.id, group.place, group.moment)
   end
 end
