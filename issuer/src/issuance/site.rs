@@ -253,7 +253,8 @@ pub(crate) async fn valid_certificates(
 impl Published {
     /// Whether it is of the CA that is wanted, and of the account with it: a staging CA's certificate is none of production's.
     pub(crate) fn is_of(&self, site: &Site) -> bool {
-        self.ca == site.ca && self.account == site.account
+        // Records of earlier releases name no account.
+        self.ca == site.ca && (self.account.is_empty() || self.account == site.account)
     }
 
     pub(super) fn covers(&self, names: &NameSet) -> bool {
