@@ -26,6 +26,8 @@ use tracing::debug;
 /// Refused nonces in a row that are answered with the nonce of the refusal (RFC 8555 section 6.5), before a last try
 /// with a fresh one. A CA that refuses half of them, as test servers do, then fails one request in a million.
 pub const MAX_REFUSED_NONCES: u32 = 20;
+/// How long the answer to a new order may take: CAs have been seen to take most of a minute.
+pub const NEW_ORDER_PATIENCE: Duration = Duration::from_secs(90);
 /// No `Date` header was seen yet.
 const NO_OFFSET: i64 = i64::MIN;
 
@@ -225,7 +227,9 @@ impl Client {
         if let Some(counter) = &self.counter {
             counter.add();
         }
-        let reply = self.inner.transport.send(url, what).await?;
+        // An order that is asked for twice is made twice: it is waited for rather.
+        let patience = (endpoint == "new-order").then_some(NEW_ORDER_PATIENCE);
+        let reply = self.inner.transport.send(url, what, patience).await?;
         if let Some(offset) = reply.clock_offset_seconds {
             self.inner.clock_offset_seconds.store(offset, Ordering::Relaxed);
         }

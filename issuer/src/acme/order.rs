@@ -74,6 +74,46 @@ pub struct PlacedOrder {
     pub retry_after: Option<Duration>,
 }
 
+/// What is known of an order whose URL is not.
+#[derive(Clone, Debug)]
+pub struct LostOrder<'a> {
+    pub identifiers: &'a [Identifier],
+    /// Orders of the same names that are known: not one of these.
+    pub known: &'a [String],
+    pub profile: Option<&'a str>,
+}
+
+impl LostOrder<'_> {
+    fn is(&self, order: &Order) -> bool {
+        let sorted = |identifiers: &[Identifier]| {
+            let mut sorted = identifiers.to_vec();
+            sorted.sort();
+            sorted
+        };
+        matches!(order.status, OrderStatus::Pending | OrderStatus::Ready)
+            && order.expires.is_none_or(|end| end > Timestamp::now())
+            && order.profile.as_deref().zip(self.profile).is_none_or(|(its, wanted)| its == wanted)
+            && sorted(&order.identifiers) == sorted(self.identifiers)
+    }
+}
+
+/// The part of an account that says where its orders are.
+#[derive(Deserialize)]
+struct OrdersOf {
+    #[serde(default)]
+    orders: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct OrderList {
+    #[serde(default)]
+    orders: Vec<String>,
+}
+
+/// Pages of an account's list that are read, and orders on them that are looked at: the last ones.
+const MOST_PAGES: usize = 20;
+const MOST_LOOKED_AT: usize = 10;
+
 impl Account {
     /// Places an order. [`NewOrder::replaces`] is left out where the directory has no `renewalInfo`.
     ///
@@ -87,6 +127,30 @@ impl Account {
         let reply = self.post(&directory.new_order, sent).await?;
         let url = reply.location()?.to_owned();
         Ok(PlacedOrder { url, order: reply.object()?, retry_after: reply.retry_after })
+    }
+
+    /// An order of this account that nobody has heard of: the answer to newOrder was lost. It is looked for in the account's
+    /// list (RFC 8555 section 7.1.2.1), among the last ones. `None` also where the CA keeps no such list.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn find_order(&self, lost: &LostOrder<'_>) -> Result<Option<PlacedOrder>, RequestError> {
+        let account: OrdersOf = self.post_as_get(self.url(), None).await?.object()?;
+        let mut next = account.orders;
+        let mut urls: Vec<String> = Vec::new();
+        for _ in 0..MOST_PAGES {
+            let Some(page) = next.take() else { break };
+            let reply = self.post_as_get(&page, None).await?;
+            urls.extend(reply.object::<OrderList>()?.orders);
+            next = reply.links("next").next();
+        }
+        for url in urls.into_iter().rev().filter(|url| !lost.known.contains(url)).take(MOST_LOOKED_AT) {
+            let Ok(Answer { value: order, retry_after }) = self.fetch_order(&url).await else { continue };
+            if lost.is(&order) {
+                return Ok(Some(PlacedOrder { url, order, retry_after }));
+            }
+        }
+        Ok(None)
     }
 
     /// The order as it is now.

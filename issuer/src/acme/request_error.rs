@@ -137,6 +137,16 @@ impl RequestError {
         }
     }
 
+    /// Whether the CA may have done what it was asked to all the same: the answer was lost, can't be read, or is that of a
+    /// server that failed on the way.
+    pub fn may_have_acted(&self) -> bool {
+        match self {
+            Self::Transport { source, .. } => !source.is_builder() && !source.is_connect(),
+            Self::Malformed { .. } | Self::TooLong { .. } => true,
+            _ => self.status().is_some_and(|status| status >= 500 && status != 503),
+        }
+    }
+
     /// Who has to act. What the CA says about a validation is in the challenge instead, with its own
     /// [`Problem::validation_fault`].
     pub fn fault(&self) -> Fault {

@@ -110,7 +110,14 @@ impl Transport {
     }
 
     /// Sends one request. An answer with an error status is an answer; see [`Reply::success`].
-    pub(super) async fn send(&self, url: &str, what: Send) -> Result<Reply, RequestError> {
+    ///
+    /// `patience` is how long the answer may take, where that is longer than usual.
+    pub(super) async fn send(
+        &self,
+        url: &str,
+        what: Send,
+        patience: Option<Duration>,
+    ) -> Result<Reply, RequestError> {
         let failed = |source: reqwest::Error| RequestError::Transport {
             url: url.to_owned(),
             source: source.without_url(),
@@ -126,6 +133,7 @@ impl Transport {
         };
         let started = Instant::now();
         let mut request = Request::new(method.clone(), parsed);
+        *request.timeout_mut() = patience;
         if let Send::Post { jws, accept } = what {
             // Exactly this: Boulder compares the whole value (RFC 8555 section 6.2).
             let jose = HeaderValue::from_static("application/jose+json");

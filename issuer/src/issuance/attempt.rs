@@ -12,8 +12,9 @@ use super::{
     site::{Published, Urge, is_of_profile, lacking, merged, orderable, published, suffices},
     steps::Work,
     turn::turn,
+    verdict::About,
 };
-use crate::acme::RequestCounter;
+use crate::acme::{AccountStatus, RequestCounter};
 use jiff::Timestamp;
 use shared::{
     domain::{
@@ -33,7 +34,7 @@ pub(super) struct Attempt<'a> {
     pub(super) lease: &'a Lease,
     /// What is asked for by hand; absent where the schedule asks.
     pub(super) wanted: Option<&'a Wanted>,
-    urge: Urge,
+    pub(super) urge: Urge,
     pub(super) timeline: &'a Timeline,
     counter: &'a RequestCounter,
 }
@@ -346,8 +347,12 @@ impl<'a> Attempt<'a> {
             tally.proofs.clone(),
             asked,
         )
-        .holding(ticket);
-        let outcome = work.finish(order).await;
+        .holding(ticket)
+        .after_failures(tally.stored.failure.is_some());
+        let outcome = match work.finish(order).await {
+            Err(verdict) => Err(self.laid_to(verdict).await),
+            answer => answer,
+        };
         if work.is_nameless() {
             tally.nameless.push(kind.slot());
         }
@@ -360,6 +365,25 @@ impl<'a> Attempt<'a> {
             Err(_) => {}
         }
         outcome
+    }
+
+    /// Where the CA's words don't tell whether they are about the account, the account itself does.
+    async fn laid_to(&self, verdict: Verdict) -> Verdict {
+        if verdict.about != About::AccountOrOrder {
+            return verdict;
+        }
+        let account = self.issuance.account.counted(self.counter.clone());
+        match account.fetch().await {
+            Ok(state) if !matches!(state.status, AccountStatus::Deactivated | AccountStatus::Revoked) => {
+                let remedy = "the account is in order: see what the CA says of this one";
+                let class = FailureClass::Policy;
+                Verdict { class, remedy: remedy.to_owned(), ..verdict }.about(About::Order)
+            }
+            Err(error) if error.problem().is_none() || error.status().is_some_and(|status| status >= 500) => {
+                verdict.about(About::Order)
+            }
+            _ => verdict.about(About::Account),
+        }
     }
 
     /// The names that are left once these are cut out.
@@ -461,26 +485,6 @@ impl<'a> Attempt<'a> {
                 && (order.names == *names || (is_far && wanted))
                 && is_of_profile(order, site, self.issuance.ca.section.profile.as_deref())
                 && site.key_types.contains(&order.key_type))
-    }
-
-    /// The profile that is asked for, which a CA that describes its profiles must still have.
-    async fn profile(&self, site: &Site, slot: Slot) -> Result<Option<String>, Verdict> {
-        let section = &self.issuance.ca.section;
-        let Some(wanted) = site.profile.clone().or_else(|| section.profile.clone()) else { return Ok(None) };
-        let directory = self.issuance.account.client().directory().await;
-        let directory = directory.map_err(|error| Verdict::from_request(&error))?;
-        let profiles = &directory.meta.profiles;
-        if profiles.is_empty() || profiles.contains_key(&wanted) {
-            return Ok(Some(wanted));
-        }
-        let known = profiles.keys().cloned().collect::<Vec<_>>().join(", ");
-        let what = format!("{} has no profile {wanted:?}: it has {known}", self.issuance.ca.title);
-        if section.profile_required {
-            let remedy = "set another `profile`, or none; with profile_required = false the CA would choose";
-            return Err(Verdict::new(Fault::Operator, FailureClass::Policy, what, remedy));
-        }
-        self.timeline.tell("profile", Some(slot), format!("{what}; it is ordered without one"));
-        Ok(None)
     }
 
     fn plan(&self, names: &NameSet, key_type: KeyType, profile: Option<String>) -> Order {

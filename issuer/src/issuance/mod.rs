@@ -7,14 +7,14 @@
 //! - `aftermath`: what is written when a group is given back: how it stands, and when it is looked at next.
 //! - `renewal`: when what is served is renewed, as the CA wants it.
 //! - `ahead`: names looked at before they are ordered. `check`: the challenge itself, before the CA is told to look.
-//! - `turn`: an order's turn among the CA's limits. `placing`: the step that places it.
+//! - `turn`: an order's turn among the CA's limits. `placing`: the step that places it. `profiles`: which one it asks for.
 //! - `steps`: the order machine. Each step does one thing with the CA and persists what came of it.
 //! - `proofs`: how each name is proved, put in place and taken back.
 //! - `look`: what the CA has made of an order, and why it failed.
 //! - `account`: the account's key and URL, made where there are none. `rollover`: another key for it. `keeper`: as the store has it now. `directory`: the CA's, and what changes in it.
 //! - `pace`: when to ask the CA again. `patience`: what is tried again when the CA or the store stumbles.
 //! - `hsts`: lowered while a certificate fails.
-//! - `verdict`: what went wrong, whose fault it is, and what to change.
+//! - `verdict`: what went wrong, what it is about, whose fault it is, and what to change. `refusal`: what a CA's refusal is about.
 //! - `progress`: what is told to whoever watches.
 
 mod account;
@@ -30,9 +30,11 @@ mod look;
 mod pace;
 pub(crate) mod patience;
 mod placing;
+mod profiles;
 mod progress;
 mod proofs;
 mod publication;
+mod refusal;
 mod renewal;
 mod rollover;
 mod setup;
@@ -55,4 +57,4 @@ pub(crate) use setup::{DEFAULT_ACCOUNT, client_for, reach, validator};
 pub use setup::{Issuance, SetupError};
 pub use site::{Issue, Outcome, Published, Urge, Wanted};
 pub(crate) use site::{lacks_nothing, valid_certificates};
-pub use verdict::Verdict;
+pub use verdict::{About, Verdict};

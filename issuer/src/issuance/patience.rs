@@ -15,18 +15,20 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Pauses between the tries of one write to the store: it recovers, or is replaced, within about half a minute.
 const STORE_PAUSES_MS: [u64; 8] = [50, 200, 500, 1_000, 2_000, 5_000, 10_000, 10_000];
 
-/// Asks the CA, and again where that can help soon.
-pub(super) async fn ask<T, F>(request: impl Fn() -> F) -> Result<T, RequestError>
-where
-    F: Future<Output = Result<T, RequestError>>,
-{
-    let mut pauses = CA_PAUSES_MS.into_iter().map(Duration::from_millis);
-    loop {
-        let error = match request().await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        };
-        let Some(pause) = pauses.next() else { return Err(error) };
+/// The pauses between the tries of one request to the CA.
+pub(super) struct Pauses(std::array::IntoIter<u64, 4>);
+
+impl Pauses {
+    pub(super) fn begin() -> Self {
+        Self(CA_PAUSES_MS.into_iter())
+    }
+
+    /// Waits where asking again can help soon.
+    ///
+    /// # Errors
+    /// The error itself, where it can't.
+    pub(super) async fn before_asking_again(&mut self, error: RequestError) -> Result<(), RequestError> {
+        let Some(pause) = self.0.next().map(Duration::from_millis) else { return Err(error) };
         let pause = match error.retry() {
             // A limit is not ours to test again.
             _ if error.status() == Some(429) => return Err(error),
@@ -43,6 +45,42 @@ where
             "asking the CA again"
         );
         tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+/// Asks the CA, and again where that can help soon. For what may be asked twice.
+pub(super) async fn ask<T, F>(request: impl Fn() -> F) -> Result<T, RequestError>
+where
+    F: Future<Output = Result<T, RequestError>>,
+{
+    let mut pauses = Pauses::begin();
+    loop {
+        match request().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => pauses.before_asking_again(error).await?,
+        }
+    }
+}
+
+/// Pauses between the tries of what is 404 although it was made a moment ago: one server of the CA has it, and another
+/// not yet.
+const YOUNG_PAUSES_MS: [u64; 4] = [300, 700, 1_500, 3_000];
+
+/// [`ask`] for an object that the CA has made a moment ago.
+pub(super) async fn ask_for_young<T, F>(request: impl Fn() -> F) -> Result<T, RequestError>
+where
+    F: Future<Output = Result<T, RequestError>>,
+{
+    let mut pauses = YOUNG_PAUSES_MS.into_iter();
+    loop {
+        match ask(&request).await {
+            Err(error) if error.is_gone() => match pauses.next() {
+                Some(pause) => tokio::time::sleep(Duration::from_millis(pause)).await,
+                None => return Err(error),
+            },
+            answer => return answer,
+        }
     }
 }
 

@@ -1,38 +1,70 @@
 //! The first step of the order machine: the order is placed, once its turn among the CA's limits has come.
+//!
+//! What is sent a second time may be made a second time. So an answer that is lost is waited for longer than any other; then the
+//! order is looked for; and only then it is asked for once more, once in a run. What the CA has refused is another matter: it has
+//! made nothing, and may take the order without what it did not like.
 
-use super::{patience::ask, steps::Work, turn::turn, verdict::Verdict};
+use super::{
+    patience::{Pauses, write},
+    refusal::may_blame_profile,
+    steps::Work,
+    turn::turn,
+    verdict::{About, Verdict},
+};
 use crate::{
-    acme::{Identifier, NewOrder, OrderStatus, PlacedOrder, RequestError},
+    acme::{Identifier, LostOrder, NewOrder, OrderStatus, PlacedOrder, ProblemKind, RequestError},
     limits::{Asked, Ticket},
 };
 use shared::{
-    domain::{Ordered, Planned},
+    domain::{FailureClass, Order, OrderState, Ordered, Planned, Slot},
+    error::Fault,
     store::StoredOrder,
 };
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 impl Work<'_> {
     /// `Planned -> Ordered`
     pub(super) async fn place(&self, order: &StoredOrder, planned: Planned) -> Result<StoredOrder, Verdict> {
         let twin = &self.issuance.twin;
         let given = self.held().take();
-        let ticket = match given {
+        // Another run had planned it: the CA may have heard of it, and have made it.
+        if given.is_none()
+            && self.may_be_placed.swap(false, Ordering::Relaxed)
+            && let Some(placed) = self.look_for_it(order).await
+        {
+            return self.placed(order, planned, placed).await;
+        }
+        let mut ticket = match given {
             Some(ticket) => ticket,
-            // Another run had planned it, or the CA has forgotten the one before.
             None => turn(twin, &self.asked).await?,
         };
-        let placed = match self.send(order, &self.asked, ticket).await {
-            Err(error) if self.asked.replaces.is_some() && error.may_blame_replaces() => {
+        let (mut order, mut asked) = (order.clone(), self.asked.clone());
+        loop {
+            let error = match self.send(&order, &asked, ticket).await {
+                Ok(placed) => return self.placed(&order, planned, placed).await,
+                Err(error) => error,
+            };
+            // Each is done without once: the next refusal has another reason.
+            if order.order.profile.is_some() && may_blame_profile(&error) {
+                order = self.without_profile(&order, &error, planned).await?;
+            } else if asked.replaces.is_some() && self.blames_replaces(&error, &order) {
                 let what = format!("the CA does not take it for a renewal ({error}): it is ordered without");
                 self.timeline.tell("nameless", Some(self.slot), what);
                 self.nameless.store(true, Ordering::Relaxed);
-                let asked = self.asked.without_replacing();
-                let ticket = turn(twin, &asked).await?;
-                self.send(order, &asked, ticket).await
+                asked = asked.without_replacing();
+            } else {
+                return Err(Verdict::from_order(&error, &order.order.names));
             }
-            answer => answer,
-        };
-        let placed = placed.map_err(|error| Verdict::from_order(&error, &order.order.names))?;
+            ticket = turn(twin, &asked).await?;
+        }
+    }
+
+    async fn placed(
+        &self,
+        order: &StoredOrder,
+        planned: Planned,
+        placed: PlacedOrder,
+    ) -> Result<StoredOrder, Verdict> {
         let ordered = planned.ordered(Ordered {
             order_url: placed.url,
             finalize_url: placed.order.finalize,
@@ -56,24 +88,141 @@ impl Work<'_> {
         ticket: Ticket,
     ) -> Result<PlacedOrder, RequestError> {
         let wanted = NewOrder {
-            identifiers: order.order.names.iter().map(Identifier::from).collect(),
+            identifiers: identifiers(&order.order),
             profile: order.order.profile.clone(),
             replaces: asked.replaces.clone(),
         };
-        let (twin, sent) = (&self.issuance.twin, AtomicU32::new(0));
-        let placed = ask(|| {
-            sent.fetch_add(1, Ordering::Relaxed);
-            self.account.new_order(&wanted)
-        });
-        let placed = placed.await;
-        let sent = sent.into_inner();
+        let (twin, mut sent, mut pauses) = (&self.issuance.twin, 0, Pauses::begin());
+        let placed = loop {
+            sent += 1;
+            let error = match self.account.new_order(&wanted).await {
+                Ok(placed) => break Ok(placed),
+                Err(error) => error,
+            };
+            if error.may_have_acted() {
+                let is_again = self.asked_twice.swap(true, Ordering::Relaxed);
+                // A refusal in so many words has made nothing, or will be found by the next run.
+                if error.problem().is_none()
+                    && let Some(found) = self.look_for_it(order).await
+                {
+                    break Ok(found);
+                }
+                if is_again {
+                    break Err(error);
+                }
+            }
+            if let Err(error) = pauses.before_asking_again(error).await {
+                break Err(error);
+            }
+        };
         match &placed {
             Ok(_) => {
                 ticket.placed(twin, sent, None).await;
                 *self.held() = Some(ticket);
             }
-            Err(error) => ticket.refused(twin, error, sent, None).await,
+            Err(error) => {
+                let again = asked.replaces.is_some() && sent > 1 && error.problem().is_some();
+                if again && error.status() != Some(429) {
+                    // The second refusal with the same words: the next run goes without what it replaces.
+                    self.nameless.store(true, Ordering::Relaxed);
+                }
+                ticket.refused(twin, error, sent, None).await;
+            }
         }
         placed
+    }
+
+    /// The order, where the CA has made it and nobody here has heard of it. What can't be found is not there.
+    async fn look_for_it(&self, order: &StoredOrder) -> Option<PlacedOrder> {
+        let identifiers = identifiers(&order.order);
+        // The other key type's order is for the same names.
+        let mut known = Vec::new();
+        for slot in Slot::ALL.into_iter().filter(|slot| *slot != self.slot) {
+            let other = self.issuance.store.load_order(&self.lease.site, slot).await.ok()?;
+            known.extend(other.and_then(|other| order_url(&other.order.state).map(str::to_owned)));
+        }
+        let lost =
+            LostOrder { identifiers: &identifiers, known: &known, profile: order.order.profile.as_deref() };
+        let found = match self.account.find_order(&lost).await {
+            Ok(found) => found?,
+            Err(error) => {
+                tracing::debug!(%error, "an order that may be there can't be looked for");
+                return None;
+            }
+        };
+        self.timeline.tell("found", Some(self.slot), "the CA had made the order: its answer was lost");
+        Some(found)
+    }
+
+    /// The same order without its profile, where that is only preferred.
+    ///
+    /// # Errors
+    /// The profile is required: nothing is ordered without it.
+    pub(super) async fn without_profile(
+        &self,
+        order: &StoredOrder,
+        error: &RequestError,
+        planned: Planned,
+    ) -> Result<StoredOrder, Verdict> {
+        let profile = order.order.profile.clone().unwrap_or_default();
+        self.issuance.refuses_profile(&profile, error).await;
+        if self.issuance.ca.section.profile_required {
+            return Err(profile_refused(&self.issuance.ca.title, &profile, &error.to_string()));
+        }
+        let what = format!("the CA refuses the profile {profile:?} ({error}): it is ordered without one");
+        self.timeline.tell("profile", Some(self.slot), what);
+        let without = Order { profile: None, ..order.order.with(planned) };
+        write(|| self.issuance.store.rewrite_order(self.lease, order, without.clone()))
+            .await
+            .map_err(|e| Verdict::from_store(&e))
+    }
+
+    /// Whether a refusal of an order that said `replaces` leads to one without. In known words it does at once; whatever else is
+    /// said, the second time.
+    fn blames_replaces(&self, error: &RequestError, order: &StoredOrder) -> bool {
+        let Some(problem) = error.problem() else { return false };
+        let verdict = Verdict::from_order(error, &order.order.names);
+        match problem.kind() {
+            _ if matches!(verdict.about, About::Limit) => false,
+            _ if self.failed_before => true,
+            _ if error.may_blame_replaces() => verdict.about != About::Account,
+            ProblemKind::AccountDoesNotExist
+            | ProblemKind::ExternalAccountRequired
+            | ProblemKind::UserActionRequired
+            | ProblemKind::BadNonce => false,
+            // Nobody's words: it is no name, no account and no fault of the CA's own.
+            ProblemKind::Other => {
+                verdict.culprits.is_empty() && error.status().is_some_and(|status| status < 500)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The profile that a site must have is not to be had.
+pub(super) fn profile_refused(ca: &str, profile: &str, why: &str) -> Verdict {
+    Verdict::new(
+        Fault::Operator,
+        FailureClass::Policy,
+        format!("{ca} refuses the profile {profile:?}: {why}"),
+        "set another `profile`, or none; with profile_required = false the CA would choose",
+    )
+    .about(About::Order)
+    .heard()
+}
+
+fn identifiers(order: &Order) -> Vec<Identifier> {
+    order.names.iter().map(Identifier::from).collect()
+}
+
+/// Where the CA keeps the order, as long as that is known.
+pub(super) fn order_url(state: &OrderState) -> Option<&str> {
+    match state {
+        OrderState::Planned(_) | OrderState::Stored(_) => None,
+        OrderState::Ordered(ordered) => Some(&ordered.order_url),
+        OrderState::Challenged(challenged) => Some(&challenged.ordered.order_url),
+        OrderState::Ready(ready) => Some(&ready.order_url),
+        OrderState::Finalizing(finalizing) => Some(&finalizing.order_url),
+        OrderState::Issued(issued) => Some(&issued.order_url),
     }
 }

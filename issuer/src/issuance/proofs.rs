@@ -1,6 +1,11 @@
 //! How each name of an order is proved: answered over HTTP, or by a record in the DNS. Put in place, and taken back.
 
-use super::{Issuance, patience::write, steps::Work, verdict::Verdict};
+use super::{
+    Issuance,
+    patience::write,
+    steps::Work,
+    verdict::{About, Verdict},
+};
 use crate::{
     acme::{Authorization, ChallengeKind},
     dns01::{Dns01Error, Holder, Prover, labelled_record, own_record},
@@ -237,8 +242,10 @@ impl Issuance {
     /// # Errors
     /// The CA speaks no draft of dns-persist-01, or does not say what it takes.
     pub(super) fn standing_of(&self, name: &DnsName, issuer: Option<String>) -> Result<Standing, Verdict> {
-        let unusable =
-            |what: String, remedy: &str| Verdict::new(Fault::Operator, FailureClass::Account, what, remedy);
+        // Other sites of the account are proved otherwise.
+        let unusable = |what: String, remedy: &str| {
+            Verdict::new(Fault::Operator, FailureClass::Account, what, remedy).about(About::Order)
+        };
         let Some(draft) = self.ca.section.dns_persist else {
             let what = format!("{} is not known to speak dns-persist-01", self.ca.title);
             return Err(unusable(

@@ -7,6 +7,7 @@ use super::{
     keeper::AccountKeeper,
     open_account,
     pace::Pace,
+    profiles::RefusedProfiles,
 };
 use crate::{
     acme::{self, Client, ClientSettings, RequestError},
@@ -46,6 +47,7 @@ pub struct Issuance {
     pub(super) twin: Twin,
     pub(super) validation_pace: Pace,
     pub(super) issuing_pace: Pace,
+    pub(super) refused_profiles: RefusedProfiles,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +114,7 @@ impl Issuance {
             prover: Prover::open(config, store.clone(), Resolver::with_servers(&config.issuer.resolvers)?)?,
             validation_pace: Pace::new(ca.first_poll),
             issuing_pace: Pace::new(ca.first_poll),
+            refused_profiles: RefusedProfiles::default(),
             store,
             vault,
             ca,

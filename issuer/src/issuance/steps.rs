@@ -52,6 +52,12 @@ pub(super) struct Work<'a> {
     /// The thumbprint of the key that answers over HTTP were published with last.
     said_with: Mutex<Option<Thumbprint>>,
     pub(super) nameless: AtomicBool,
+    /// Whether the CA may have made it: another run has planned it.
+    pub(super) may_be_placed: AtomicBool,
+    /// Whether it was asked for a second time, not knowing what came of the first.
+    pub(super) asked_twice: AtomicBool,
+    /// Whether the site's last order has failed, too.
+    pub(super) failed_before: bool,
 }
 
 impl<'a> Work<'a> {
@@ -76,12 +82,20 @@ impl<'a> Work<'a> {
             ticket: Mutex::default(),
             said_with: Mutex::default(),
             nameless: AtomicBool::new(false),
+            may_be_placed: AtomicBool::new(false),
+            asked_twice: AtomicBool::new(false),
+            failed_before: false,
         }
     }
 
     /// With what the order was given for its turn.
     pub(super) fn holding(self, ticket: Option<Ticket>) -> Self {
         Self { ticket: Mutex::new(ticket), ..self }
+    }
+
+    /// After another order of the site that failed.
+    pub(super) fn after_failures(self, failed_before: bool) -> Self {
+        Self { failed_before, ..self }
     }
 
     /// What the order was given, here or by the run that placed it.
@@ -122,6 +136,8 @@ impl<'a> Work<'a> {
                 format!("the order was {}", order.order.state.as_str()),
             );
         }
+        let is_new = self.held().is_some();
+        self.may_be_placed.store(!is_new, Ordering::Relaxed);
         let mut starts = 0;
         loop {
             if matches!(order.order.state, OrderState::Planned(_)) {

@@ -1,7 +1,7 @@
 //! What went wrong with an order: whose fault it is, what happened in plain words, and what to change.
 
-use crate::acme::{ChainError, Problem, ProblemKind, RequestError};
-use crate::limits::{Later, wait_in_text};
+use crate::acme::{ChainError, Problem, ProblemKind};
+use crate::limits::Later;
 use jiff::Timestamp;
 use shared::{
     domain::{DnsName, Failure, FailureClass, NameSet},
@@ -14,11 +14,33 @@ use std::time::Duration;
 /// So long a whole order waits for the limit of some of its names, rather than to go without them.
 const PATIENCE_FOR_A_DOMAIN: Duration = Duration::from_secs(600);
 
+/// What a failure is about: whether others are held back by it follows from that, and from nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// Names of the order: their DNS, their servers, their CAA records, or what the CA's policy says of them.
+    Names,
+    /// This order and no other: its profile, its key, what it replaces, its certificate.
+    Order,
+    /// The account, or this order: the CA's words don't tell. It is asked for the account before anybody is held back.
+    AccountOrOrder,
+    Account,
+    Ca,
+    Limit,
+    /// Our own network, or the resolvers that we ask.
+    Network,
+    Store,
+    /// This program.
+    Program,
+}
+
 /// Why there is no certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub fault: Fault,
     pub class: FailureClass,
+    pub about: About,
+    /// The CA has said so, after a look at the order: what is about neither it nor the account shows that both work.
+    pub said_by_ca: bool,
     pub what: String,
     pub remedy: String,
     /// The CA will refuse before this long from now.
@@ -32,6 +54,26 @@ pub struct Verdict {
     pub failed_validations: Vec<DnsName>,
 }
 
+impl About {
+    /// What failures of a class are about, unless it is known better.
+    const fn usual_of(class: FailureClass) -> Self {
+        match class {
+            FailureClass::Dns
+            | FailureClass::NotPointingHere
+            | FailureClass::RedirectRule
+            | FailureClass::Firewall
+            | FailureClass::Caa
+            | FailureClass::Policy => Self::Names,
+            FailureClass::BadCertificate => Self::Order,
+            FailureClass::Limit | FailureClass::Paused => Self::Limit,
+            FailureClass::Account => Self::Account,
+            FailureClass::Ca => Self::Ca,
+            FailureClass::Store => Self::Store,
+            FailureClass::Bug => Self::Program,
+        }
+    }
+}
+
 impl Verdict {
     pub fn new(
         fault: Fault,
@@ -42,6 +84,8 @@ impl Verdict {
         Self {
             fault,
             class,
+            about: About::usual_of(class),
+            said_by_ca: false,
             what: what.into(),
             remedy: remedy.into(),
             wait: None,
@@ -74,6 +118,17 @@ impl Verdict {
         let (_, first) = culprits.first()?;
         let what = culprits.iter().map(|(_, verdict)| verdict.what.as_str()).collect::<Vec<_>>().join("; ");
         Some(Self { what, culprits: culprits.clone(), ..first.clone() })
+    }
+
+    #[must_use]
+    pub fn about(self, about: About) -> Self {
+        Self { about, ..self }
+    }
+
+    /// The CA has said so.
+    #[must_use]
+    pub(super) fn heard(self) -> Self {
+        Self { said_by_ca: true, ..self }
     }
 
     #[must_use]
@@ -123,175 +178,12 @@ impl Verdict {
         Self::new(Fault::Bug, FailureClass::Bug, what, "please report this, with the log")
     }
 
-    /// The CA refused an order of these names, when it was placed or when it was finalized.
-    pub fn from_order(error: &RequestError, names: &NameSet) -> Self {
-        let mut verdict = Self::from_request(error);
-        let Some(problem) = error.problem() else { return verdict };
-        let of_names = matches!(
-            problem.kind(),
-            ProblemKind::Caa
-                | ProblemKind::Compound
-                | ProblemKind::Connection
-                | ProblemKind::Dns
-                | ProblemKind::IncorrectResponse
-                | ProblemKind::Malformed
-                | ProblemKind::RejectedIdentifier
-                | ProblemKind::Tls
-                | ProblemKind::Unauthorized
-                | ProblemKind::UnsupportedIdentifier
-        );
-        let known = |text: &str| names.iter().find(|name| name.as_str() == text);
-        for subproblem in
-            problem.subproblems.iter().filter(|_| of_names || verdict.class == FailureClass::Limit)
-        {
-            let named = subproblem.identifier.as_ref().and_then(|identifier| known(&identifier.value));
-            if let Some(name) = named {
-                verdict.culprits.push((name.clone(), Self::from_identifier(name, &subproblem.problem)));
-            }
-        }
-        // A single subproblem is promoted to the problem itself by Boulder; a pause lists its names in the text.
-        if verdict.culprits.is_empty() && (of_names || verdict.class == FailureClass::Paused) {
-            let detail = problem.detail.as_deref().unwrap_or_default();
-            let whole = |c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-');
-            let words = detail.split(whole).map(|word| word.trim_matches('.').to_ascii_lowercase());
-            let named: std::collections::BTreeSet<DnsName> =
-                words.filter_map(|word| known(&word).cloned()).collect();
-            let alone = Self { culprits: Vec::new(), ..verdict.clone() };
-            verdict.culprits = named.into_iter().map(|name| (name, alone.clone())).collect();
-        }
-        verdict
-    }
-
-    /// An order failed although every name was proved: at a second look at CAA, or by the CA's own doing.
-    pub fn from_failed_order(problem: &Problem) -> Self {
-        let of_names = problem.subproblems.iter().filter_map(|subproblem| {
-            let name = DnsName::parse_identifier(&subproblem.identifier.as_ref()?.value).ok()?;
-            let verdict = Self::from_identifier(&name, &subproblem.problem);
-            Some((name, verdict))
-        });
-        Self::of_culprits(of_names.collect()).unwrap_or_else(|| {
-            let what = format!("the order failed: {problem}");
-            match problem.kind() {
-                ProblemKind::Caa => caa(what),
-                ProblemKind::RejectedIdentifier | ProblemKind::UnsupportedIdentifier => policy(what),
-                _ => Self::new(Fault::Ca, FailureClass::Ca, what, "the next run places a new order"),
-            }
-        })
-    }
-
-    /// What the CA says of one identifier of an order.
-    fn from_identifier(name: &DnsName, problem: &Problem) -> Self {
-        match problem.kind() {
-            ProblemKind::RejectedIdentifier | ProblemKind::UnsupportedIdentifier | ProblemKind::Malformed => {
-                policy(format!("{}: {problem}", name.to_unicode()))
-            }
-            _ => Self::from_validation(name, problem),
-        }
-    }
-
-    /// The CA refused a request.
-    pub fn from_request(error: &RequestError) -> Self {
-        let what = shared::error::chain(error);
-        if let RequestError::Paused { wait, .. } = error {
-            return Self { wait: Some(*wait), ..limit(what).keeping_the_order() };
-        }
-        if let RequestError::OtherAccount { .. } = error {
-            let remedy = "nothing: the next run, in a moment, orders with the account of now";
-            return Self::new(Fault::Store, FailureClass::Store, what, remedy).keeping_the_order();
-        }
-        if error.refuses_the_signature() {
-            let remedy = "see `issuer account show`: the CA has another key, or another account, than the store; \
-                          `issuer account create --replace` makes another account";
-            return Self::new(Fault::Operator, FailureClass::Account, what, remedy).keeping_the_order();
-        }
-        let Some(refusal) = error.refusal() else {
-            let mut verdict = match error.fault() {
-                Fault::Operator if error.status() == Some(429) => limit(what),
-                Fault::Operator => Self::new(
-                    Fault::Operator,
-                    FailureClass::Account,
-                    what,
-                    "check the [ca] section of the configuration",
-                ),
-                Fault::Bug => Self::bug(what),
-                fault => Self::new(
-                    fault,
-                    FailureClass::Ca,
-                    what,
-                    "look at the CA's status page and at the way to it (outbound 443); the next run goes on",
-                ),
-            };
-            verdict.wait = error.retry_after();
-            verdict.keep_order = verdict.class == FailureClass::Ca;
-            return verdict;
-        };
-        let problem = &refusal.problem;
-        let mut verdict = match problem.kind() {
-            ProblemKind::RateLimited => match problem.unpause_url() {
-                Some(url) => Self::new(
-                    Fault::Operator,
-                    FailureClass::Paused,
-                    what,
-                    format!(
-                        "the CA has paused this name after many failures; put right what failed, then visit {url}"
-                    ),
-                ),
-                None => limit(what),
-            },
-            ProblemKind::RejectedIdentifier | ProblemKind::UnsupportedIdentifier => policy(what),
-            ProblemKind::Caa => caa(what),
-            ProblemKind::UserActionRequired => {
-                let terms = refusal
-                    .terms_of_service
-                    .as_deref()
-                    .or(problem.instance.as_deref())
-                    .unwrap_or("the CA's page");
-                Self::new(
-                    Fault::Operator,
-                    FailureClass::Account,
-                    what,
-                    format!("read and accept {terms}, then run `issuer account update`"),
-                )
-            }
-            ProblemKind::ExternalAccountRequired => Self::new(
-                Fault::Operator,
-                FailureClass::Account,
-                what,
-                "the CA wants an external account binding: set eab_kid and eab_hmac_file in its section",
-            ),
-            ProblemKind::AccountDoesNotExist | ProblemKind::Unauthorized => Self::new(
-                Fault::Operator,
-                FailureClass::Account,
-                what,
-                "see `issuer account show`: where the CA no longer knows the account or has revoked it, `issuer account create --replace` \
-                 makes another in its place, and orders go on by themselves",
-            ),
-            ProblemKind::InvalidProfile => Self::new(
-                Fault::Operator,
-                FailureClass::Account,
-                what,
-                "set another `profile` in the CA's section, or none",
-            ),
-            _ => match error.fault() {
-                Fault::Ca => Self::new(Fault::Ca, FailureClass::Ca, what, "wait: the fault is the CA's")
-                    .keeping_the_order(),
-                Fault::Bug => Self::bug(what),
-                fault => Self::new(fault, FailureClass::Policy, what, "see what the CA says"),
-            },
-        };
-        verdict.wait = refusal.retry_after;
-        if verdict.class == FailureClass::Limit && verdict.wait.is_none() {
-            verdict.wait = wait_in_text(problem.detail.as_deref().unwrap_or_default(), Timestamp::now());
-        }
-        verdict
-    }
-
     /// The CA looked at a name and was not satisfied.
     pub fn from_validation(name: &DnsName, problem: &Problem) -> Self {
         let what = format!("{}: {problem}", name.to_unicode());
         let detail = problem.detail.as_deref().unwrap_or_default();
         let our_path = "every frontend must redirect /.well-known/acme-challenge/ to the validation host";
-        match problem.kind() {
+        let verdict = match problem.kind() {
             ProblemKind::Dns => dns(what),
             ProblemKind::Caa => caa(what),
             ProblemKind::Connection if detail.contains("resolve") || detail.contains("no such host") => {
@@ -324,7 +216,8 @@ impl Verdict {
                 what,
                 format!("see what the CA says; {our_path}"),
             ),
-        }
+        };
+        verdict.heard()
     }
 
     pub fn from_chain(error: &ChainError) -> Self {
@@ -337,7 +230,7 @@ impl Verdict {
     }
 }
 
-fn limit(what: String) -> Verdict {
+pub(super) fn limit(what: String) -> Verdict {
     Verdict::new(
         Fault::Operator,
         FailureClass::Limit,
@@ -346,7 +239,7 @@ fn limit(what: String) -> Verdict {
     )
 }
 
-fn policy(what: String) -> Verdict {
+pub(super) fn policy(what: String) -> Verdict {
     Verdict::new(
         Fault::Customer,
         FailureClass::Policy,
@@ -355,7 +248,7 @@ fn policy(what: String) -> Verdict {
     )
 }
 
-fn dns(what: String) -> Verdict {
+pub(super) fn dns(what: String) -> Verdict {
     Verdict::new(
         Fault::Customer,
         FailureClass::Dns,
@@ -364,7 +257,7 @@ fn dns(what: String) -> Verdict {
     )
 }
 
-fn caa(what: String) -> Verdict {
+pub(super) fn caa(what: String) -> Verdict {
     Verdict::new(
         Fault::Customer,
         FailureClass::Caa,

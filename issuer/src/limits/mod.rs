@@ -20,7 +20,7 @@ mod ticket;
 pub use demand::{Demand, Wait};
 pub use gauge::{Gauge, Outlook, Overview, outlook, overview};
 pub(crate) use pacer::FleetPacer;
-pub(crate) use refusal::wait_in_text;
+pub(crate) use refusal::{Network, wait_in_text};
 pub(crate) use registration::Registration;
 pub use registration::TooManyAccounts;
 pub use ticket::Ticket;
@@ -35,7 +35,7 @@ use shared::{
 use std::{sync::Arc, time::Duration};
 
 /// How long a CA may take to answer a new order: with all its tries, no request of ours lives longer.
-const ASKING: Duration = Duration::from_secs(180);
+const ASKING: Duration = Duration::from_secs(240);
 /// How long an order may be open: as long as a CA keeps one.
 const OPEN: Duration = Duration::from_secs(7 * 86_400);
 

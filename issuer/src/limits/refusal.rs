@@ -4,10 +4,39 @@ use super::ticket::UNKNOWN_WAIT;
 use crate::acme::{ProblemKind, RequestError};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use shared::domain::Limit;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 /// A CA that says when to come again counts in seconds, and not always up.
 const ROUNDED: Duration = Duration::from_secs(1);
+
+/// A range of addresses, as CAs name it: `192.0.2.7/32`. One address is the range of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix.parse().ok()?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.unwrap_or(whole);
+        (prefix <= whole).then_some(Self { address, prefix })
+    }
+
+    pub(crate) fn contains(self, other: IpAddr) -> bool {
+        let shared = match (self.address, other) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => (own.to_bits() ^ other.to_bits()).leading_zeros(),
+            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits() ^ other.to_bits()).leading_zeros(),
+            _ => return false,
+        };
+        shared >= u32::from(self.prefix)
+    }
+}
 
 /// The limit's name, where the text tells, and how long it refuses. `None`: it was refused for something else, or the account or
 /// a name is paused, which no waiting ends.
@@ -44,6 +73,20 @@ pub(crate) fn wait_in_text(detail: &str, now: Timestamp) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_has_the_addresses_of_its_prefix() {
+        let contains = |network: &str, address: &str| {
+            Network::parse(network).is_some_and(|network| network.contains(address.parse().unwrap()))
+        };
+        assert!(contains("192.0.2.7/32", "192.0.2.7") && !contains("192.0.2.7/32", "192.0.2.8"));
+        assert!(contains("192.0.2.0/24", "192.0.2.8") && !contains("192.0.2.0/24", "192.0.3.8"));
+        assert!(contains("2001:db8:1:2::/64", "2001:db8:1:2::9") && !contains("::/64", "192.0.2.1"));
+        assert!(contains("0.0.0.0/0", "192.0.2.1") && contains("192.0.2.1", "192.0.2.1"));
+        for odd in ["192.0.2.0/33", "192.0.2.0/x", "a.example", "192.0.2/24", ""] {
+            assert_eq!(Network::parse(odd), None, "{odd}");
+        }
+    }
 
     #[test]
     fn the_moment_in_lets_encrypts_text_is_read() {

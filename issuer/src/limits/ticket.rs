@@ -1,6 +1,10 @@
 //! What an order was given of the CA's limits, and what becomes of it.
 
-use super::{Twin, buckets::Bucket, refusal::which_limit};
+use super::{
+    Twin,
+    buckets::Bucket,
+    refusal::{Network, which_limit},
+};
 use crate::acme::RequestError;
 use shared::{
     domain::{Counted, DnsName},
@@ -57,15 +61,14 @@ impl Ticket {
         let unknown = is_sent && limited.is_none() && error.problem().is_none();
         let hit = limited.as_ref().and_then(|(limit, wait)| {
             let of_limit = |bucket: &&Bucket| limit.as_ref().is_some_and(|limit| bucket.limit == *limit);
-            let names_it = |bucket: &&Bucket| {
-                let detail =
-                    error.problem().and_then(|problem| problem.detail.as_deref()).unwrap_or_default();
-                subject(&bucket.wish).is_some_and(|subject| detail.contains(&format!("\"{subject}\"")))
-            };
-            let found = self.buckets.iter().filter(of_limit).find(names_it);
-            let found = found.or_else(|| self.buckets.iter().find(of_limit));
+            let detail = error.problem().and_then(|problem| problem.detail.as_deref()).unwrap_or_default();
+            let found = self.buckets.iter().filter(of_limit).find(|bucket| is_named(bucket, detail));
+            // Where the text names nothing that was ordered, it is laid to the only thing that can be meant, or to none.
+            let mut of_it = self.buckets.iter().filter(of_limit);
+            let only = of_it.next().filter(|first| of_it.all(|other| other.names == first.names));
             // A refusal that can't be laid to a limit: the account waits.
-            let found = found.or_else(|| self.buckets.iter().find(|bucket| bucket.counts == Counted::Orders));
+            let orders = || self.buckets.iter().find(|bucket| bucket.counts == Counted::Orders);
+            let found = found.or(only).or_else(|| limit.is_none().then(orders).flatten());
             found.map(|bucket| (bucket.wish.bucket.clone(), *wait))
         });
         let mut settled: Vec<(BucketWish, Settled)> = Vec::new();
@@ -133,9 +136,18 @@ impl Ticket {
     }
 }
 
-/// What the bucket is of, as the CA names it: a domain, or a name without its account.
-fn subject(wish: &BucketWish) -> Option<&str> {
-    wish.bucket.rsplit(':').next()
+/// Whether a CA's text names what the bucket is of: a domain or a name as it is, an address also by a network.
+fn is_named(bucket: &Bucket, detail: &str) -> bool {
+    let (_, of) = bucket.wish.bucket.split_once(':').unwrap_or_default();
+    detail.split('"').skip(1).step_by(2).any(|quoted| {
+        let network = Network::parse(quoted);
+        let within = |name: &DnsName| {
+            name.address().zip(network).is_some_and(|(address, network)| network.contains(address))
+        };
+        of == quoted
+            || of.strip_suffix(quoted).is_some_and(|account| account.ends_with(':'))
+            || bucket.names.iter().any(within)
+    })
 }
 
 /// A refusal without a moment is taken for one of this length.

@@ -3,7 +3,10 @@
 use super::{Node, node::UnusableError, renewal_info::may_only_be_asked_about, trouble::Change};
 use crate::{
     acme::RequestCounter,
-    issuance::{HeldLease, Outcome, Verdict, draw, hsts, look_for_promotion, promote_what_is_due},
+    issuance::{
+        About, AccountError, HeldLease, Outcome, SetupError, Verdict, draw, hsts, look_for_promotion,
+        promote_what_is_due,
+    },
     preflight::{Canary, Whereabouts},
     sites::SiteError,
 };
@@ -75,7 +78,7 @@ impl Node {
             return self.put_off(claimed, &stored, BRAKED).await;
         }
         if !stored.retry
-            && let Some(wait) = self.troubles.wait(&site.ca, &site.account)
+            && let Some(wait) = self.troubles.wait(&site.ca, &site.account, id)
         {
             return self.put_off(claimed, &stored, spread(wait)).await;
         }
@@ -119,11 +122,11 @@ impl Node {
             Outcome::Stopped(why) => tracing::info!(%names, why, "stopped"),
             Outcome::Issued(_) | Outcome::AlreadyValid(_) => {}
         }
-        if matches!(outcome, Outcome::Failed(verdict) if verdict.class == FailureClass::Account) {
+        if matches!(outcome, Outcome::Failed(verdict) if verdict.about == About::Account) {
             // Another node may have given the account a new key, or a person has mended it.
             self.forget_issuance(&site.ca, &site.account).await;
         }
-        let event = match self.troubles.learn(&site.ca, &site.account, outcome) {
+        let event = match self.troubles.learn(&site.ca, &site.account, &stored.id, outcome) {
             Change::None => return,
             Change::Began { subject, what, remedy } => {
                 let whose = subject.account.map_or(String::new(), |account| format!(", account {account:?}"));
@@ -195,23 +198,38 @@ impl Node {
         error: &UnusableError,
     ) -> Result<(), StoreError> {
         let what = shared::error::chain(error);
-        let mut remedy = "put the CA's section of the configuration right, or give the site another CA";
-        let fault = match error {
-            UnusableError::Setup(crate::issuance::SetupError::Store(_)) => {
+        let verdict = match error {
+            UnusableError::Setup(SetupError::Store(_) | SetupError::Account(AccountError::Store(_))) => {
                 return self.put_off(claimed, stored, BRAKED).await;
             }
-            UnusableError::Setup(crate::issuance::SetupError::Directory { .. }) => {
-                remedy = "look at the CA's status page and at the way to it (outbound 443); it is asked again by itself";
-                Fault::Ca
+            UnusableError::Setup(SetupError::Directory { .. }) => Verdict::new(
+                Fault::Ca,
+                FailureClass::Ca,
+                what,
+                "look at the CA's status page and at the way to it (outbound 443); it is asked again by itself",
+            ),
+            // The CA was asked to make the account, or which of its keys it has.
+            UnusableError::Setup(SetupError::Account(AccountError::Ca(source))) => {
+                Verdict { what, ..Verdict::from_request(source) }
             }
-            _ => Fault::Operator,
+            UnusableError::Setup(SetupError::Account(AccountError::TooMany(_))) => Verdict::new(
+                Fault::Operator,
+                FailureClass::Limit,
+                what,
+                "wait: the account is made when the CA takes another one; `issuer limits` shows every limit",
+            ),
+            _ => Verdict::new(
+                Fault::Operator,
+                FailureClass::Account,
+                what,
+                "put the CA's section of the configuration right, or give the site another CA",
+            ),
         };
-        let class = if fault == Fault::Ca { FailureClass::Ca } else { FailureClass::Account };
-        let verdict = Verdict::new(fault, class, what, remedy);
         let now = Timestamp::now();
         let mut failure = verdict.to_failure(stored.failure.as_ref(), now);
         let pause = spread(self.config.issuer.backoff().pause(failure.count.min(2), draw()));
         let next = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
+        let next = failure.not_before.map_or(next, |not_before| next.max(not_before));
         failure.next = Some(next);
         let outcome = Outcome::Failed(verdict);
         self.counters.outcome(&outcome, 0);

@@ -61,6 +61,19 @@ impl Store {
         self.replace_order(lease, from.order.slot(), &from.raw, from.order.with(to)).await
     }
 
+    /// Writes an order anew, in whatever is different of it.
+    ///
+    /// # Errors
+    /// As [`Store::begin_order`].
+    pub async fn rewrite_order(
+        &self,
+        lease: &Lease,
+        from: &StoredOrder,
+        to: Order,
+    ) -> Result<StoredOrder, StoreError> {
+        self.replace_order(lease, from.order.slot(), &from.raw, to).await
+    }
+
     /// Stores a certificate, and the order's step to `Stored`, at once.
     ///
     /// # Errors
