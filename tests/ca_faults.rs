@@ -295,6 +295,14 @@ async fn an_advisory_self_check_warns_and_goes_on() -> Result<()> {
     let note = warned["results"][0]["steps"].as_array().context("steps")?.iter();
     let note = note.filter(|step| step["step"] == "self-check").map(|step| &step["note"]).next();
     ensure!(note.and_then(Value::as_str).is_some_and(|note| note.contains("odd.example")), "{warned:#}");
+    // Where the checks are required nothing is ordered, and no customer is blamed for our resolvers.
+    stage.signpost.set("issuer.self_check", "required")?;
+    stage.proxy.reset();
+    let blind = stage.issue_ending(1, &["blind.example"]).await?;
+    let failure = &blind["results"][0]["failure"];
+    ensure!(failure["fault"] == "operator" && failure["class"] == "dns", "{blind:#}");
+    ensure!(failure["what"].as_str().is_some_and(|what| what.contains("resolvers")), "{blind:#}");
+    ensure!(stage.proxy.requests().of(Endpoint::NewOrder) == 0, "it was ordered");
     Ok(())
 }
 

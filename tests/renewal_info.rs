@@ -217,6 +217,7 @@ async fn a_refused_replacement_is_ordered_once_more_without() -> Result<()> {
         (404, "malformed"),
         (400, "malformed"),
         (403, "unauthorized"),
+        (400, "whatNobodyKnows"),
         (500, "serverInternal"),
     ] {
         let (before, asked) = (stage.serial(NAME).await?, stage.proxy.requests().of(Endpoint::NewOrder));

@@ -119,6 +119,7 @@ impl Fleet {
                 account_url: None,
                 profile: None,
                 created: now,
+                stuck: None,
                 state: Planned {}.into(),
             };
             let order = self.store.begin_order(&lease, order).await?;

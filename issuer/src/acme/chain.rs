@@ -86,6 +86,33 @@ impl Chain {
         Ok(Self { certificates, ders, leaf })
     }
 
+    /// Puts the certificates above the leaf in their order, each issued by the next, and leaves out what is not on that path.
+    /// Whether anything had to be done; what has a gap is left as it is.
+    pub fn put_in_order(&mut self) -> bool {
+        let all = &self.certificates;
+        let issues_none = |place: &usize| {
+            let mut others = all.iter().enumerate().filter(|(other, _)| other != place);
+            !others.any(|(_, other)| is_issued_by(other, &all[*place]))
+        };
+        let leaf = (0..all.len()).find(issues_none).unwrap_or(0);
+        let mut path = vec![leaf];
+        while let Some(last) = path.last().map(|place| &all[*place])
+            && let Some(next) =
+                (0..all.len()).find(|place| !path.contains(place) && is_issued_by(last, &all[*place]))
+        {
+            path.push(next);
+        }
+        let is_in_order = path.iter().copied().eq(0..all.len());
+        if is_in_order || (path.len() < 2 && all.len() > 1) {
+            return false;
+        }
+        let Ok(leaf) = Leaf::of(&all[leaf]) else { return false };
+        let certificates = path.iter().map(|place| self.certificates[*place].clone()).collect();
+        let ders = path.iter().map(|place| self.ders[*place].clone()).collect();
+        *self = Self { certificates, ders, leaf };
+        true
+    }
+
     /// Whether this is what was ordered, and hangs together: the key, the names, the dates of the leaf, and that each
     /// certificate was issued and signed by the next one. Whether the root is trusted is the clients' affair.
     ///
@@ -109,10 +136,7 @@ impl Chain {
         }
         for (place, pair) in self.certificates.windows(2).enumerate() {
             let [child, parent] = pair else { unreachable!("windows of two have two") };
-            let named = parent.subject_name().try_cmp(child.issuer_name())? == Ordering::Equal;
-            // An error means that key and signature do not even go together.
-            let signed = parent.public_key().and_then(|key| child.verify(&key)).unwrap_or(false);
-            if !named || !signed {
+            if !is_issued_by(child, parent) {
                 return Err(ChainError::BrokenLink { place: place + 1 });
             }
         }
@@ -191,6 +215,13 @@ impl Chain {
     pub fn topmost_issuer_common_name(&self) -> Option<String> {
         common_name(self.certificates.last()?.issuer_name())
     }
+}
+
+fn is_issued_by(child: &X509, parent: &X509) -> bool {
+    let named =
+        parent.subject_name().try_cmp(child.issuer_name()).is_ok_and(|order| order == Ordering::Equal);
+    // An error means that key and signature do not even go together.
+    named && parent.public_key().and_then(|key| child.verify(&key)).unwrap_or(false)
 }
 
 fn read(der: &[u8]) -> Result<X509, CertificateError> {

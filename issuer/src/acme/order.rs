@@ -135,7 +135,7 @@ impl Account {
     /// # Errors
     /// [`RequestError`].
     pub async fn find_order(&self, lost: &LostOrder<'_>) -> Result<Option<PlacedOrder>, RequestError> {
-        let account: OrdersOf = self.post_as_get(self.url(), None).await?.object()?;
+        let account: OrdersOf = self.post_as_get(&self.url(), None).await?.object()?;
         let mut next = account.orders;
         let mut urls: Vec<String> = Vec::new();
         for _ in 0..MOST_PAGES {

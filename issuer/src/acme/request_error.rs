@@ -102,7 +102,7 @@ impl RequestError {
     /// Whether the object is gone: an order or authorization that the CA has purged after it expired, or that belongs
     /// to another account. Start anew.
     pub fn is_gone(&self) -> bool {
-        self.status() == Some(404)
+        matches!(self.status(), Some(404 | 410))
     }
 
     /// Whether it may be about who signed: a key or an account that is not, or no longer, what the CA has. It can't be told
@@ -135,6 +135,12 @@ impl RequestError {
             }
             _ => false,
         }
+    }
+
+    /// Whether the CA refuses in its own words what it was asked about: not a limit, not a fault of its own, and not a nonce.
+    pub fn is_final(&self) -> bool {
+        self.problem().is_some_and(|problem| problem.kind() != ProblemKind::BadNonce)
+            && self.status().is_some_and(|status| (400..500).contains(&status) && status != 429)
     }
 
     /// Whether the CA may have done what it was asked to all the same: the answer was lost, can't be read, or is that of a

@@ -26,6 +26,9 @@ pub(super) struct Retry {
     /// Everything that fails or is parked
     #[arg(long, conflicts_with = "names")]
     all: bool,
+    /// With another order in the place of one that is open; a certificate that the CA has issued for it is fetched first
+    #[arg(long, conflicts_with = "all")]
+    new_order: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -61,7 +64,15 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
             groups.extend(wanted.groups.keys().map(|number| wanted.id.group(*number)));
         }
     }
-    let asked = nudge_all(&registry, &groups, None).await?;
+    let asked = if arguments.new_order {
+        let mut asked = 0;
+        for id in &groups {
+            asked += usize::from(registry.order_anew(id).await.map_err(|e| of_site(&e))?);
+        }
+        asked
+    } else {
+        nudge_all(&registry, &groups, None).await?
+    };
     output.result(&json!({ "retried": asked }), || {
         format!(
             "{asked} sites are tried again now, by the daemon: see `issuer status`, `issuer events --follow`"

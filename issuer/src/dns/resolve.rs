@@ -4,6 +4,7 @@ use super::{
     exchange::{Question, address_of, ask},
     special_purpose::is_special_purpose,
 };
+use futures_util::future::join_all;
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
@@ -18,19 +19,26 @@ use shared::domain::DnsName;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
+use tokio::sync::Mutex;
 
 /// Longest chain of aliases that is followed.
 const MOST_ALIASES: usize = 8;
 /// How long one question to one resolver may take.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long it is believed that a resolver answers, and that none does.
+const ANSWERING_KEPT: Duration = Duration::from_secs(30);
+const SILENCE_KEPT: Duration = Duration::from_secs(5);
 
 /// Looks names up.
 #[derive(Clone)]
 pub struct Resolver {
     inner: TokioResolver,
     servers: Vec<SocketAddr>,
+    /// Whether one of them answers, and when that was found.
+    answering: Arc<Mutex<Option<(Instant, bool)>>>,
 }
 
 /// The resolvers cannot be used at all.
@@ -122,7 +130,7 @@ impl Resolver {
         let servers = config.name_servers().iter().filter_map(of_server).collect();
         let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         let inner = builder.with_options(options()).build().map_err(ResolverError)?;
-        Ok(Self { inner, servers })
+        Ok(Self { inner, servers, answering: Arc::default() })
     }
 
     /// As they are named in explanations.
@@ -269,6 +277,23 @@ impl Resolver {
         false
     }
 
+    /// Whether one of them answers anything. What was found a moment ago is not asked again: where none does, each order would
+    /// wait for it.
+    pub async fn answers(&self) -> bool {
+        let mut known = self.answering.lock().await;
+        if let Some((at, answers)) = *known
+            && at.elapsed() < if answers { ANSWERING_KEPT } else { SILENCE_KEPT }
+        {
+            return answers;
+        }
+        let question =
+            Question { name: Name::root(), kind: RecordType::SOA, recurse: true, unchecked: false };
+        let asked = join_all(self.servers.iter().map(|server| ask(*server, &question))).await;
+        let answers = self.servers.is_empty() || asked.iter().any(Result::is_ok);
+        *known = Some((Instant::now(), answers));
+        answers
+    }
+
     /// Whether one of them answers at all: asked for the root, which everybody knows.
     pub async fn is_usable(&self) -> bool {
         let question =
@@ -378,5 +403,21 @@ fn list(addresses: &[IpAddr]) -> String {
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn resolvers_that_refuse_connections_are_known_as_such() {
+        // Bound and not listened on: nobody else gets the port, and nobody answers.
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        drop(socket);
+        let resolver = Resolver::with_servers(&[address]).unwrap();
+        assert!(!resolver.answers().await && !resolver.clone().answers().await);
+        assert_eq!(resolver.servers(), [address]);
     }
 }

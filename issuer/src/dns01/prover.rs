@@ -69,6 +69,11 @@ impl Prover {
         Ok(Self { store, resolver, providers: providers? })
     }
 
+    /// Whom it asks.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
     /// The record that proves a name with this key authorization, where the aliases of `own` lead, the one that the CA asks for.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use shared::{
         Class, DnsName, Event, EventKind, ExpiryStage, Failure, FailureClass, Parked, ParkedReason, Place,
         Slot, expiry_stage,
     },
+    error::Fault,
     store::{Cut, Field, Settlement, Staged},
 };
 use std::collections::BTreeMap;
@@ -49,6 +50,8 @@ impl Issuance {
             FailureClass::Ca | FailureClass::Account | FailureClass::BadCertificate => {
                 failure.count.min(MOST_OF_CA)
             }
+            // Nor is what is amiss with our own resolvers and sections: all sites wait for the same.
+            FailureClass::Dns if failure.fault == Fault::Operator => failure.count.min(MOST_OF_CA),
             FailureClass::Policy => failure.count.max(LEAST_OF_POLICY),
             _ => failure.count,
         };

@@ -49,6 +49,16 @@ impl Issuance {
         let is_renewal = |name: &DnsName| valid.values().any(|published| published.leaf.covers(name));
         let blocks = |name: &DnsName| self.checker.mode() == config::SelfCheck::Required || !is_renewal(name);
         let proofs = Proofs { wanted, unreachable: BTreeSet::new() };
+        let needs_dns = names.iter().any(|name| proofs.are_in_dns(name));
+        if (needs_dns || self.checker.mode() != config::SelfCheck::Off)
+            && !self.prover.resolver().answers().await
+        {
+            let verdict = Verdict::from_silent_resolvers(self.prover.resolver());
+            timeline.tell("preflight", None, format!("{}: no name is looked at beforehand", verdict.what));
+            // A record that nobody can be asked about is known to prove nothing.
+            let must_look = needs_dns || self.checker.mode() == config::SelfCheck::Required;
+            return if must_look { Err(verdict) } else { Ok(Ahead::default()) };
+        }
         let (mut in_dns, over_http): (Vec<DnsName>, Vec<DnsName>) =
             names.iter().cloned().partition(|name| proofs.are_in_dns(name));
         let (unreachable, mut told) = self.look_over_http(stored, over_http).await?;
@@ -128,7 +138,10 @@ impl Issuance {
         proof: Proof,
         challenge: ChallengeType,
     ) -> Result<Vec<Report>, Verdict> {
-        if names.is_empty() || self.checker.mode() == config::SelfCheck::Off {
+        if names.is_empty()
+            || self.checker.mode() == config::SelfCheck::Off
+            || !self.prover.resolver().answers().await
+        {
             return Ok(Vec::new());
         }
         let canary = match proof {

@@ -50,6 +50,16 @@ impl Checker {
         if self.mode == config::SelfCheck::Off || tokens.is_empty() {
             return Ok(Advice::default());
         }
+        let resolver = self.reach.validator().resolver();
+        if !resolver.answers().await {
+            let verdict = Verdict::from_silent_resolvers(resolver);
+            for token in tokens {
+                let what = format!("{} is not looked at: {}", token.name.to_unicode(), verdict.what);
+                timeline.tell("self-check", Some(slot), what);
+            }
+            let is_required = self.mode == config::SelfCheck::Required;
+            return if is_required { Err(verdict.keeping_the_order()) } else { Ok(Advice::default()) };
+        }
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let mut checks = JoinSet::new();
         for published in tokens.iter().cloned() {

@@ -1,9 +1,16 @@
 //! Looking at what the CA has made of an order, and why it failed.
 
-use super::{patience::ask, steps::Work, verdict::Verdict};
-use crate::acme::{self, Authorization, AuthorizationStatus, OrderStatus, RequestError};
+use super::{
+    answers::{Answers, FailedProof, failed_names},
+    steps::Work,
+    verdict::Verdict,
+};
+use crate::acme::{self, Answer, Authorization, AuthorizationStatus, OrderStatus, RequestError};
 use jiff::Timestamp;
-use shared::domain::DnsName;
+use shared::{
+    domain::{DnsName, FailureClass, PublishedToken},
+    error::Fault,
+};
 use std::time::Duration;
 use tokio::{task::JoinSet, time::Instant};
 
@@ -11,13 +18,23 @@ use tokio::{task::JoinSet, time::Instant};
 const AT_ONCE: usize = 8;
 /// How long the CA may take to make up its mind before the order is left for the next run.
 const VALIDATION_DEADLINE: Duration = Duration::from_secs(600);
+/// The same where a person wants another order unless this one comes to something.
+const INSISTED_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a valid order may go without saying where its certificate is, before it is left for the next run.
+const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the names of a failed order are waited for that the CA is still looking at: about as long as it looks.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Looks that find an order ready to be finalized although it was, before it is finalized again.
+const MOST_READY: u32 = 5;
 
 /// What the CA says an order has come to.
 pub(super) enum Look {
+    /// Something is still to be proved, at these authorizations.
+    Pending(Vec<String>),
     Ready,
+    /// The CA is at it, or has not said yet where the certificate is.
+    Processing,
     Valid {
         certificate_url: String,
     },
@@ -25,84 +42,145 @@ pub(super) enum Look {
     Gone,
 }
 
+/// What is waited for.
+pub(super) enum Until<'a> {
+    /// The CA has seen these proofs.
+    Proved(&'a [PublishedToken]),
+    /// It has issued.
+    Issued,
+}
+
+impl Until<'_> {
+    /// Whether an order is watched on.
+    fn waits(&self, order: &acme::Order) -> bool {
+        match (self, order.status) {
+            (_, OrderStatus::Unknown) | (Self::Proved(_), OrderStatus::Pending) => true,
+            (Self::Issued, OrderStatus::Processing | OrderStatus::Ready) => true,
+            (Self::Issued, OrderStatus::Valid) => !has_certificate(order),
+            _ => false,
+        }
+    }
+}
+
 impl Work<'_> {
     pub(super) async fn authorizations(
         &self,
         urls: &[String],
     ) -> Result<Vec<(String, Authorization)>, RequestError> {
-        at_once(urls.to_vec(), &self.account, |account, url| async move {
-            let answer = ask(|| account.fetch_authorization(&url)).await?;
+        let age = self.age();
+        at_once(urls.to_vec(), &self.account, move |account, url| async move {
+            let answer = age.ask(|| account.fetch_authorization(&url)).await?;
             Ok((url, answer.value))
         })
         .await
     }
 
-    /// One look at the order; `None` while the CA has not made up its mind.
-    pub(super) async fn look(&self, order_url: &str) -> Result<Option<Look>, Verdict> {
-        let order = match ask(|| self.account.fetch_order(order_url)).await {
-            Err(error) if error.is_gone() => return Ok(Some(Look::Gone)),
-            answer => answer.map_err(|error| refused(error).keeping_the_order())?.value,
+    async fn fetch(&self, order_url: &str) -> Result<Answer<acme::Order>, RequestError> {
+        self.age().ask(|| self.account.fetch_order(order_url)).await
+    }
+
+    /// One look at the order.
+    pub(super) async fn look(&self, order_url: &str) -> Result<Look, Verdict> {
+        let order = match self.fetch(order_url).await {
+            Err(error) if error.is_gone() => return Ok(Look::Gone),
+            answer => answer.map_err(of_what_is_there)?.value,
         };
+        self.found(order).await
+    }
+
+    async fn found(&self, order: acme::Order) -> Result<Look, Verdict> {
         Ok(match order.status {
-            OrderStatus::Ready => Some(Look::Ready),
-            OrderStatus::Valid => Some(Look::Valid {
-                certificate_url: order
-                    .certificate
-                    .ok_or_else(|| Verdict::bug("a valid order without a certificate"))?,
-            }),
+            OrderStatus::Pending => Look::Pending(order.authorizations),
+            OrderStatus::Ready => Look::Ready,
+            OrderStatus::Valid => match order.certificate.filter(|url| !url.is_empty()) {
+                Some(certificate_url) => Look::Valid { certificate_url },
+                None => Look::Processing,
+            },
             OrderStatus::Invalid
                 if order.error.is_none() && order.expires.is_some_and(|end| end < Timestamp::now()) =>
             {
-                Some(Look::Gone)
+                Look::Gone
             }
             OrderStatus::Invalid => return Err(self.reason(&order).await),
-            OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Unknown => None,
+            OrderStatus::Processing | OrderStatus::Unknown => Look::Processing,
         })
     }
 
-    /// Looks at the order until it has left the states that `waits` names, no oftener than the CA wishes; `asked` is what
-    /// it has wished for already.
+    /// Looks at the order until it is what is waited for or can't become it, no oftener than the CA wishes; `asked` is what it has
+    /// wished for already. `answered`: the CA has said that a proof failed.
     pub(super) async fn watch(
         &self,
         order_url: &str,
         pace: &super::pace::Pace,
         mut asked: Option<Duration>,
-        waits: impl Fn(OrderStatus) -> bool,
+        until: Until<'_>,
+        answered: bool,
     ) -> Result<Look, Verdict> {
-        let deadline = Instant::now() + VALIDATION_DEADLINE;
+        let longest = if self.insists { INSISTED_DEADLINE } else { VALIDATION_DEADLINE };
+        let mut deadline = Instant::now() + longest;
         let wait = pace.begin();
+        let mut answers = match &until {
+            Until::Proved(tokens) => Answers::to(tokens),
+            Until::Issued => Answers::to(&[]),
+        };
+        let mut ready = 0;
+        let mut lacks_certificate = false;
         for look in 0.. {
             tokio::time::sleep(wait.pause(look, asked)).await;
-            let answer = match ask(|| self.account.fetch_order(order_url)).await {
+            let answer = match self.fetch(order_url).await {
                 Err(error) if error.is_gone() => return Ok(Look::Gone),
-                answer => answer.map_err(|error| refused(error).keeping_the_order())?,
+                answer => answer.map_err(of_what_is_there)?,
             };
             let order = answer.value;
-            let done = !waits(order.status);
+            let done = !until.waits(&order);
             if look == 0 && asked.is_none() {
                 wait.learn(done);
             }
             asked = answer.retry_after;
             if done {
                 return match order.status {
-                    OrderStatus::Invalid => Err(self.reason(&order).await),
-                    OrderStatus::Valid => {
-                        Ok(Look::Valid { certificate_url: order.certificate.unwrap_or_default() })
-                    }
-                    _ => Ok(Look::Ready),
+                    // Finalized by a run before; what matters here is that everything was proved.
+                    OrderStatus::Valid if matches!(until, Until::Proved(_)) => Ok(Look::Ready),
+                    _ => self.found(order).await,
                 };
+            }
+            if order.status == OrderStatus::Valid && !lacks_certificate {
+                lacks_certificate = true;
+                deadline = deadline.min(Instant::now() + CERTIFICATE_DEADLINE.min(longest));
+            }
+            ready += u32::from(order.status == OrderStatus::Ready);
+            if ready >= MOST_READY {
+                return Ok(Look::Ready);
+            }
+            // Some CAs say what is wrong in the challenge alone, and leave the order as it was.
+            if (look > 0 || answered)
+                && let Some(verdict) = self.look_at_answers(&mut answers).await
+            {
+                return Err(verdict);
             }
             if Instant::now() >= deadline {
                 break;
             }
         }
-        Err(Verdict::new(
-            shared::error::Fault::Ca,
-            shared::domain::FailureClass::Ca,
-            format!("the CA has not made up its mind within {} s", VALIDATION_DEADLINE.as_secs()),
-            "wait: the next run goes on with the same order",
-        )
-        .keeping_the_order())
+        let what = if lacks_certificate {
+            "the order is valid, and the CA does not say where its certificate is".to_owned()
+        } else {
+            format!("the CA has not made up its mind within {} s", longest.as_secs())
+        };
+        let remedy = "wait: the next run goes on with the same order";
+        let verdict = Verdict::new(Fault::Ca, FailureClass::Ca, what, remedy).keeping_the_order();
+        Err(if lacks_certificate { verdict.leading_nowhere() } else { verdict })
+    }
+
+    /// What the CA has said in the challenges that were answered, once it has said so of all that fail.
+    async fn look_at_answers(&self, answers: &mut Answers) -> Option<Verdict> {
+        let urls = answers.open.iter().map(|token| token.at.authorization_url.clone()).collect::<Vec<_>>();
+        if urls.is_empty() {
+            return None;
+        }
+        // The order is looked at all the same: it tells what these can't.
+        let authorizations = self.authorizations(&urls).await.ok()?;
+        answers.learn(&authorizations, Instant::now()).then(|| failed_names(&answers.failed))
     }
 
     /// Why an order failed: its challenges know more than the order itself.
@@ -116,8 +194,8 @@ impl Work<'_> {
             _ => match &order.error {
                 Some(problem) => Verdict::from_failed_order(problem),
                 None => Verdict::new(
-                    shared::error::Fault::Ca,
-                    shared::domain::FailureClass::Ca,
+                    Fault::Ca,
+                    FailureClass::Ca,
                     "the order failed: the CA does not say why",
                     "the next run places a new order",
                 ),
@@ -148,44 +226,32 @@ impl Work<'_> {
 
     /// The verdict on authorizations, at least one of which has a problem.
     pub(super) fn failed(&self, authorizations: &[(String, Authorization)]) -> Verdict {
-        let culprits: Vec<(DnsName, Verdict)> = authorizations
-            .iter()
-            .filter_map(|(_, authorization)| {
-                let problem = authorization.problem()?;
-                let name = name_of(authorization).ok()?;
-                let verdict = Verdict::from_validation(&name, problem);
-                let by_record = authorization.challenges.iter().any(|challenge| {
-                    challenge.kind.as_str().starts_with("dns-") && challenge.error.is_some()
-                });
-                let verdict = if by_record { verdict.of_a_record(&name) } else { verdict };
-                Some((name, verdict))
-            })
-            .collect();
-        let failed_validations = culprits.iter().map(|(name, _)| name.clone()).collect();
-        let verdict = Verdict::of_culprits(culprits)
-            .unwrap_or_else(|| Verdict::bug("an authorization failed without a problem"));
-        Verdict { failed_validations, ..verdict }
+        let failed = authorizations.iter().filter_map(|(_, authorization)| {
+            let failed = authorization.challenges.iter().find(|challenge| challenge.error.is_some())?;
+            Some(FailedProof::of(name_of(authorization).ok()?, failed))
+        });
+        failed_names(&failed.collect::<Vec<_>>())
     }
 }
 
-/// Runs a request for each URL, as many at a time as there are nonces, and keeps their order. The first error ends it.
-pub(super) async fn at_once<T, F>(
-    urls: Vec<String>,
+/// Runs a request for each of them, as many at a time as there are nonces, and keeps their order. The first error ends it.
+pub(super) async fn at_once<I, T, F>(
+    items: Vec<I>,
     account: &acme::Account,
-    request: impl Fn(acme::Account, String) -> F,
+    request: impl Fn(acme::Account, I) -> F,
 ) -> Result<Vec<T>, RequestError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, RequestError>> + Send + 'static,
 {
-    let mut answers: Vec<Option<T>> = urls.iter().map(|_| None).collect();
-    let mut waiting = urls.into_iter().enumerate();
+    let mut answers: Vec<Option<T>> = items.iter().map(|_| None).collect();
+    let mut waiting = items.into_iter().enumerate();
     let mut running = JoinSet::new();
     loop {
         // A nonce that nobody needs is a request for free; more than there are would each cost another to fetch one.
         let free = account.client().spare_nonces().max(usize::from(running.is_empty()));
-        for (place, url) in waiting.by_ref().take(free.min(AT_ONCE - running.len())) {
-            let answer = request(account.clone(), url);
+        for (place, item) in waiting.by_ref().take(free.min(AT_ONCE - running.len())) {
+            let answer = request(account.clone(), item);
             running.spawn(async move { (place, answer.await) });
         }
         match running.join_next().await {
@@ -201,6 +267,13 @@ pub(super) fn refused(error: RequestError) -> Verdict {
     Verdict::from_request(&error)
 }
 
+/// The verdict on a refusal of what the CA has made. It may come to its senses, for a few runs.
+pub(super) fn of_what_is_there(error: RequestError) -> Verdict {
+    let is_final = error.is_final();
+    let verdict = refused(error).keeping_the_order();
+    if is_final { verdict.leading_nowhere() } else { verdict }
+}
+
 /// The name as it was ordered: an authorization leaves out what makes it a wildcard (RFC 8555 section 7.1.4).
 pub(super) fn name_of(authorization: &Authorization) -> Result<DnsName, Verdict> {
     let value = &authorization.identifier.value;
@@ -209,4 +282,8 @@ pub(super) fn name_of(authorization: &Authorization) -> Result<DnsName, Verdict>
     DnsName::parse_identifier(&value).map_err(|e| {
         Verdict::bug(format!("the CA sent an authorization for a name that was not ordered: {e}"))
     })
+}
+
+fn has_certificate(order: &acme::Order) -> bool {
+    order.certificate.as_ref().is_some_and(|url| !url.is_empty())
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`Issuance`]: everything that ordering needs, made once; [`Issuance::issue`] is the way in.
 //! - `site`: what is asked for and what the store has of it. `attempt`: what is lacking, under the site's lease: one order
-//!   for each key type, published together; names that spoil an order are cut out.
+//!   for each key type, published together; names that spoil an order are cut out. `slot`: the orders for one key type.
 //! - `publication`: from stored certificates to served ones, to the canaries first or to all.
 //! - `aftermath`: what is written when a group is given back: how it stands, and when it is looked at next.
 //! - `renewal`: when what is served is renewed, as the CA wants it.
@@ -10,7 +10,8 @@
 //! - `turn`: an order's turn among the CA's limits. `placing`: the step that places it. `profiles`: which one it asks for.
 //! - `steps`: the order machine. Each step does one thing with the CA and persists what came of it.
 //! - `proofs`: how each name is proved, put in place and taken back.
-//! - `look`: what the CA has made of an order, and why it failed.
+//! - `issuing`: the last steps, from proved names to a stored certificate. `ends`: of an order that leads nowhere.
+//! - `look`: what the CA has made of an order, and why it failed. `answers`: what it says of each proof.
 //! - `account`: the account's key and URL, made where there are none. `rollover`: another key for it. `keeper`: as the store has it now. `directory`: the CA's, and what changes in it.
 //! - `pace`: when to ask the CA again. `patience`: what is tried again when the CA or the store stumbles.
 //! - `hsts`: lowered while a certificate fails.
@@ -20,10 +21,13 @@
 mod account;
 mod aftermath;
 mod ahead;
+mod answers;
 mod attempt;
 mod check;
 mod directory;
+mod ends;
 pub(crate) mod hsts;
+mod issuing;
 mod keeper;
 mod lease;
 mod look;
@@ -39,6 +43,7 @@ mod renewal;
 mod rollover;
 mod setup;
 mod site;
+mod slot;
 mod steps;
 mod turn;
 mod verdict;

@@ -67,6 +67,25 @@ where
 /// not yet.
 const YOUNG_PAUSES_MS: [u64; 4] = [300, 700, 1_500, 3_000];
 
+/// Whether what is asked for was made a moment ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Age {
+    Young,
+    Old,
+}
+
+impl Age {
+    pub(super) async fn ask<T, F>(self, request: impl Fn() -> F) -> Result<T, RequestError>
+    where
+        F: Future<Output = Result<T, RequestError>>,
+    {
+        match self {
+            Self::Young => ask_for_young(request).await,
+            Self::Old => ask(request).await,
+        }
+    }
+}
+
 /// [`ask`] for an object that the CA has made a moment ago.
 pub(super) async fn ask_for_young<T, F>(request: impl Fn() -> F) -> Result<T, RequestError>
 where

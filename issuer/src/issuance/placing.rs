@@ -72,6 +72,7 @@ impl Work<'_> {
             expires: placed.order.expires,
         });
         let next = self.persist(order, ordered.clone()).await?;
+        self.has_made_something();
         self.timeline.tell("ordered", Some(self.slot), "");
         // Every name was proved before: nothing to ask.
         if placed.order.status == OrderStatus::Ready {

@@ -68,12 +68,17 @@ impl Work<'_> {
             let answer = self.account.key().key_authorization(&token);
             let own = self.issuance.record_of(&name, self.proofs.wanted);
             let planned = self.issuance.prover.plan(&own, &answer).await;
-            // The others can be ordered without it.
-            let spoils = |error| {
-                let alone = Verdict::from_dns01(&error);
-                Verdict { culprits: vec![(name.clone(), alone.clone())], ..alone }
-            };
-            Some(planned.map_err(spoils)?)
+            match planned {
+                Ok(planned) => Some(planned),
+                Err(error) => {
+                    let alone = self.issuance.of_dns01(&error).await;
+                    if alone.about == About::Network {
+                        return Err(alone.keeping_the_order());
+                    }
+                    // The others can be ordered without it.
+                    return Err(Verdict { culprits: vec![(name.clone(), alone.clone())], ..alone });
+                }
+            }
         } else {
             None
         };
@@ -132,7 +137,10 @@ impl Work<'_> {
                 Ok(()) => {}
                 // No name is to blame.
                 Err(Dns01Error::Store(error)) => return Err(Verdict::from_store(&error)),
-                Err(error) => failed.push((token.name.clone(), Verdict::from_dns01(&error))),
+                Err(error) => match self.issuance.of_dns01(&error).await {
+                    verdict if verdict.about == About::Network => return Err(verdict.keeping_the_order()),
+                    verdict => failed.push((token.name.clone(), verdict)),
+                },
             }
         }
         let all = failed.len() == tokens.len();
@@ -229,6 +237,16 @@ impl Verdict {
 }
 
 impl Issuance {
+    /// The verdict on a proof that is not in place. Where nobody answers us it is no name's fault.
+    async fn of_dns01(&self, error: &Dns01Error) -> Verdict {
+        match error {
+            Dns01Error::Lost { .. } if !self.prover.resolver().answers().await => {
+                Verdict::from_silent_resolvers(self.prover.resolver())
+            }
+            _ => Verdict::from_dns01(error),
+        }
+    }
+
     /// The record that the CA asks for.
     pub(super) fn record_of(&self, name: &DnsName, challenge: ChallengeType) -> String {
         match challenge {

@@ -1,6 +1,6 @@
 //! What a CA's refusal is about: names, the order, the account, a limit, or the CA itself.
 
-use super::verdict::{About, Verdict, caa, limit, policy};
+use super::verdict::{About, Prospect, Verdict, caa, limit, policy};
 use crate::{
     acme::{Problem, ProblemKind, RequestError},
     limits::{Network, wait_in_text},
@@ -45,6 +45,9 @@ impl Verdict {
             let alone = Self { culprits: Vec::new(), about: About::Names, ..verdict.clone() };
             let named = names_in(detail, names);
             verdict.culprits = named.into_iter().map(|name| (name, alone.clone())).collect();
+        }
+        if !verdict.culprits.is_empty() && verdict.about != About::Limit {
+            verdict.about = About::Names;
         }
         verdict
     }
@@ -113,6 +116,9 @@ impl Verdict {
             };
             verdict.wait = error.retry_after();
             verdict.keep_order = verdict.class == FailureClass::Ca;
+            if matches!(error, RequestError::Transport { .. }) {
+                verdict.prospect = Prospect::Silent;
+            }
             return verdict;
         };
         let problem = &refusal.problem;

@@ -2,41 +2,38 @@
 
 use super::{
     Issuance,
-    directory::learn_chain_top,
-    look::{Look, at_once, name_of, refused},
-    patience::{ask, write},
+    look::{Look, Until, at_once, name_of, of_what_is_there, refused},
+    patience::{Age, ask, write},
     progress::Timeline,
     proofs::{Proofs, is_over_http},
     verdict::Verdict,
 };
 use crate::{
     acme::{
-        self, AccountKey, Answer, AuthorizationStatus, Chain, Expectation, Identifier, OrderStatus,
-        ProblemKind, RequestCounter, RequestError, csr, generate_certificate_key,
+        self, AccountKey, Answer, AuthorizationStatus, Challenge, ChallengeReply, ChallengeStatus,
+        RequestCounter, RequestError,
     },
     limits::{Asked, Ticket},
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
-use jiff::Timestamp;
-use openssl::pkey::{PKey, Private};
 use shared::{
     domain::{
-        Certificate, CertificateId, Challenged, Finalizing, Issued, OrderState, Ordered, Planned,
-        PublishedToken, Ready, Slot, Thumbprint,
+        AuthorizationRef, CertificateId, Challenged, OrderState, Ordered, Planned, PublishedToken, Slot,
+        Thumbprint,
     },
-    store::{Lease, StoredOrder, lineage_of},
-    vault::{Binding, SealedKind},
+    store::{Lease, StoredOrder},
 };
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Orders that are placed in one run, where the CA forgets them.
 const MOST_STARTS: u32 = 2;
+/// So long after it was made, what belongs to an order may not be everywhere yet.
+const YOUNG: Duration = Duration::from_secs(60);
 
 /// Work on one order.
 pub(super) struct Work<'a> {
@@ -58,6 +55,14 @@ pub(super) struct Work<'a> {
     pub(super) asked_twice: AtomicBool,
     /// Whether the site's last order has failed, too.
     pub(super) failed_before: bool,
+    /// Whether a person wants another order, unless this one comes to something now.
+    pub(super) insists: bool,
+    /// When the CA made something for it last, where that was here.
+    made_at: Mutex<Option<Instant>>,
+    /// Whether the CA has issued for it.
+    pub(super) is_issued: AtomicBool,
+    /// Whether it was found lacking a proof once it had been ready.
+    pub(super) proved_again: AtomicBool,
 }
 
 impl<'a> Work<'a> {
@@ -85,6 +90,10 @@ impl<'a> Work<'a> {
             may_be_placed: AtomicBool::new(false),
             asked_twice: AtomicBool::new(false),
             failed_before: false,
+            insists: false,
+            made_at: Mutex::default(),
+            is_issued: AtomicBool::new(false),
+            proved_again: AtomicBool::new(false),
         }
     }
 
@@ -96,6 +105,27 @@ impl<'a> Work<'a> {
     /// After another order of the site that failed.
     pub(super) fn after_failures(self, failed_before: bool) -> Self {
         Self { failed_before, ..self }
+    }
+
+    /// Where a person wants another order, unless this one comes to something now.
+    pub(super) fn insisting(self, insists: bool) -> Self {
+        Self { insists, ..self }
+    }
+
+    /// The CA has made something for the order.
+    pub(super) fn has_made_something(&self) {
+        *self.made_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether what the CA has made for the order may be on its way still to all of its servers.
+    pub(super) fn age(&self) -> Age {
+        let made_at = *self.made_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if made_at.is_some_and(|at| at.elapsed() < YOUNG) { Age::Young } else { Age::Old }
+    }
+
+    /// Whether the CA has issued a certificate for the order.
+    pub(super) fn has_issued(&self) -> bool {
+        self.is_issued.load(Ordering::Relaxed)
     }
 
     /// What the order was given, here or by the run that placed it.
@@ -205,12 +235,14 @@ impl<'a> Work<'a> {
         let tokens = &challenged.tokens;
         if resumed {
             match self.look(order_url).await {
-                Ok(Some(Look::Gone)) => {
+                Ok(Look::Gone) => {
                     self.take_back(tokens).await;
                     return self.start_over(order).await;
                 }
-                Ok(Some(Look::Valid { .. } | Look::Ready)) => return self.proved(order, challenged).await,
-                Ok(None) => self.answer_over_http(tokens, challenged.ordered.expires).await?,
+                Ok(Look::Valid { .. } | Look::Ready) => return self.proved(order, challenged).await,
+                Ok(Look::Pending(_) | Look::Processing) => {
+                    self.answer_over_http(tokens, challenged.ordered.expires).await?
+                }
                 Err(verdict) => {
                     if !verdict.keep_order {
                         self.take_back(tokens).await;
@@ -242,17 +274,17 @@ impl<'a> Work<'a> {
         if !self.was_said_with_the_present_key() {
             self.answer_over_http(tokens, challenged.ordered.expires).await?;
         }
-        let asked = self.answer(tokens).await?;
+        let (asked, answered) = self.answer(tokens).await?;
         self.timeline.tell("answered", Some(self.slot), "the CA was told to look");
-        let look = self.watch(order_url, &self.issuance.validation_pace, asked, |status| {
-            matches!(status, OrderStatus::Pending | OrderStatus::Unknown)
-        });
+        let pace = &self.issuance.validation_pace;
+        let look = self.watch(order_url, pace, asked, Until::Proved(tokens), answered);
         match look.await {
             Ok(Look::Gone) => {
                 self.take_back(tokens).await;
                 self.start_over(order).await
             }
-            Ok(Look::Ready | Look::Valid { .. }) => self.proved(order, challenged).await,
+            // Whatever else it is, everything was proved.
+            Ok(_) => self.proved(order, challenged).await,
             Err(verdict) => {
                 if !verdict.keep_order {
                     self.take_back(tokens).await;
@@ -271,178 +303,15 @@ impl<'a> Work<'a> {
         Ok(next)
     }
 
-    /// `Ready -> Finalizing`
-    async fn make_key(&self, order: &StoredOrder, ready: Ready) -> Result<StoredOrder, Verdict> {
-        let kind = order.order.key_type;
-        // RSA keys take their time; other orders go on meanwhile.
-        let key = tokio::task::spawn_blocking(move || generate_certificate_key(kind))
-            .await
-            .map_err(|e| Verdict::bug(e.to_string()))?
-            .map_err(|e| Verdict::bug(e.to_string()))?;
-        let identifiers: Vec<Identifier> = order.order.names.iter().map(Identifier::from).collect();
-        let csr = csr::for_names(&key, &identifiers).map_err(|e| Verdict::bug(e.to_string()))?;
-        let spki = spki_sha256(&key)?;
-        let lineage = lineage_of(&self.lease.site, self.slot);
-        let binding = Binding { kind: SealedKind::CertificateKey, owner: &lineage, spki_sha256: &spki };
-        let der =
-            zeroize::Zeroizing::new(key.private_key_to_pkcs8().map_err(|e| Verdict::bug(e.to_string()))?);
-        // Under the lease: a rotation that finds the site free later on has been heard of here.
-        let vault = &self.issuance.vault;
-        write(|| self.issuance.store.learn_current_kek(vault)).await.map_err(|e| Verdict::from_store(&e))?;
-        let sealed = vault.seal(&der, &binding).map_err(|e| Verdict::from_sealing(&e))?;
-        let next =
-            self.persist(order, ready.finalizing(STANDARD.encode(sealed), STANDARD.encode(csr))).await?;
-        self.timeline.tell("finalizing", Some(self.slot), "the key is stored");
-        Ok(next)
-    }
-
-    /// `Finalizing -> Issued`
-    async fn finalize(
-        &self,
-        order: &StoredOrder,
-        finalizing: Finalizing,
-        resumed: bool,
-    ) -> Result<StoredOrder, Verdict> {
-        let order_url = &finalizing.order_url;
-        if resumed {
-            match self.look(order_url).await? {
-                Some(Look::Gone) => return self.start_over(order).await,
-                Some(Look::Valid { certificate_url }) => {
-                    return self.issued(order, finalizing, certificate_url).await;
-                }
-                Some(Look::Ready) | None => {}
-            }
-        }
-        let csr = STANDARD.decode(&finalizing.csr).map_err(|e| Verdict::bug(e.to_string()))?;
-        let answer = ask(|| async {
-            match self.account.finalize(&finalizing.finalize_url, &csr).await {
-                // The CA has gone on, and we have not heard of it: the order knows.
-                Err(error) if matches!(error.kind(), Some(ProblemKind::OrderNotReady)) => Ok(None),
-                answer => answer.map(Some),
-            }
-        });
-        let mut asked = None;
-        match answer.await {
-            Ok(Some(Answer { value, .. }))
-                if value.status == OrderStatus::Valid && value.certificate.is_some() =>
-            {
-                let certificate_url = value.certificate.unwrap_or_default();
-                return self.issued(order, finalizing, certificate_url).await;
-            }
-            Ok(answer) => asked = answer.and_then(|answer| answer.retry_after),
-            // The key was refused for good: another one, for the same order.
-            Err(error) if matches!(error.kind(), Some(ProblemKind::BadCsr | ProblemKind::BadPublicKey)) => {
-                return Err(refused(error));
-            }
-            Err(error) if error.is_gone() => return self.start_over(order).await,
-            // Whatever else was said: the order knows whether the CA went on all the same.
-            Err(error) => match self.look(order_url).await {
-                Ok(Some(Look::Valid { certificate_url })) => {
-                    return self.issued(order, finalizing, certificate_url).await;
-                }
-                Ok(Some(Look::Ready)) => return Err(self.not_finalized(order, &error)),
-                Ok(Some(Look::Gone)) => return self.start_over(order).await,
-                Ok(None) => {}
-                Err(verdict) => return Err(verdict),
-            },
-        }
-        let look = self.watch(order_url, &self.issuance.issuing_pace, asked, |status| {
-            matches!(status, OrderStatus::Processing | OrderStatus::Unknown | OrderStatus::Ready)
-        });
-        match look.await? {
-            Look::Valid { certificate_url } => self.issued(order, finalizing, certificate_url).await,
-            Look::Ready => {
-                Err(Verdict::bug("an order that is watched until it leaves `ready` was found ready"))
-            }
-            Look::Gone => self.start_over(order).await,
-        }
-    }
-
-    /// The order is ready still, and the CA refused to finalize it. Where names are to blame, it is of no use with them.
-    fn not_finalized(&self, order: &StoredOrder, error: &RequestError) -> Verdict {
-        let verdict = Verdict::from_order(error, &order.order.names);
-        if verdict.culprits.is_empty() { verdict.keeping_the_order() } else { verdict }
-    }
-
-    async fn issued(
-        &self,
-        order: &StoredOrder,
-        finalizing: Finalizing,
-        certificate_url: String,
-    ) -> Result<StoredOrder, Verdict> {
-        let next = self.persist(order, finalizing.issued(certificate_url)).await?;
-        self.timeline.tell("issued", Some(self.slot), "");
-        Ok(next)
-    }
-
-    /// `Issued -> Stored`
-    async fn download(&self, order: &StoredOrder, issued: Issued) -> Result<StoredOrder, Verdict> {
-        let preferred = self.issuance.ca.section.preferred_chain.as_deref();
-        let chain = ask(|| self.account.fetch_preferred_chain(&issued.certificate_url, preferred))
-            .await
-            .map_err(|error| match &error {
-                RequestError::Chain { source, .. } => Verdict::from_chain(source),
-                _ if error.is_gone() => refused(error),
-                _ => refused(error).keeping_the_order(),
-            })?
-            .value;
-        if !chain.matched {
-            let wanted = preferred.unwrap_or_default();
-            self.timeline.tell(
-                "chain",
-                Some(self.slot),
-                format!("the CA offers no chain that ends at {wanted:?}: its own choice is used"),
-            );
-        }
-        let certificate = self.checked(order, &issued, &chain.chain)?;
-        let stored = issued.stored(certificate.id());
-        let next =
-            write(|| self.issuance.store.store_certificate(self.lease, order, &certificate, stored.clone()))
-                .await
-                .map_err(|e| Verdict::from_store(&e))?;
-        self.timeline.tell("stored", Some(self.slot), "");
-        if let Some(top) = chain.chain.topmost_issuer_common_name() {
-            learn_chain_top(&self.issuance.store, &self.issuance.ca, self.slot, &top).await;
-        }
-        Ok(next)
-    }
-
-    /// A certificate is stored only if it is the one that was ordered, for the key that is stored.
-    fn checked(&self, order: &StoredOrder, issued: &Issued, chain: &Chain) -> Result<Certificate, Verdict> {
-        let sealed_key = STANDARD.decode(&issued.sealed_key).map_err(|e| Verdict::bug(e.to_string()))?;
-        let lineage = lineage_of(&self.lease.site, self.slot);
-        let binding =
-            Binding { kind: SealedKind::CertificateKey, owner: &lineage, spki_sha256: chain.spki_sha256() };
-        // The key is bound to its public key: it opens for the certificate of this key and for no other.
-        let key = self
-            .issuance
-            .vault
-            .open(&sealed_key, &binding)
-            .map_err(|_| Verdict::from_chain(&acme::ChainError::WrongKey))?;
-        let key = PKey::private_key_from_pkcs8(&key).map_err(|e| Verdict::bug(e.to_string()))?;
-        let spki_der = key.public_key_to_der().map_err(|e| Verdict::bug(e.to_string()))?;
-        let identifiers: Vec<Identifier> = order.order.names.iter().map(Identifier::from).collect();
-        let now = Timestamp::now();
-        let expected =
-            Expectation { spki_der: &spki_der, identifiers: &identifiers, now_unix: now.as_second() };
-        chain.check(&expected).map_err(|e| Verdict::from_chain(&e))?;
-        Ok(Certificate {
-            leaf_der: chain.leaf_der().to_vec(),
-            chain_pem: chain.issuers_pem(),
-            sealed_key,
-            key_type: order.order.key_type,
-            ca: order.order.ca.clone(),
-            account: order.order.account.clone(),
-            issued: now,
-            known: None,
-        })
-    }
-
     /// The order is dead at the CA: the same wish, planned anew.
-    async fn start_over(&self, order: &StoredOrder) -> Result<StoredOrder, Verdict> {
+    pub(super) async fn start_over(&self, order: &StoredOrder) -> Result<StoredOrder, Verdict> {
         self.timeline.tell("expired", Some(self.slot), "the CA no longer has the order: a new one is placed");
         // Which the CA counts anew.
-        self.held().take();
+        let ticket = self.held().take();
+        if self.is_issued.swap(false, Ordering::Relaxed) {
+            let ticket = ticket.unwrap_or_else(|| self.issuance.twin.ticket_of(&self.asked));
+            ticket.issued(&self.issuance.twin, None).await;
+        }
         self.persist(order, Planned {}).await
     }
 
@@ -457,18 +326,52 @@ impl<'a> Work<'a> {
             .map_err(|e| Verdict::from_store(&e))
     }
 
-    /// Tells the CA to look; answers with the pause that it wishes for, where it does.
-    async fn answer(&self, tokens: &[PublishedToken]) -> Result<Option<Duration>, Verdict> {
-        let urls = tokens.iter().map(|published| published.at.challenge_url.clone()).collect();
-        let asked = at_once(urls, &self.account, |account, url| async move {
-            Ok(ask(|| account.answer_challenge(&url)).await?.retry_after)
-        });
-        let asked = asked.await.map_err(|error| refused(error).keeping_the_order())?;
-        Ok(asked.into_iter().flatten().max())
+    /// Tells the CA to look; answers with the pause that it wishes for, where it does, and whether it has found something wrong
+    /// already.
+    async fn answer(&self, tokens: &[PublishedToken]) -> Result<(Option<Duration>, bool), Verdict> {
+        let at: Vec<AuthorizationRef> = tokens.iter().map(|published| published.at.clone()).collect();
+        let age = self.age();
+        let answers = at_once(at, &self.account, move |account, at| answer_one(account, at, age));
+        let answers = answers.await.map_err(of_what_is_there)?;
+        let asked = answers.iter().filter_map(|(asked, _)| *asked).max();
+        Ok((asked, answers.iter().any(|(_, has_failed)| *has_failed)))
     }
 }
 
-fn spki_sha256(key: &PKey<Private>) -> Result<String, Verdict> {
-    let der = key.public_key_to_der().map_err(|e| Verdict::bug(e.to_string()))?;
-    Ok(shared::digest::sha256_hex(&der))
+/// Answers one challenge. A refusal may come of a first answer that nobody has heard the CA's reply to: the authorization tells.
+async fn answer_one(
+    account: acme::Account,
+    at: AuthorizationRef,
+    age: Age,
+) -> Result<(Option<Duration>, bool), RequestError> {
+    let has_failed = |challenge: &Challenge| {
+        challenge.error.is_some()
+            && matches!(challenge.status, ChallengeStatus::Pending | ChallengeStatus::Invalid)
+    };
+    let error = match age.ask(|| account.answer_challenge(&at.challenge_url)).await {
+        Ok(Answer { value: ChallengeReply::Accepted(challenge), retry_after }) => {
+            return Ok((retry_after, has_failed(&challenge)));
+        }
+        Ok(Answer { value: ChallengeReply::AlreadyAnswered, retry_after }) => {
+            return Ok((retry_after, false));
+        }
+        Err(error) => error,
+    };
+    let is_refusal = error.problem().is_some()
+        && error.status().is_some_and(|status| (400..500).contains(&status) && status != 429);
+    if !is_refusal {
+        return Err(error);
+    }
+    let Ok(Answer { value: authorization, retry_after }) =
+        ask(|| account.fetch_authorization(&at.authorization_url)).await
+    else {
+        return Err(error);
+    };
+    let answered = authorization.challenges.iter().find(|challenge| challenge.url == at.challenge_url);
+    let is_at_it = answered
+        .is_some_and(|challenge| challenge.status != ChallengeStatus::Pending || challenge.error.is_some());
+    if authorization.status != AuthorizationStatus::Pending || is_at_it {
+        return Ok((retry_after, authorization.status != AuthorizationStatus::Valid));
+    }
+    Err(error)
 }

@@ -1,6 +1,7 @@
 //! What went wrong with an order: whose fault it is, what happened in plain words, and what to change.
 
 use crate::acme::{ChainError, Problem, ProblemKind};
+use crate::dns::Resolver;
 use crate::limits::Later;
 use jiff::Timestamp;
 use shared::{
@@ -33,6 +34,19 @@ pub enum About {
     Program,
 }
 
+/// What an order that is kept may still come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prospect {
+    /// Nothing speaks against it.
+    Open,
+    /// Nobody answered: what the CA has of it may be as good as ever.
+    Silent,
+    /// What the CA has of it leads to nothing: after a few tries it is ordered anew.
+    Nowhere,
+    /// Nothing is wrong but the moment.
+    Early,
+}
+
 /// Why there is no certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -41,12 +55,15 @@ pub struct Verdict {
     pub about: About,
     /// The CA has said so, after a look at the order: what is about neither it nor the account shows that both work.
     pub said_by_ca: bool,
+    pub prospect: Prospect,
     pub what: String,
     pub remedy: String,
     /// The CA will refuse before this long from now.
     pub wait: Option<Duration>,
     /// The order is still open at the CA, and the next run goes on with it.
     pub keep_order: bool,
+    /// Another order is placed in its stead, in the same run.
+    pub given_up: bool,
     /// Which of the order's names spoilt it, each with its own verdict: the others can be ordered without them. Empty
     /// where it is about the order as a whole.
     pub culprits: Vec<(DnsName, Self)>,
@@ -86,10 +103,12 @@ impl Verdict {
             class,
             about: About::usual_of(class),
             said_by_ca: false,
+            prospect: Prospect::Open,
             what: what.into(),
             remedy: remedy.into(),
             wait: None,
             keep_order: false,
+            given_up: false,
             culprits: Vec::new(),
             failed_validations: Vec::new(),
         }
@@ -132,6 +151,23 @@ impl Verdict {
     }
 
     #[must_use]
+    pub(super) fn leading_nowhere(self) -> Self {
+        Self { prospect: Prospect::Nowhere, ..self }
+    }
+
+    #[must_use]
+    pub(super) fn until_its_time(self) -> Self {
+        Self { prospect: Prospect::Early, ..self }
+    }
+
+    /// Whether it is the order itself that stands in the way, and not who it is for or what the way to the CA is.
+    pub(super) fn is_of_the_order(&self) -> bool {
+        matches!(self.about, About::Ca | About::Order | About::Program)
+            && self.keep_order
+            && self.prospect != Prospect::Early
+    }
+
+    #[must_use]
     pub fn keeping_the_order(self) -> Self {
         Self { keep_order: true, ..self }
     }
@@ -158,6 +194,18 @@ impl Verdict {
             _ => "look at Redis; nothing was lost, and the next run goes on where this one stopped",
         };
         Self::new(Fault::Store, FailureClass::Store, shared::error::chain(error), remedy).keeping_the_order()
+    }
+
+    /// Nobody whom we ask can tell anything of the DNS: no name is to blame.
+    pub(super) fn from_silent_resolvers(resolver: &Resolver) -> Self {
+        let servers = resolver.servers().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Self::new(
+            Fault::Operator,
+            FailureClass::Dns,
+            format!("none of the resolvers that this machine asks answers: {servers}"),
+            "see that they run and are reached from here (UDP and TCP), or set `issuer.resolvers` to others",
+        )
+        .about(About::Network)
     }
 
     /// The key could not be sealed, so it was not used either.
@@ -225,7 +273,7 @@ impl Verdict {
             Fault::Ca,
             FailureClass::BadCertificate,
             format!("the CA's certificate is not stored: {}", shared::error::chain(error)),
-            "the next run orders again; if it repeats, ask the CA",
+            "it is asked for again, and after a few tries ordered anew; if it repeats, ask the CA",
         )
     }
 }

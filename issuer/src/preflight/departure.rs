@@ -59,6 +59,11 @@ impl Departure {
         known.then(|| Self { resolver, ours: config.clone(), behind_targets: Mutex::default() })
     }
 
+    /// Whether anybody answers who could tell.
+    pub async fn can_look(&self) -> bool {
+        self.resolver.answers().await
+    }
+
     /// Asks for A and AAAA of `name`. Where that is not enough it asks for the addresses of the CNAME targets, once a
     /// minute for all names, or for the links of a broken chain of aliases. Answers within three seconds.
     pub async fn look(&self, name: &DnsName) -> Whereabouts {

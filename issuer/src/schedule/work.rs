@@ -210,7 +210,11 @@ impl Node {
             ),
             // The CA was asked to make the account, or which of its keys it has.
             UnusableError::Setup(SetupError::Account(AccountError::Ca(source))) => {
-                Verdict { what, ..Verdict::from_request(source) }
+                let verdict = Verdict::from_request(source);
+                // There is no order that it could be about.
+                let of_account = verdict.about == About::AccountOrOrder;
+                let about = if of_account { About::Account } else { verdict.about };
+                Verdict { what, about, ..verdict }
             }
             UnusableError::Setup(SetupError::Account(AccountError::TooMany(_))) => Verdict::new(
                 Fault::Operator,
@@ -244,7 +248,8 @@ impl Node {
 
     /// The names that lead elsewhere, each with what was found.
     async fn departed(self: &Arc<Self>, stored: &StoredSite) -> Vec<(DnsName, Verdict, Whereabouts)> {
-        if self.departure.is_none() {
+        let Some(departure) = &self.departure else { return Vec::new() };
+        if !departure.can_look().await {
             return Vec::new();
         }
         let places = Arc::new(Semaphore::new(LOOKS_AT_ONCE));

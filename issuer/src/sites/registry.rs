@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use shared::{
     config::Config,
     domain::{Class, DnsName, NameSet, Origin, Place, PublicSuffixes, SiteId},
-    store::{Field, NamePointer, Store, StoreError, StoredSite, WantedSite},
+    store::{Field, NamePointer, RETRY_WITH_NEW_ORDER, Store, StoreError, StoredSite, WantedSite},
 };
 use std::sync::Arc;
 
@@ -245,10 +245,23 @@ impl Registry {
     /// # Errors
     /// The store's.
     pub async fn nudge_group(&self, id: &SiteId, force: Option<Timestamp>) -> Result<bool, SiteError> {
+        self.look_now(id, "1", force).await
+    }
+
+    /// Has a group looked at now, and another order placed where one is open: what the CA may have issued for it is asked for
+    /// first. `false` where it isn't there.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn order_anew(&self, id: &SiteId) -> Result<bool, SiteError> {
+        self.look_now(id, RETRY_WITH_NEW_ORDER, None).await
+    }
+
+    async fn look_now(&self, id: &SiteId, retry: &str, force: Option<Timestamp>) -> Result<bool, SiteError> {
         let now = Timestamp::now();
         let place =
             Place { class: Class::Operator, moment: now, deadline: now, urgent_from: None, renewal: None };
-        let mut fields = vec![(Field::Retry, "1".to_owned())];
+        let mut fields = vec![(Field::Retry, retry.to_owned())];
         if let Some(until) = force {
             // What was issued in this very second, too.
             fields.push((Field::Force, until.as_second().saturating_add(1).to_string()));

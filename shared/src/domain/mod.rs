@@ -46,8 +46,8 @@ pub use key_type::{KeyType, Slot, UnknownKeyType};
 pub use limit::{Counted, Limit, LimitScope, OrderClass, Rate, Tried};
 pub use name_error::NameError;
 pub use order::{
-    AuthorizationRef, Challenged, Finalizing, Issued, Order, OrderState, Ordered, Planned, PublishedToken,
-    Ready, Standing, Stored, Txt,
+    AuthorizationRef, Challenged, Finalizing, Issued, Obstacle, Order, OrderState, Ordered, Planned,
+    PublishedToken, Ready, Standing, Stored, Stuck, Txt,
 };
 pub use plot::Plot;
 pub use public_suffix::{PublicSuffixes, SuffixListError};

@@ -5,7 +5,7 @@
 //! go on where another one was killed.
 
 use super::{CertificateId, DnsName, KeyType, NameSet, Slot, Token};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The record of an order.
@@ -24,8 +24,52 @@ pub struct Order {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
     pub created: Timestamp,
+    /// Since when, and how often, it could not be gone on with from this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<Stuck>,
     #[serde(flatten)]
     pub state: OrderState,
+}
+
+/// How long an order has been where it is, although the CA was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stuck {
+    pub since: Timestamp,
+    pub runs: u32,
+}
+
+/// What a run that could not go on has met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// What the CA has of the order is of no use.
+    DeadEnd,
+    /// The CA answers, and fails.
+    Failing,
+    /// Nobody answers.
+    Silence,
+}
+
+impl Stuck {
+    /// One run more.
+    #[must_use]
+    pub fn again(before: Option<Self>, now: Timestamp) -> Self {
+        before.map_or(Self { since: now, runs: 1 }, |before| Self {
+            runs: before.runs.saturating_add(1),
+            ..before
+        })
+    }
+
+    /// Whether the order is given up, and another one placed. What the CA may have issued for our key is waited for longest.
+    pub fn is_over(&self, state: &OrderState, obstacle: Obstacle, now: Timestamp) -> bool {
+        let is_precious = matches!(state, OrderState::Finalizing(_) | OrderState::Issued(_));
+        let (runs, hours) = match obstacle {
+            Obstacle::DeadEnd => (3, 0),
+            Obstacle::Failing | Obstacle::Silence if !is_precious => (5, 1),
+            Obstacle::Failing => (6, 24),
+            Obstacle::Silence => (10, 72),
+        };
+        self.runs >= runs && now.duration_since(self.since) >= SignedDuration::from_hours(hours)
+    }
 }
 
 impl Order {
@@ -38,7 +82,7 @@ impl Order {
 
     /// The same order, one step on.
     pub fn with(&self, state: impl Into<OrderState>) -> Self {
-        Self { state: state.into(), ..self.clone() }
+        Self { state: state.into(), stuck: None, ..self.clone() }
     }
 }
 
@@ -230,7 +274,8 @@ mod tests {
     use super::*;
 
     /// Records as earlier releases wrote them. Samples stay for ever: a newer program reads them.
-    const SAMPLES: [&str; 7] = [
+    const SAMPLES: [&str; 8] = [
+        r#"{"v":2,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-30T00:00:00Z","stuck":{"since":"2026-11-30T00:01:00Z","runs":2},"state":"issued","order_url":"https://ca.example/o/1","certificate_url":"https://ca.example/x/1","sealed_key":"AAAA","csr":"AAAA"}"#,
         r#"{"v":2,"names":["*.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-28T00:00:00Z","state":"challenged","order_url":"https://ca.example/o/1","finalize_url":"https://ca.example/f/1","authorization_urls":["https://ca.example/a/1"],"tokens":[{"name":"*.example.com","token":"evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA","authorization_url":"https://ca.example/a/1","challenge_url":"https://ca.example/c/1","txt":{"provider":"own","record":"_acme-challenge.example.com","value":"LPsIwTo7o8BoG0-vjCyGQGBWSVIPxI-i_X336eUOQZo"}}]}"#,
         r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"planned"}"#,
         r#"{"v":1,"names":["a.example.com"],"key_type":"rsa-2048","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"ordered","order_url":"https://ca.example/o/1","finalize_url":"https://ca.example/f/1","authorization_urls":["https://ca.example/a/1"],"expires":"2026-11-29T00:00:00Z"}"#,
@@ -239,6 +284,31 @@ mod tests {
         r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"issued","order_url":"https://ca.example/o/1","certificate_url":"https://ca.example/x/1","sealed_key":"AAAA"}"#,
         r#"{"v":1,"names":["a.example.com"],"key_type":"ecdsa-p256","ca":"letsencrypt","account":"default","created":"2026-11-22T00:00:00Z","state":"issued","order_url":"https://ca.example/o/1","certificate_url":"https://ca.example/x/1","sealed_key":"AAAA","csr":"AAAA"}"#,
     ];
+
+    #[test]
+    fn every_order_has_an_end() {
+        let order: Order = serde_json::from_str(SAMPLES[0]).unwrap();
+        let issued = order.state;
+        let ready = Ready { order_url: String::new(), finalize_url: String::new() }.into();
+        let begin: Timestamp = "2026-11-30T00:00:00Z".parse().unwrap();
+        let after =
+            |hours: i64, runs| (Stuck { since: begin, runs }, begin + SignedDuration::from_hours(hours));
+        for (state, obstacle, hours, runs, over) in [
+            (&issued, Obstacle::DeadEnd, 0, 2, false),
+            (&issued, Obstacle::DeadEnd, 0, 3, true),
+            (&issued, Obstacle::Failing, 23, 100, false),
+            (&issued, Obstacle::Failing, 24, 6, true),
+            (&issued, Obstacle::Silence, 71, 100, false),
+            (&issued, Obstacle::Silence, 72, 10, true),
+            (&ready, Obstacle::Silence, 1, 4, false),
+            (&ready, Obstacle::Failing, 1, 5, true),
+        ] {
+            let (stuck, now) = after(hours, runs);
+            assert_eq!(stuck.is_over(state, obstacle, now), over, "{obstacle:?}, {hours} h, {runs}");
+        }
+        let again = Stuck::again(Some(Stuck::again(None, begin)), begin + SignedDuration::from_hours(1));
+        assert_eq!(again, Stuck { since: begin, runs: 2 });
+    }
 
     #[test]
     fn records_of_version_1_are_read_and_written_unchanged() {

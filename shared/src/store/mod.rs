@@ -89,6 +89,6 @@ pub use sealed::{RewrapError, SealedRecord};
 pub use sealed_sites::SealedSite;
 pub use serving::{Serving, Staged};
 pub use sightings::{DeniedSighting, Sighting, SightingVerdict};
-pub use sites::{Cut, Pointers, Retired, SiteChange, StoredSite, WantedSite};
+pub use sites::{Cut, Pointers, RETRY_WITH_NEW_ORDER, Retired, SiteChange, StoredSite, WantedSite};
 pub use tenants::{StoredTenant, Tenant};
 pub use txt_journal::JournalledTxt;

@@ -15,6 +15,9 @@ pub type Pointers = BTreeMap<Slot, CertificateId>;
 /// Names that are left out of their group's certificate for a time, and why.
 pub type Cut = BTreeMap<DnsName, Failure>;
 
+/// What [`Field::Retry`](super::Field::Retry) says where another order is wanted in the place of one that is open.
+pub const RETRY_WITH_NEW_ORDER: &str = "new-order";
+
 /// A group of a site as it is stored.
 #[derive(Clone, Debug)]
 pub struct StoredSite {
@@ -30,6 +33,8 @@ pub struct StoredSite {
     pub revision: u64,
     /// An operator wants everything tried at once.
     pub retry: bool,
+    /// And another order in the place of one that is open.
+    pub new_order: bool,
     /// Certificates issued before are to be renewed.
     pub force: Option<Timestamp>,
     /// What was rolled back to is left alone until then.
@@ -338,6 +343,7 @@ pub(super) fn parse(
         parked,
         revision: fields.get("rev").and_then(|text| text.parse().ok()).unwrap_or(0),
         retry: fields.contains_key("retry"),
+        new_order: fields.get("retry").is_some_and(|wish| wish == RETRY_WITH_NEW_ORDER),
         force: moment("force"),
         held: moment("held"),
         alert: fields.get("alert").cloned(),

@@ -84,6 +84,7 @@ async fn publish(stored: &Stored, id: &SiteId, certificate: Certificate) -> Resu
         account_url: None,
         profile: None,
         created: Timestamp::now(),
+        stuck: None,
         state: Planned {}.into(),
     };
     let order = store.begin_order(&lease, order).await?;

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+
 use super::Endpoint;
 
 /// A request as a rule sees it.
@@ -39,6 +41,10 @@ pub enum Action {
     ReplaceBody(String),
     /// Pebble's answer, with one text in the place of another wherever it stands.
     Rewrite(String, String),
+    /// Pebble's answer, its body changed.
+    Change(Changer),
+    /// Pebble's answer without this header.
+    WithoutHeader(String),
     /// Runs before the CA is asked.
     CallBefore(Callback),
     /// Runs when the CA has answered and the client doesn't know yet.
@@ -48,10 +54,28 @@ pub enum Action {
 /// Runs on the proxy's thread: must be short.
 pub type Callback = Arc<dyn Fn(&Seen) + Send + Sync>;
 
+/// Makes another body of the CA's.
+pub type Changer = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
 impl Action {
     /// A problem document (RFC 8555 section 6.7) with a fresh nonce, such as `problem(429, "rateLimited", "...")`.
     pub fn problem(status: u16, kind: &str, detail: &str) -> Self {
         Self::Answer(Answer::problem(status, kind, detail))
+    }
+
+    pub fn change(change: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        Self::Change(Arc::new(change))
+    }
+
+    /// [`Action::Change`] of a JSON object; what is none stays as it is.
+    pub fn change_object(change: impl Fn(&mut Value) + Send + Sync + 'static) -> Self {
+        Self::change(move |body| match serde_json::from_str::<Value>(body) {
+            Ok(mut object) => {
+                change(&mut object);
+                object.to_string()
+            }
+            Err(_) => body.to_owned(),
+        })
     }
 
     pub fn call_before(callback: impl Fn(&Seen) + Send + Sync + 'static) -> Self {
@@ -74,6 +98,8 @@ impl fmt::Debug for Action {
             Self::MalformedBody => "MalformedBody",
             Self::ReplaceBody(_) => "ReplaceBody",
             Self::Rewrite(..) => "Rewrite",
+            Self::Change(_) => "Change",
+            Self::WithoutHeader(_) => "WithoutHeader",
             Self::CallBefore(_) => "CallBefore",
             Self::CallAfter(_) => "CallAfter",
         })
@@ -126,6 +152,7 @@ pub struct Rule {
     endpoint: Option<Endpoint>,
     name: Option<String>,
     zone: Option<String>,
+    path: Option<String>,
     occurrence: Occurrence,
     action: Action,
     matched: u64,
@@ -148,16 +175,17 @@ pub struct When {
     endpoint: Option<Endpoint>,
     name: Option<String>,
     zone: Option<String>,
+    path: Option<String>,
     occurrence: Occurrence,
 }
 
 impl Rule {
     pub fn on(endpoint: Endpoint) -> When {
-        When { endpoint: Some(endpoint), name: None, zone: None, occurrence: Occurrence::All }
+        When { endpoint: Some(endpoint), name: None, zone: None, path: None, occurrence: Occurrence::All }
     }
 
     pub fn on_any() -> When {
-        When { endpoint: None, name: None, zone: None, occurrence: Occurrence::All }
+        When { endpoint: None, name: None, zone: None, path: None, occurrence: Occurrence::All }
     }
 
     pub(super) fn hits(&self) -> Hits {
@@ -168,6 +196,7 @@ impl Rule {
     pub(super) fn strike(&mut self, seen: &Seen) -> Option<Action> {
         if self.endpoint.is_some_and(|endpoint| endpoint != seen.endpoint)
             || self.name.as_ref().is_some_and(|name| !seen.names.contains(name))
+            || self.path.as_ref().is_some_and(|path| *path != seen.path)
             || self.zone.as_ref().is_some_and(|zone| !seen.names.iter().any(|name| name.ends_with(zone)))
         {
             return None;
@@ -201,6 +230,13 @@ impl When {
         self
     }
 
+    /// Only requests of this path.
+    #[must_use]
+    pub fn at(mut self, path: &str) -> Self {
+        self.path = Some(path.to_owned());
+        self
+    }
+
     /// Only the `n`th matching request, from 1.
     #[must_use]
     pub fn nth(mut self, n: u64) -> Self {
@@ -223,7 +259,7 @@ impl When {
     }
 
     pub fn does(self, action: Action) -> Rule {
-        let Self { endpoint, name, zone, occurrence } = self;
-        Rule { endpoint, name, zone, occurrence, action, matched: 0, hits: Hits::default() }
+        let Self { endpoint, name, zone, path, occurrence } = self;
+        Rule { endpoint, name, zone, path, occurrence, action, matched: 0, hits: Hits::default() }
     }
 }

@@ -34,7 +34,7 @@ use tokio::sync::RwLock;
 
 pub use self::{
     endpoint::{Counts, Endpoint},
-    fault::{Action, Answer, Callback, Hits, Rule, Seen, When},
+    fault::{Action, Answer, Callback, Changer, Hits, Rule, Seen, When},
     ledger::{LogLine, OrderRecord},
 };
 use self::{ledger::Ledger, relay::Upstream, renewal::RenewalInfo};

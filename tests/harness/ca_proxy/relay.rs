@@ -67,6 +67,8 @@ pub(super) async fn relay(
             | Action::MalformedBody
             | Action::ReplaceBody(_)
             | Action::Rewrite(..)
+            | Action::Change(_)
+            | Action::WithoutHeader(_)
             | Action::CallAfter(_) => {}
         }
     }
@@ -95,17 +97,20 @@ pub(super) async fn relay(
             body = document.to_string().into();
         }
     }
+    let mut headers = answer.headers;
     for action in &actions {
         match action {
             Action::CallAfter(callback) => callback(&seen),
             Action::DropAnswer => return reset(&request),
             Action::MalformedBody => body = body.slice(..body.len() / 2),
             Action::ReplaceBody(other) => body = other.clone().into(),
+            Action::Change(change) => body = change(&String::from_utf8_lossy(&body)).into(),
+            Action::WithoutHeader(unwanted) => headers.retain(|(name, _)| name != unwanted),
             Action::Rewrite(from, to) => body = String::from_utf8_lossy(&body).replace(from, to).into(),
             _ => {}
         }
     }
-    response(answer.status, answer.headers).body(body)
+    response(answer.status, headers).body(body)
 }
 
 impl Shared {

@@ -181,3 +181,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_chain_in_another_order_is_put_right() {
+    let Authority { root, intermediate, leaf, .. } = &*AUTHORITY;
+    let stranger_key = generate_certificate_key(KeyType::EcdsaP256).unwrap();
+    let stranger = issued("Stranger", &stranger_key, "Stranger", &stranger_key, (-DAY, DAY), &[]);
+    let right = parsed(&[leaf, intermediate, root]);
+    for odd in [
+        vec![leaf, root, intermediate],
+        vec![root, intermediate, leaf],
+        vec![leaf, intermediate, intermediate, root],
+        vec![leaf, &stranger, intermediate, root],
+    ] {
+        let mut chain = parsed(&odd);
+        assert!(chain.put_in_order());
+        assert_eq!(chain.to_pem(), right.to_pem());
+        assert_eq!(chain.leaf_facts(), right.leaf_facts());
+    }
+    for mut as_it_is in [right, parsed(&[leaf]), parsed(&[leaf, intermediate]), parsed(&[leaf, root])] {
+        let before = as_it_is.to_pem();
+        assert!(!as_it_is.put_in_order());
+        assert_eq!(as_it_is.to_pem(), before);
+    }
+}
