@@ -79,10 +79,9 @@ impl Validity {
         Ok(Some(Self { not_before: leaf.not_before, not_after: leaf.not_after }))
     }
 
-    /// When two thirds are over.
-    pub(crate) fn renewal(&self) -> Timestamp {
-        let life = self.not_after.as_second() - self.not_before.as_second();
-        Timestamp::from_second(self.not_before.as_second() + life * 2 / 3).unwrap_or(self.not_after)
+    /// Whether two thirds of what it was made for are over, or its time has not come yet.
+    fn is_outdated(&self, now: Timestamp) -> bool {
+        shared::tls::is_outdated(self.not_before, self.not_after, now)
     }
 }
 
@@ -112,7 +111,7 @@ impl<'a> OwnIdentity<'a> {
             (None, Some(validity)) if !is_good => {
                 Err(EnrolmentError::Ended(validity.not_after, self.token_file.to_owned()))
             }
-            (None, Some(validity)) if now < validity.renewal() => return Ok(false),
+            (None, Some(validity)) if !validity.is_outdated(now) => return Ok(false),
             (None, Some(_)) => self.renew(config).await,
         };
         match result {

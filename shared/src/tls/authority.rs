@@ -1,5 +1,6 @@
 //! Making and using the internal CA. Its key lies sealed in the store.
 
+use super::VALID_BEFORE;
 use crate::{
     digest::sha256_hex,
     domain::FrontendName,
@@ -58,6 +59,10 @@ pub enum AuthorityError {
     Seal(#[from] SealError),
     #[error("the internal CA is damaged")]
     Damaged(#[from] base64::DecodeError),
+    #[error(
+        "the internal CA's certificate in the store (sp:internal-ca) is not signed by its own key: this fleet has not written it"
+    )]
+    Foreign,
     #[error("making a certificate failed")]
     OpenSsl(#[from] ErrorStack),
 }
@@ -138,10 +143,13 @@ impl InternalCa {
     fn open(record: &InternalCaRecord, vault: &Vault) -> Result<Self, AuthorityError> {
         let sealed = STANDARD.decode(&record.sealed_key)?;
         let key = vault.open(&sealed, &binding(&record.key_spki_sha256))?;
-        Ok(Self {
-            certificate: X509::from_pem(record.certificate_pem.as_bytes())?,
-            key: PKey::private_key_from_pkcs8(&key)?,
-        })
+        let key = PKey::private_key_from_pkcs8(&key)?;
+        let certificate = X509::from_pem(record.certificate_pem.as_bytes())?;
+        // Its own signature is as good as a MAC: nobody else has the key, and the key can only have been sealed by the fleet.
+        if !certificate.verify(&key)? {
+            return Err(AuthorityError::Foreign);
+        }
+        Ok(Self { certificate, key })
     }
 
     fn certify<T: HasPublic>(
@@ -226,7 +234,7 @@ fn begin<T: HasPublic>(
     builder.set_pubkey(key)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let moment = |at: Duration| Asn1Time::from_unix(i64::try_from(at.as_secs()).unwrap_or(i64::MAX));
-    let not_before = moment(now)?;
+    let not_before = moment(now.saturating_sub(VALID_BEFORE))?;
     builder.set_not_before(&not_before)?;
     let not_after = moment(now.saturating_add(life))?;
     builder.set_not_after(&not_after)?;

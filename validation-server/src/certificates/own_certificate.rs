@@ -22,6 +22,8 @@ use zeroize::Zeroizing;
 
 /// How often files and the validity are looked at. SIGHUP does it at once.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Pause after a certificate could not be made.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Where the certificate comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +140,7 @@ impl OwnCertificate {
                 let pair = Pair::from_pem(made.certificate_pem.as_bytes(), &made.key_pem)
                     .map_err(OwnCertificateError::Internal)?;
                 tls.replace(&pair, Some(authority.certificate())).map_err(OwnCertificateError::Internal)?;
-                Ok(Shown::Internal { renew_at: renewal_moment(pair.leaf()) })
+                Ok(Shown::Internal { validity: Validity::of(pair.leaf()) })
             }
         }
     }
@@ -148,7 +150,7 @@ impl OwnCertificate {
             (Self::Files { certificate, key }, Shown::Files(stamps)) => {
                 *stamps != (stamp(certificate), stamp(key))
             }
-            (_, Shown::Internal { renew_at }) => Timestamp::now() >= *renew_at,
+            (_, Shown::Internal { validity }) => validity.is_outdated(Timestamp::now()),
             (Self::Internal { .. }, Shown::Files(_)) => true,
         }
     }
@@ -157,7 +159,18 @@ impl OwnCertificate {
 /// What is shown, and what would make it outdated.
 enum Shown {
     Files((Option<Stamp>, Option<Stamp>)),
-    Internal { renew_at: Timestamp },
+    Internal { validity: Validity },
+}
+
+enum Validity {
+    Known {
+        from: Timestamp,
+        to: Timestamp,
+    },
+    /// Another one is made at that moment.
+    Unknown {
+        again: Timestamp,
+    },
 }
 
 impl Shown {
@@ -165,7 +178,7 @@ impl Shown {
         match own {
             OwnCertificate::Files { certificate, key } => Self::Files((stamp(certificate), stamp(key))),
             OwnCertificate::Internal { .. } => {
-                Self::Internal { renew_at: Timestamp::now() + Duration::from_secs(60) }
+                Self::Internal { validity: Validity::Unknown { again: Timestamp::now() + TRY_AGAIN } }
             }
         }
     }
@@ -197,13 +210,21 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((metadata.modified().ok(), metadata.len(), metadata.ino()))
 }
 
-/// When two thirds of the life are over; at once where it can't be read.
-fn renewal_moment(leaf: &X509Ref) -> Timestamp {
-    let now = Timestamp::now();
-    Leaf::of(leaf).map_or(now, |leaf| {
-        let life = leaf.not_after.as_second() - leaf.not_before.as_second();
-        Timestamp::from_second(leaf.not_before.as_second() + life * 2 / 3).unwrap_or(now)
-    })
+impl Validity {
+    fn of(leaf: &X509Ref) -> Self {
+        match Leaf::of(leaf) {
+            Ok(leaf) => Self::Known { from: leaf.not_before, to: leaf.not_after },
+            Err(_) => Self::Unknown { again: Timestamp::now() },
+        }
+    }
+
+    /// Also where its time has not come yet: a clock was wrong when it was made.
+    fn is_outdated(&self, now: Timestamp) -> bool {
+        match self {
+            Self::Known { from, to } => shared::tls::is_outdated(*from, *to, now),
+            Self::Unknown { again } => now >= *again,
+        }
+    }
 }
 
 /// A hostname in A-labels or an address. A single label will do: this is the provider's own network.
