@@ -21,6 +21,7 @@ pub mod domain;
 pub mod error;
 pub mod store;
 pub mod telemetry;
+pub mod text;
 pub mod tls;
 pub mod vault;
 

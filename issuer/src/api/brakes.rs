@@ -11,7 +11,10 @@ use actix_web::http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
-use shared::domain::{Brake, BrakeScope, Braked, Event, EventKind};
+use shared::{
+    domain::{Brake, BrakeScope, Braked, Event, EventKind},
+    text::is_remark,
+};
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +32,10 @@ pub(super) async fn list(_: Authorized<Read>, asked: Asked) -> Result<Answer, Re
 pub(super) async fn set(who: Authorized<Admin>, asked: Asked) -> Result<Answer, Refusal> {
     let (what, scope) = place(&asked)?;
     let wish: Wish = asked.json_or_default()?;
+    if !is_remark(&wish.reason) {
+        let message = "reason: one line of 500 characters at most, and no control characters";
+        return Err(Refusal::new(Code::BadRequest, message));
+    }
     if let BrakeScope::Ca(ca) = &scope {
         // One with a misspelt name would stop nothing.
         Ca::of(&asked.api.config, Some(ca)).map_err(|e| Refusal::from(WishError::from(e)))?;

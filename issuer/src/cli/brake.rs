@@ -8,15 +8,24 @@ use jiff::Timestamp;
 use serde_json::json;
 use shared::{
     config::Config,
-    domain::{Brake, BrakeScope, Braked, Event, EventKind},
+    domain::{Brake, BrakeScope, Braked, Event, EventKind, parse_tag},
+    text::{MOST_OF_REMARK, is_remark},
 };
+
+fn parse_remark(text: &str) -> Result<String, String> {
+    if is_remark(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("use one line of {MOST_OF_REMARK} characters at most, and no control characters"))
+    }
+}
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Pause {
     #[command(flatten)]
     which: Which,
     /// Why, for whoever looks at the status
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", value_parser = parse_remark)]
     reason: String,
 }
 
@@ -35,7 +44,7 @@ struct Which {
     #[arg(long, value_name = "NAME")]
     ca: Option<String>,
     /// Only sites with this tag
-    #[arg(long, value_name = "TAG", conflicts_with = "ca")]
+    #[arg(long, value_name = "TAG", conflicts_with = "ca", value_parser = parse_tag)]
     tag: Option<String>,
 }
 

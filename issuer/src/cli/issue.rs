@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME")]
     ca: Option<String>,
     /// Tags that frontends' scopes can name
-    #[arg(long = "tag", value_name = "TAG")]
+    #[arg(long = "tag", value_name = "TAG", value_parser = shared::domain::parse_tag)]
     tags: Vec<String>,
     /// How the names are proved: http-01, dns-01, or auto; wildcards always by dns-01
     #[arg(long, value_parser = super::site::parse_challenge)]

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 use serde_json::json;
+use shared::text::printable;
 use std::{
     io::{self, IsTerminal, Write},
     process::ExitCode,
@@ -92,19 +93,19 @@ impl Output {
             text().trim_end().to_owned()
         };
         // A reader that has gone away (`| head`) is no error of ours.
-        let _ = writeln!(io::stdout(), "{printed}");
+        let _ = writeln!(io::stdout(), "{}", printable(&printed));
     }
 
     /// One of many results, as it comes: JSON on one line, or as `text` makes it for people. `false` once nobody reads.
     pub(super) fn line(self, document: &impl Serialize, text: impl FnOnce() -> String) -> bool {
         let printed =
             if self.json { serde_json::to_string(document).expect("results are plain data") } else { text() };
-        writeln!(io::stdout(), "{printed}").is_ok()
+        writeln!(io::stdout(), "{}", printable(&printed)).is_ok()
     }
 
     /// Something a person should know, on standard error.
     pub(super) fn note(self, text: &str) {
-        let _ = writeln!(io::stderr(), "{text}");
+        let _ = writeln!(io::stderr(), "{}", printable(text));
     }
 
     pub(super) fn fail(self, failed: &Failed) -> Exit {
@@ -114,7 +115,7 @@ impl Output {
             if let (Some(all), Some(more)) = (document.as_object_mut(), failed.details.as_object()) {
                 all.extend(more.clone());
             }
-            let _ = writeln!(io::stdout(), "{document:#}");
+            let _ = writeln!(io::stdout(), "{}", printable(&format!("{document:#}")));
         }
         failed.exit
     }

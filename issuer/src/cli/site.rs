@@ -43,7 +43,7 @@ pub(super) enum Command {
     Show { name: String },
     /// Sites, in the order of their ids
     List {
-        #[arg(long)]
+        #[arg(long, value_parser = shared::domain::parse_tag)]
         tag: Option<String>,
         #[arg(long)]
         tenant: Option<String>,
@@ -100,7 +100,7 @@ pub(super) struct Settings {
     #[arg(long, value_parser = parse_challenge)]
     challenge: Option<shared::domain::ChallengeType>,
     /// Tags that frontends' scopes and brakes can name; all of them, where any is given
-    #[arg(long = "tag", value_name = "TAG")]
+    #[arg(long = "tag", value_name = "TAG", value_parser = shared::domain::parse_tag)]
     tags: Vec<String>,
     /// The customer that it belongs to; empty: none
     #[arg(long, value_name = "NAME")]

@@ -267,13 +267,10 @@ fn checked(kinds: &[KeyType]) -> Result<Vec<KeyType>, WishError> {
     Ok(kinds)
 }
 
+pub(crate) use shared::domain::is_word;
+
 fn check_word(word: &str) -> Result<(), WishError> {
     if is_word(word) { Ok(()) } else { Err(WishError::Word(word.to_owned())) }
-}
-
-pub(crate) fn is_word(word: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    (1..=63).contains(&word.len()) && word.bytes().all(allowed)
 }
 
 #[cfg(test)]

@@ -157,8 +157,8 @@ impl Config {
                 found.push(at(key, format!("issuer.{key}: at least one pause, each longer than 0")));
             }
         }
-        if self.issuer.canary_tag.as_deref() == Some("") {
-            found.push(at("canary_tag", "issuer.canary_tag: expected a tag; leave it out for none".into()));
+        if let Some(Err(error)) = self.issuer.canary_tag.as_deref().map(crate::domain::parse_tag) {
+            found.push(at("canary_tag", format!("issuer.canary_tag: {error}; leave it out for none")));
         }
         if !(0.0..=0.9).contains(&self.issuer.limit_reserve) {
             found.push(at("limit_reserve", "issuer.limit_reserve: 0.0 to 0.9".into()));

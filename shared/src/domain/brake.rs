@@ -1,6 +1,6 @@
 //! Brakes: an operator stops issuance or publication, for everything, for a CA or for a tag, until it is released.
 
-use super::Site;
+use super::{Site, parse_tag};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -96,6 +96,16 @@ impl fmt::Display for BrakeScope {
 impl FromStr for BrakeScope {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
+        match Self::stored(text)? {
+            Self::Tag(tag) => parse_tag(&tag).map(Self::Tag).map_err(|e| e.to_string()),
+            other => Ok(other),
+        }
+    }
+}
+
+impl BrakeScope {
+    /// One that was set, whatever may be set by now.
+    fn stored(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "all" => Ok(Self::All),
             Some(("ca", ca)) if !ca.is_empty() => Ok(Self::Ca(ca.to_owned())),
@@ -113,7 +123,7 @@ mod text {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<super::BrakeScope, D::Error> {
-        String::deserialize(from)?.parse().map_err(D::Error::custom)
+        super::BrakeScope::stored(&String::deserialize(from)?).map_err(D::Error::custom)
     }
 }
 
@@ -130,7 +140,7 @@ mod tests {
             let brake: Brake = serde_json::from_str(&record).unwrap();
             assert_eq!(serde_json::to_string(&brake).unwrap(), record);
         }
-        for text in ["", "ca:", "tags:x", "All"] {
+        for text in ["", "ca:", "tags:x", "All", "tag:EU WEST", "tag:a\0"] {
             assert!(text.parse::<BrakeScope>().is_err(), "{text}");
         }
     }

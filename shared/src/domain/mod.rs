@@ -26,6 +26,7 @@ mod schedule;
 mod sighting;
 mod site;
 mod spread;
+mod tag;
 mod tls_policy;
 
 pub use api_token::{ApiRole, ApiToken, InvalidTokenName, TokenName};
@@ -62,6 +63,7 @@ pub use site::{
     ParkedReason, Partition, SanPolicy, Site, SiteId,
 };
 pub use spread::{Candidates, Chosen, Occasion, candidates, hour_of};
+pub use tag::{InvalidTag, is_word, parse_tag};
 pub use tls_policy::{TlsGroup, TlsPolicy, TlsPolicyError, TlsVersion};
 
 /// A draw as it may be used: between 0 and 1, whatever the caller gave.

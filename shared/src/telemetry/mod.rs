@@ -1,11 +1,13 @@
 //! Logs and metrics. Logs go to standard error, one event a line; a failure is logged once, at the boundary, with its
 //! whole chain of causes.
 
+mod lines;
 mod registry;
 
 pub use registry::{Metrics, render};
 
 use crate::config::{LogFormat, Telemetry};
+use lines::Lines;
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Begins to log as the configuration says, for the rest of the process.
@@ -17,11 +19,10 @@ pub fn begin_logging(
     filter: Option<&str>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let filter: Targets = filter.unwrap_or(&section.log).parse()?;
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    // No colors: an escape in a log is somebody else's.
+    let lines = fmt::layer().with_writer(|| Lines(std::io::stderr())).with_target(false);
     let lines = match section.format {
-        LogFormat::Text => {
-            lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_filter(filter).boxed()
-        }
+        LogFormat::Text => lines.with_ansi(false).with_filter(filter).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     };
     Ok(tracing_subscriber::registry().with(lines).try_init()?)
