@@ -12,7 +12,7 @@ use harness::{
 };
 use shared::{
     config::Config,
-    store::{Role, Store},
+    store::{Role, Store, open_vault},
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -75,6 +75,8 @@ async fn slots_that_move_to_another_primary_are_followed() -> Result<()> {
     let config = Config::load(Some(stage.signpost.config_path()))?;
     let store = Store::open(&config.store, Role::Issuer).await?;
     stage.issue(&["moving.example"]).await?;
+    // It verifies what the records of frontends say.
+    open_vault(&store, &config.store).await?;
     let from = cluster.primary_of("sp:frontends").await?;
     let to = cluster.primary_of("sp:accounts").await?;
     ensure!(from != to, "the two keys were chosen to lie apart");

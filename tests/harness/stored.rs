@@ -1,7 +1,7 @@
 //! What the store really holds: certificates and keys, read through the store and opened through the vault, and judged by
 //! the `openssl` program.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -21,7 +21,7 @@ use crate::signpost::Daemon;
 /// The store of an installation, opened as an issuer opens it.
 pub struct Stored {
     pub store: Store,
-    pub vault: Vault,
+    pub vault: Arc<Vault>,
 }
 
 /// A certificate that is served for a name.

@@ -25,7 +25,7 @@ pub(crate) const NAMES: [&str; 3] = ["dual.example", "a.example", "b.example"];
 pub(crate) const OPEN: [&str; 2] = ["finalizing.example", "issued.example"];
 
 /// Sealed are: certificates (one with a predecessor), orders in both states that hold a key, accounts (one with a candidate
-/// key), and the internal CA.
+/// key), and the internal CA. Signed are: a frontend, a token of the API, the TLS policy.
 pub(crate) async fn stage() -> Result<Stage> {
     // Compressed strings could hide what is looked for.
     let redis = RedisOptions { extra: "rdbcompression no".to_owned(), ..RedisOptions::default() };
@@ -41,6 +41,11 @@ pub(crate) async fn stage() -> Result<Stage> {
         .issuer(&["frontend", "add", "f0", "--scope", "*", "--mtls", "--out", &path(&stage, "f0")])
         .await?
         .success()?;
+    stage.signpost.issuer(&["token", "add", "panel", "--role", "read"]).await?.success()?;
+    stage.signpost.issuer(&["tls-policy", "set", "modern"]).await?.success()?;
+    // Whoever can write to the store does not hold up a rotation.
+    stage.redis.command(&["ZADD", "sp:frontends", "0", "forged"]).await?;
+    stage.redis.command(&["SET", "sp:frontend:forged", "sp1 kek-nobody AAAA\n{}"]).await?;
     for (name, state) in OPEN.into_iter().zip(["finalizing", "issued"]) {
         let fuse = Fuse::default();
         let kill = fuse.clone();
@@ -153,6 +158,10 @@ pub(crate) async fn everything_is_sealed_with(stage: &Stage, id: &str) -> Result
 pub(crate) async fn is_rotated(stage: &Stage, from: &str, to: &str) -> Result<()> {
     let left = sealed_with(stage, from).await?;
     ensure!(left.is_empty(), "sealed with the old key: {left:#?}");
+    for key in ["sp:frontend:f0", "sp:tls-policy"] {
+        let signed = stage.redis.text_of(key).await?;
+        ensure!(signed.starts_with(&format!("sp1 {to} ")), "{key}: {signed}");
+    }
     everything_is_sealed_with(stage, to).await?;
     for gone in ["sp:vault:rotation", "sp:vault:canary-next"] {
         let there: i64 = redis::from_redis_value(stage.redis.command(&["EXISTS", gone]).await?)?;
@@ -185,6 +194,11 @@ pub(crate) async fn everything_opens(stage: &Stage) -> Result<()> {
     };
     stored.vault.open(&STANDARD.decode(&candidate.sealed_key)?, &binding)?;
     shared::tls::InternalCa::of(&stored.store, &stored.vault).await?;
+    let unverified = stored.store.list_unverified().await?;
+    ensure!(unverified.len() == 1 && unverified[0].key == "sp:frontend:forged", "{unverified:?}");
+    ensure!(stored.store.list_frontends().await?.len() == 1);
+    ensure!(stored.store.list_api_tokens().await?.iter().all(|listed| listed.token.is_ok()));
+    ensure!(stored.store.load_tls_policy().await? == shared::domain::TlsPolicy::shipped("modern")?);
     Ok(())
 }
 

@@ -12,13 +12,21 @@ pub(super) async fn list(_: Authorized<Admin>, asked: Asked) -> Result<Answer, R
     let tokens = asked.api.store.list_api_tokens().await?;
     let shown: Vec<Value> = tokens
         .iter()
-        .map(|(_, token, last_used)| {
+        .map(|listed| {
+            let token = listed.token.as_ref().ok();
+            let revoked = token.and_then(|token| token.revoked);
+            let state = match &listed.token {
+                Ok(_) if revoked.is_some() => "revoked",
+                Ok(_) => "active",
+                Err(error) => error.record_state(),
+            };
             json!({
-                "name": token.name,
-                "role": token.role,
-                "created": token.created,
-                "last_used": last_used,
-                "revoked": token.revoked,
+                "name": listed.name,
+                "role": token.map(|token| token.role),
+                "state": state,
+                "created": token.map(|token| token.created),
+                "last_used": listed.last_used,
+                "revoked": revoked,
             })
         })
         .collect();

@@ -11,6 +11,7 @@ use serde_json::json;
 use shared::{
     config::Config,
     domain::{AuditAction, AuditCheck, AuditLine, AuditedKey, CertificateId, FrontendName},
+    store::StoreError,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -47,7 +48,7 @@ pub(super) struct Given {
 }
 
 pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_with_vault(config, *output).await?;
     if let Some(fingerprint) = &arguments.key {
         of_key(fingerprint, &context, output).await
     } else if let Some(frontend) = &arguments.frontend {
@@ -113,7 +114,10 @@ async fn of_key(fingerprint: &str, context: &Context, output: &Output) -> Result
 
 async fn of_frontend(name: &FrontendName, context: &Context, output: &Output) -> Result<Exit, Failed> {
     let given = given_to(name, context, *output).await?;
-    let is_known = context.store.load_frontend(name).await.map_err(|e| of_store(&e))?.is_some();
+    let is_known = match context.store.load_frontend(name).await {
+        Err(StoreError::Unverified { .. } | StoreError::Corrupt { .. }) => true,
+        known => known.map_err(|e| of_store(&e))?.is_some(),
+    };
     if given.keys.is_empty() && !is_known {
         return Err(Failed::new(Exit::NotFound, "not-found", format!("there is no frontend {name}")));
     }

@@ -31,12 +31,19 @@ impl Context {
         Ok(Self { config, store })
     }
 
+    /// The same with the keyring, which verifies, and signs, records that grant something.
+    pub(super) async fn open_with_vault(config: Config, output: Output) -> Result<Self, Failed> {
+        let context = Self::open(config, output).await?;
+        context.vault(output).await?;
+        Ok(context)
+    }
+
     /// The keys that private keys are sealed with.
     pub(super) async fn vault(&self, output: Output) -> Result<Arc<Vault>, Failed> {
         let (vault, made) =
             open_vault(&self.store, &self.config.store).await.map_err(|error| of_vault(&error))?;
         Self::tell_of_new_ring(made, output);
-        Ok(Arc::new(vault))
+        Ok(vault)
     }
 
     pub(super) fn tell_of_new_ring(made: Option<PathBuf>, output: Output) {

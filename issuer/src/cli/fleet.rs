@@ -13,7 +13,7 @@ use shared::config::Config;
 const SHOWN: usize = 50;
 
 pub(super) async fn run(config: Config, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_with_vault(config, *output).await?;
     let now = Timestamp::now();
     let silent = context.config.frontends.silence();
     let fleet = Convergence::load(&context.store, now, silent).await.map_err(|e| of_store(&e))?;

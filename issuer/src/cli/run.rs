@@ -186,7 +186,7 @@ async fn try_open(config: &Config, output: Output) -> Result<(Store, Arc<Vault>)
     match open_vault(&store, &config.store).await {
         Ok((vault, made)) => {
             Context::tell_of_new_ring(made, output);
-            Ok((store, Arc::new(vault)))
+            Ok((store, vault))
         }
         Err(VaultError::Store(error)) => Err(of(error)),
         Err(error) => Err((of_vault(&error), None)),

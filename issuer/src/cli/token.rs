@@ -11,7 +11,7 @@ use shared::{
     config::Config,
     digest::sha256_hex,
     domain::{ApiRole, ApiToken, TokenName},
-    store::{StoreError, TokenChange},
+    store::{ListedToken, StoreError, TokenChange},
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -36,7 +36,7 @@ pub(super) struct Add {
 }
 
 pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_with_vault(config, *output).await?;
     match command {
         Command::Add(wanted) => add(wanted, &context, output).await,
         Command::List => list(&context, output).await,
@@ -52,6 +52,7 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
         role: wanted.role,
         created: Timestamp::now(),
         revoked: None,
+        generation: 0,
     };
     let change = if wanted.replace { TokenChange::Replace } else { TokenChange::Add };
     context.store.put_api_token(&sha256_hex(secret.as_bytes()), &token, change).await.map_err(|error| {
@@ -73,12 +74,15 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
 
 async fn list(context: &Context, output: &Output) -> Result<Exit, Failed> {
     let tokens = context.store.list_api_tokens().await.map_err(|e| of_store(&e))?;
-    let shown: Vec<Value> = tokens.iter().map(|(_, token, last_used)| describe(token, *last_used)).collect();
+    let shown: Vec<Value> = tokens.iter().map(describe_listed).collect();
     output.result(&json!({ "tokens": shown }), || {
-        let rows = tokens.iter().map(|(_, token, last_used)| {
-            let state = if token.revoked.is_some() { "revoked" } else { "active" };
-            let used = last_used.map_or_else(|| "never".to_owned(), |at| at.to_string());
-            vec![token.name.to_string(), token.role.to_string(), state.to_owned(), used]
+        let rows = tokens.iter().map(|listed| {
+            let used = listed.last_used.map_or_else(|| "never".to_owned(), |at| at.to_string());
+            let name = listed.name.as_ref().map_or("-", |name| name.as_str()).to_owned();
+            match &listed.token {
+                Ok(token) => vec![name, token.role.to_string(), state(token).to_owned(), used],
+                Err(error) => vec![name, "none".to_owned(), error.record_state().to_owned(), used],
+            }
         });
         table(&["NAME", "ROLE", "STATE", "LAST USED"], rows)
     });
@@ -87,9 +91,23 @@ async fn list(context: &Context, output: &Output) -> Result<Exit, Failed> {
 
 async fn revoke(name: &TokenName, context: &Context, output: &Output) -> Result<Exit, Failed> {
     let tokens = context.store.list_api_tokens().await.map_err(|e| of_store(&e))?;
-    let found = tokens.into_iter().find(|(_, token, _)| token.name == *name);
-    let (sha256, mut token, last_used) =
-        found.ok_or_else(|| Failed::new(Exit::NotFound, "not-found", format!("there is no token {name}")))?;
+    let mut named: Vec<ListedToken> =
+        tokens.into_iter().filter(|listed| listed.name.as_ref() == Some(name)).collect();
+    // What grants nothing goes, so that nobody has to wonder about it.
+    let refused: Vec<&ListedToken> = named.iter().filter(|listed| listed.token.is_err()).collect();
+    for listed in &refused {
+        context.store.remove_api_token(&listed.sha256).await.map_err(|e| of_store(&e))?;
+    }
+    let removed = !refused.is_empty();
+    named.retain(|listed| listed.token.is_ok());
+    let Some(ListedToken { sha256, token: Ok(mut token), last_used, .. }) = named.pop() else {
+        if removed {
+            let document = json!({ "name": name, "state": "removed" });
+            output.result(&document, || format!("the record of {name} granted nothing, and is removed."));
+            return Ok(Exit::Done);
+        }
+        return Err(Failed::new(Exit::NotFound, "not-found", format!("there is no token {name}")));
+    };
     token.revoked.get_or_insert_with(Timestamp::now);
     let written = context.store.put_api_token(&sha256, &token, TokenChange::Change).await;
     written.map_err(|e| of_store(&e))?;
@@ -98,10 +116,27 @@ async fn revoke(name: &TokenName, context: &Context, output: &Output) -> Result<
     Ok(Exit::Done)
 }
 
+fn describe_listed(listed: &ListedToken) -> Value {
+    match &listed.token {
+        Ok(token) => describe(token, listed.last_used),
+        Err(error) => json!({
+            "name": listed.name,
+            "sha256": listed.sha256,
+            "state": error.record_state(),
+            "reason": shared::error::chain(error),
+        }),
+    }
+}
+
+const fn state(token: &ApiToken) -> &'static str {
+    if token.revoked.is_some() { "revoked" } else { "active" }
+}
+
 fn describe(token: &ApiToken, last_used: Option<Timestamp>) -> Value {
     json!({
         "name": token.name,
         "role": token.role,
+        "state": state(token),
         "created": token.created,
         "last_used": last_used,
         "revoked": token.revoked,

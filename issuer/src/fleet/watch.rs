@@ -22,7 +22,11 @@ pub async fn watch_forever(store: Store, frontends: Frontends) -> Infallible {
     let mut told = false;
     loop {
         tokio::time::sleep(pause).await;
-        match look(&store, &frontends).await {
+        let looked = async {
+            look(&store, &frontends).await?;
+            tell_of_unverified(&store).await
+        };
+        match looked.await {
             Ok(()) => told = false,
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
@@ -65,6 +69,25 @@ async fn look(store: &Store, settings: &Frontends) -> Result<(), StoreError> {
     // Of those that were revoked there is nothing to be told.
     for name in troubled.keys() {
         store.forget_troubled_frontend(name).await?;
+    }
+    Ok(())
+}
+
+/// Tells of records that should grant something, and that somebody else has written.
+async fn tell_of_unverified(store: &Store) -> Result<(), StoreError> {
+    let records = store.list_unverified().await?;
+    for record in store.note_unverified(&records).await? {
+        let what = format!(
+            "The record {} was not written by this fleet ({}): it grants nothing.",
+            record.key, record.reason
+        );
+        let mut event = Event::new(EventKind::RecordUnverified, Timestamp::now(), what);
+        event.data.insert("record".to_owned(), json!(record.key));
+        event.remedy = Some(
+            "Find out who can write to the store, and change its passwords. Then make the record anew: `issuer frontend add --replace`, `issuer token add --replace`, `issuer tls-policy set`."
+                .to_owned(),
+        );
+        store.append_event(&event).await?;
     }
     Ok(())
 }

@@ -30,11 +30,18 @@ pub struct ApiToken {
     pub created: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Timestamp>,
+    /// Grows with every change, so that an older record is known for one.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub generation: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} can't name a token: use 1 to 63 characters of a-z, 0-9, -, _ and .")]
 pub struct InvalidTokenName(String);
+
+const fn is_none_yet(generation: &u64) -> bool {
+    *generation == 0
+}
 
 impl ApiToken {
     /// The newest version of this record that this program can read.

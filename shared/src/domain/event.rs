@@ -106,6 +106,7 @@ kinds! {
     Failover, "failover", Warning, "The store has another primary; what was in flight is looked at again.";
     FrontendLags, "frontend-lags", Warning, "A frontend does not serve what it should, or is silent.";
     FrontendRecovered, "frontend-recovered", Info, "A frontend serves what it should again.";
+    RecordUnverified, "record-unverified", Critical, "A record in the store that grants something was not written by this fleet: it grants nothing, and somebody else can write to the store.";
     KeyRotation, "key-rotation", Info, "A rotation of the key-encryption key began or ended.";
     Drained, "drained", Info, "A node has finished its orders and ended.";
 }

@@ -67,6 +67,9 @@ pub struct Frontend {
     /// That of the key that takes its place, once it is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_spki_sha256: Option<String>,
+    /// Grows with every change, so that an older record is known for one.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,6 +109,7 @@ impl Frontend {
             enrolled_token_sha256: None,
             spki_sha256: None,
             next_spki_sha256: None,
+            generation: 0,
         }
     }
 

@@ -1,10 +1,14 @@
 //! Tokens of the operators' API, all in one small hash by their SHA-256: one look-up for a request, and none that is valid
 //! without being listed.
 
-use super::{Store, StoreError, keys, scripts};
-use crate::domain::ApiToken;
+use super::{Store, StoreError, grants::next_generation, keys, scripts};
+use crate::{
+    domain::{ApiToken, TokenName},
+    vault::unverified_text,
+};
 use jiff::Timestamp;
 use redis::cmd;
+use serde::Deserialize;
 use std::collections::HashMap;
 
 /// What the writing of a token may find.
@@ -28,6 +32,17 @@ impl TokenChange {
     }
 }
 
+/// A token that is listed.
+#[derive(Debug)]
+pub struct ListedToken {
+    pub sha256: String,
+    /// As its record says, whoever wrote it.
+    pub name: Option<TokenName>,
+    /// Or why its record grants nothing.
+    pub token: Result<ApiToken, StoreError>,
+    pub last_used: Option<Timestamp>,
+}
+
 impl Store {
     /// Writes the record of the token with this SHA-256 (hex).
     ///
@@ -39,7 +54,9 @@ impl Store {
         token: &ApiToken,
         change: TokenChange,
     ) -> Result<(), StoreError> {
-        let record = serde_json::to_string(token).map_err(|e| StoreError::corrupt(keys::API_TOKENS, e))?;
+        let generation = next_generation(token.generation);
+        let token = &ApiToken { generation, ..token.clone() };
+        let record = self.signed(&keys::api_token(sha256_hex), token).await?;
         let touched = [keys::API_TOKENS.to_owned(), keys::API_TOKENS_USED.to_owned()];
         let arguments = [sha256_hex, &record, token.name.as_str(), change.as_str()].map(str::as_bytes);
         self.confirmed.script::<i64>(&scripts::PUT_API_TOKEN, &touched, &arguments).await.map(drop)
@@ -49,27 +66,63 @@ impl Store {
     /// with the next one.
     ///
     /// # Errors
-    /// [`StoreError`]; one that isn't there is `None`.
+    /// [`StoreError`]; one that isn't there is `None`, and so is one whose record grants nothing.
     pub async fn load_api_token(&self, sha256_hex: &str) -> Result<Option<ApiToken>, StoreError> {
         let record: Option<String> =
             self.link.query(cmd("HGET").arg(keys::API_TOKENS).arg(sha256_hex)).await?;
-        record.map(|record| parse(&record)).transpose()
+        let Some(record) = record else { return Ok(None) };
+        match self.verified_token(sha256_hex, &record) {
+            // Told by now.
+            Err(StoreError::Unverified { .. }) => Ok(None),
+            known => known.map(Some),
+        }
     }
 
-    /// Every token with its SHA-256 and when it was last used, in the order of their names.
+    /// Every token, in the order of their names.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the store can't say.
+    pub async fn list_api_tokens(&self) -> Result<Vec<ListedToken>, StoreError> {
+        let records: HashMap<String, String> = self.link.query(cmd("HGETALL").arg(keys::API_TOKENS)).await?;
+        let used: HashMap<String, String> =
+            self.link.query(cmd("HGETALL").arg(keys::API_TOKENS_USED)).await?;
+        let mut found = Vec::new();
+        for (sha256, record) in records {
+            let last_used =
+                used.get(&sha256).and_then(|seconds| Timestamp::from_second(seconds.parse().ok()?).ok());
+            let token = match self.verified_token(&sha256, &record) {
+                Err(error @ StoreError::NoKeyring) => return Err(error),
+                known => known,
+            };
+            let claims = || Some(serde_json::from_str::<Claims>(unverified_text(&record)).ok()?.name);
+            let name = token.as_ref().ok().map(|token| token.name.clone()).or_else(claims);
+            found.push(ListedToken { sha256, name, token, last_used });
+        }
+        found.sort_by(|one, other| (&one.name, &one.sha256).cmp(&(&other.name, &other.sha256)));
+        Ok(found)
+    }
+
+    /// Takes a record out, whatever it says: nothing is left that could grant anything.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn list_api_tokens(&self) -> Result<Vec<(String, ApiToken, Option<Timestamp>)>, StoreError> {
-        let records: HashMap<String, String> = self.link.query(cmd("HGETALL").arg(keys::API_TOKENS)).await?;
-        let used: HashMap<String, i64> = self.link.query(cmd("HGETALL").arg(keys::API_TOKENS_USED)).await?;
-        let mut found = Vec::new();
-        for (sha256_hex, record) in records {
-            let last = used.get(&sha256_hex).and_then(|seconds| Timestamp::from_second(*seconds).ok());
-            found.push((sha256_hex, parse(&record)?, last));
+    pub async fn remove_api_token(&self, sha256_hex: &str) -> Result<(), StoreError> {
+        let mut remove = redis::Pipeline::new();
+        remove.cmd("HDEL").arg(keys::API_TOKENS).arg(sha256_hex);
+        remove.cmd("HDEL").arg(keys::API_TOKENS_USED).arg(sha256_hex);
+        self.confirmed.write(remove).await.map(drop)
+    }
+
+    fn verified_token(&self, sha256_hex: &str, record: &str) -> Result<ApiToken, StoreError> {
+        let name = keys::api_token(sha256_hex);
+        let token: ApiToken = self.verified(&name, record)?;
+        if token.v > ApiToken::VERSION {
+            return Err(StoreError::NewerSchema { found: token.v, known: ApiToken::VERSION });
         }
-        found.sort_by(|(_, one, _), (_, other, _)| one.name.cmp(&other.name));
-        Ok(found)
+        match self.newer_seen(&name, token.generation, record) {
+            Some(newer) => self.verified(&name, &newer),
+            None => Ok(token),
+        }
     }
 
     /// Notes that a token was used. May be lost.
@@ -83,11 +136,8 @@ impl Store {
     }
 }
 
-fn parse(record: &str) -> Result<ApiToken, StoreError> {
-    let token: ApiToken =
-        serde_json::from_str(record).map_err(|e| StoreError::corrupt(keys::API_TOKENS, e))?;
-    if token.v > ApiToken::VERSION {
-        return Err(StoreError::NewerSchema { found: token.v, known: ApiToken::VERSION });
-    }
-    Ok(token)
+/// What can be read of a record that nobody vouches for.
+#[derive(Deserialize)]
+struct Claims {
+    name: TokenName,
 }

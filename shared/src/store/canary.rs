@@ -7,7 +7,10 @@ use crate::{
     vault::{Keyring, KeyringError, OpenError, SealError, Vault, VaultMarks},
 };
 use redis::cmd;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
@@ -26,14 +29,14 @@ pub enum VaultError {
 /// Opens the vault of a store: the keyring must open the store's canary, or one of the two while a key takes another's
 /// place. A ring is made only for an embedded store that is still empty; anywhere else a missing ring is an error.
 ///
-/// Returns the vault, and the path of the ring where it was made just now: its user must be told to back it up.
+/// From then on the store verifies, and signs, the records that grant something. Returns the vault, and the path of the ring where it was made just now: its user must be told to back it up.
 ///
 /// # Errors
 /// [`VaultError`]: missing or wrong ring, or a store that can't be asked.
 pub async fn open_vault(
     store: &Store,
     section: &StoreSection,
-) -> Result<(Vault, Option<PathBuf>), VaultError> {
+) -> Result<(Arc<Vault>, Option<PathBuf>), VaultError> {
     let path = &section.key_encryption_key_file;
     let mut marks = store.load_vault_marks().await?;
     let is_sealed = !marks.canaries.is_empty();
@@ -64,6 +67,7 @@ pub async fn open_vault(
     if !is_ours {
         return Err(VaultError::WrongRing { path: path.clone(), reason: refused });
     }
+    let vault = store.grants.hold(vault);
     vault.set_marks(marks);
     let current = vault.current_id();
     if !ring.has(&current) {

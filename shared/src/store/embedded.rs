@@ -294,7 +294,7 @@ const fn rights(role: Role) -> &'static str {
         }
         Role::Certificates => {
             "resetkeys %R~sp:schema %R~sp:epoch %R~sp:vault:* %R~sp:{p*}:site:* %R~sp:{p*}:cert:* %R~sp:{p*}:leaf:* %R~sp:{p*}:sites \
-             %R~sp:{p*}:feed* %R~sp:chain:* %R~sp:name:* %R~sp:tls-policy %RW~sp:{sightings}:* %RW~sp:frontends-changed \
+             %R~sp:{p*}:feed* %R~sp:chain:* %R~sp:name:* %R~sp:tls-policy %RW~sp:{sightings}:* %R~sp:frontends %RW~sp:frontends-changed \
              %RW~sp:frontend:* %RW~sp:frontend-key:* %W~sp:frontend-report:* %RW~sp:internal-ca %RW~sp:audit \
              %W~sp:nodes resetchannels -@all +get +mget +set +hset +hget +hmget +hgetall +zrangebylex +zrangebyscore +zrange +zadd +zcard +zscore +zrem +hdel +hincrby +xadd +xlen \
              +del +incr +eval +evalsha +ping +hello +auth +client|setname +info +time +wait"

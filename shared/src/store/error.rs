@@ -1,6 +1,9 @@
 //! What can go wrong with the store.
 
-use crate::error::{Fault, Retry};
+use crate::{
+    error::{Fault, Retry},
+    vault::{SealError, Unverified},
+};
 use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +29,19 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error(
+        "the record {key} was not written by this fleet ({reason}): it grants nothing, and whoever wrote it can write to the store"
+    )]
+    Unverified { key: String, reason: Unverified },
+    #[error("the record {key} can't be signed")]
+    Unsigned {
+        key: String,
+        #[source]
+        source: SealError,
+    },
+    /// A bug: whoever reads or writes what grants something opens the vault first.
+    #[error("the keyring is needed for this, and was not opened")]
+    NoKeyring,
+    #[error(
         "the store's layout is version {found}, this program knows up to {known}: use a newer version of it"
     )]
     NewerSchema { found: u32, known: u32 },
@@ -45,13 +61,24 @@ impl StoreError {
             | Self::Unconfirmed { .. }
             | Self::Fenced
             | Self::Conflict => Fault::Store,
-            Self::Corrupt { .. } => Fault::Bug,
+            Self::Corrupt { .. } | Self::NoKeyring => Fault::Bug,
             Self::Refused(_)
             | Self::Embedded(_)
+            | Self::Unverified { .. }
+            | Self::Unsigned { .. }
             | Self::NewerSchema { .. }
             | Self::Unsuitable(_)
             | Self::Url(_)
             | Self::Credentials(_) => Fault::Operator,
+        }
+    }
+
+    /// What lists say of a record that can't be used.
+    pub const fn record_state(&self) -> &'static str {
+        match self {
+            Self::Unverified { .. } => "unverified",
+            Self::NewerSchema { .. } => "newer",
+            _ => "damaged",
         }
     }
 

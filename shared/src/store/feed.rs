@@ -104,13 +104,8 @@ impl Store {
     async fn load_policy_of_feed(&self) -> Result<Option<TlsPolicy>, StoreError> {
         match self.load_tls_policy().await {
             Ok(policy) => Ok(Some(policy)),
-            Err(error @ StoreError::Corrupt { .. }) => {
-                tracing::error!(
-                    error = crate::error::chain(&error),
-                    "frontends keep the TLS policy that they have"
-                );
-                Ok(None)
-            }
+            // It was told of once. Frontends keep the policy that they have.
+            Err(StoreError::Corrupt { .. } | StoreError::Unverified { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

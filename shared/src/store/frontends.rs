@@ -1,6 +1,6 @@
 //! Frontends, and which of them a key or a token belongs to.
 
-use super::{Store, StoreError, keys, scripts};
+use super::{Store, StoreError, grants::next_generation, keys, scripts};
 use crate::domain::{Frontend, FrontendName, StoredReport};
 use jiff::Timestamp;
 use redis::cmd;
@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 /// After a frontend's name: the operator was told of its trouble.
 const TOLD: &str = " told";
+/// Records that are read with one question.
+const READ_AT_ONCE: usize = 200;
 
 /// A frontend that somebody should look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,9 +19,17 @@ pub struct TroubledFrontend {
     pub told: bool,
 }
 
-/// A frontend as it was read, with the text it is stored as.
+/// A frontend that is listed.
+#[derive(Debug)]
+pub struct ListedFrontend {
+    pub name: FrontendName,
+    /// Or why its record grants nothing: [`StoreError::Unverified`], [`StoreError::Corrupt`] or [`StoreError::NewerSchema`].
+    pub frontend: Result<Frontend, StoreError>,
+}
+
+/// A record as it was read, and the text it is stored as.
 struct StoredFrontend {
-    frontend: Frontend,
+    frontend: Result<Frontend, StoreError>,
     raw: String,
 }
 
@@ -53,10 +63,13 @@ impl Store {
     ) -> Result<Option<Frontend>, StoreError> {
         loop {
             let Some(before) = self.load_stored(name).await? else { return Ok(None) };
-            let mut frontend = before.frontend.clone();
+            let StoredFrontend { frontend, raw } = before;
+            let known = frontend?;
+            let mut frontend = known.clone();
             if !change(&mut frontend) {
                 return Ok(None);
             }
+            let before = StoredFrontend { frontend: Ok(known), raw };
             match self.replace_frontend(Some(&before), &frontend).await {
                 Err(StoreError::Conflict) => {}
                 done => return done.map(|()| Some(frontend)),
@@ -70,8 +83,10 @@ impl Store {
         frontend: &Frontend,
     ) -> Result<(), StoreError> {
         let key = keys::frontend(frontend.name.as_str());
-        let record = serde_json::to_string(frontend).map_err(|e| StoreError::corrupt(&key, e))?;
         let known = before.map_or("", |stored| stored.raw.as_str());
+        let before = before.and_then(|stored| stored.frontend.as_ref().ok());
+        let generation = next_generation(before.map_or(0, |before| before.generation));
+        let record = self.signed(&key, &Frontend { generation, ..frontend.clone() }).await?;
         // The record first: an identity without a record opens nothing.
         let arguments = [known.as_bytes(), record.as_bytes()];
         self.confirmed.script::<i64>(&scripts::REPLACE_RECORD, &[key], &arguments).await?;
@@ -79,7 +94,7 @@ impl Store {
         for identity in identities(frontend) {
             pipeline.cmd("SET").arg(keys::frontend_key(identity)).arg(frontend.name.as_str()).ignore();
         }
-        let old = before.iter().flat_map(|stored| identities(&stored.frontend));
+        let old = before.iter().flat_map(|before| identities(before));
         for identity in old.filter(|id| !identities(frontend).any(|new| new == *id)) {
             pipeline.cmd("DEL").arg(keys::frontend_key(identity)).ignore();
         }
@@ -96,28 +111,47 @@ impl Store {
         let key = keys::frontend(name.as_str());
         let raw: Option<String> = self.link.query(cmd("GET").arg(&key)).await?;
         raw.map(|raw| {
-            let frontend = serde_json::from_str(&raw).map_err(|e| StoreError::corrupt(key, e))?;
+            let frontend = match self.verified_frontend(&key, &raw) {
+                Err(error @ StoreError::NoKeyring) => return Err(error),
+                known => known,
+            };
             Ok(StoredFrontend { frontend, raw })
         })
         .transpose()
     }
 
+    fn verified_frontend(&self, key: &str, raw: &str) -> Result<Frontend, StoreError> {
+        let frontend: Frontend = self.verified(key, raw)?;
+        if frontend.v > Frontend::VERSION {
+            return Err(StoreError::NewerSchema { found: frontend.v, known: Frontend::VERSION });
+        }
+        match self.newer_seen(key, frontend.generation, raw) {
+            Some(newer) => self.verified(key, &newer),
+            None => Ok(frontend),
+        }
+    }
+
     /// # Errors
     /// [`StoreError`]; one that isn't there is `None`.
     pub async fn load_frontend(&self, name: &FrontendName) -> Result<Option<Frontend>, StoreError> {
-        Ok(self.load_stored(name).await?.map(|stored| stored.frontend))
+        self.load_stored(name).await?.map(|stored| stored.frontend).transpose()
     }
 
     /// The frontend that a token's or a public key's SHA-256 (hex) belongs to. Asked anew for each request, so that a
     /// revocation is effective with the next one.
     ///
     /// # Errors
-    /// [`StoreError`]; an identity that nobody has is `None`.
+    /// [`StoreError`]; an identity that nobody has is `None`, and so is one whose record grants nothing.
     pub async fn frontend_of(&self, sha256_hex: &str) -> Result<Option<Frontend>, StoreError> {
         let name: Option<String> = self.link.query(cmd("GET").arg(keys::frontend_key(sha256_hex))).await?;
         let Some(name) = name else { return Ok(None) };
-        let name = FrontendName::try_from(name).map_err(|e| StoreError::corrupt("frontend-key", e))?;
-        let frontend = self.load_frontend(&name).await?;
+        // Whoever can write to the store may have written anything here.
+        let Ok(name) = FrontendName::try_from(name) else { return Ok(None) };
+        let frontend = match self.load_frontend(&name).await {
+            // Told by now.
+            Err(StoreError::Unverified { .. }) => None,
+            known => known?,
+        };
         Ok(frontend.filter(|frontend| identities(frontend).any(|identity| identity == sha256_hex)))
     }
 
@@ -194,14 +228,39 @@ impl Store {
         self.link.query::<i64>(&forget).await.map(drop)
     }
 
+    /// Every frontend whose record grants something.
+    ///
     /// # Errors
     /// [`StoreError`].
     pub async fn list_frontends(&self) -> Result<Vec<Frontend>, StoreError> {
+        let listed = self.list_frontend_records().await?;
+        Ok(listed.into_iter().filter_map(|listed| listed.frontend.ok()).collect())
+    }
+
+    /// Every frontend, those whose record grants nothing as well.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the store can't say.
+    pub async fn list_frontend_records(&self) -> Result<Vec<ListedFrontend>, StoreError> {
         let names: Vec<String> = self.link.query(cmd("ZRANGE").arg(keys::FRONTENDS).arg(0).arg(-1)).await?;
-        let mut found = Vec::new();
-        for name in names {
-            let name = FrontendName::try_from(name).map_err(|e| StoreError::corrupt(keys::FRONTENDS, e))?;
-            found.extend(self.load_frontend(&name).await?);
+        // One that is no name is nobody's.
+        let names: Vec<FrontendName> =
+            names.into_iter().filter_map(|name| FrontendName::try_from(name).ok()).collect();
+        let mut found = Vec::with_capacity(names.len());
+        for names in names.chunks(READ_AT_ONCE) {
+            let mut ask = redis::Pipeline::new();
+            for name in names {
+                ask.cmd("GET").arg(keys::frontend(name.as_str()));
+            }
+            let records: Vec<Option<String>> = self.link.pipe(&ask).await?;
+            for (name, raw) in names.iter().zip(records) {
+                let Some(raw) = raw else { continue };
+                let frontend = match self.verified_frontend(&keys::frontend(name.as_str()), &raw) {
+                    Err(error @ StoreError::NoKeyring) => return Err(error),
+                    known => known,
+                };
+                found.push(ListedFrontend { name: name.clone(), frontend });
+            }
         }
         Ok(found)
     }

@@ -35,7 +35,7 @@
 //! | `sp:{ca:NAME}:limit:BUCKET` | hash | a bucket: `t` (TAT), `n`, `s:CLASS`, `q:CLASS`, `c`; expires by itself |
 //! | `sp:{ca:NAME}:asking:BUCKET`, `sp:{ca:NAME}:open:BUCKET` | sorted set | orders that are not answered yet, or that may still spend; expire by themselves |
 //! | `sp:{ca:NAME}:requests:BUCKET` | string | TAT of an endpoint and an address; expires by itself |
-//! | `sp:frontend:NAME` | string | a frontend, JSON |
+//! | `sp:frontend:NAME` | string | a frontend, JSON, with a MAC |
 //! | `sp:frontend-key:SHA256` | string | the frontend that a client certificate's key or a token belongs to |
 //! | `sp:frontend-report:NAME` | string | what a frontend said of itself last, JSON |
 //! | `sp:frontends`, `sp:frontends-changed` | sorted set, string | the names of every frontend; how often one was changed |
@@ -43,7 +43,8 @@
 //! | `sp:internal-ca` | string | the fleet's own CA, JSON, with its sealed key |
 //! | `sp:tenant:NAME`, `sp:tenants` | string, set | customers, JSON |
 //! | `sp:brakes` | hash | what an operator has stopped |
-//! | `sp:tls-policy` | string | what frontends speak, JSON; absent: the shipped policy |
+//! | `sp:tls-policy` | string | what frontends speak, JSON, with a MAC; absent: the shipped policy |
+//! | `sp:unverified` | hash | records that grant nothing because their MAC does not fit, and why: the operator was told |
 //! | `sp:{sightings}:waiting`, `sp:{sightings}:by` | sorted set, hash | names that visitors came with, by when they are decided about, ms; the frontend that each was seen at |
 //! | `sp:{sightings}:counts` | hash | by frontend: how many of them wait |
 //! | `sp:{sightings}:denied`, `sp:{sightings}:denials` | sorted set, hash | names that were denied, by when that is forgotten, ms; until when each holds, how often, and why |
@@ -55,7 +56,7 @@
 //! | `sp:vault:current` | string | the id of the key-encryption key that seals; absent: the first of each ring |
 //! | `sp:vault:rotation` | string | how far a rotation has come, JSON; gone at its end |
 //! | `sp:nodes` | hash | by node: which key-encryption keys it holds, and when it said so, JSON |
-//! | `sp:{api}:tokens` | hash | tokens of the operators' API by their SHA-256, JSON |
+//! | `sp:{api}:tokens` | hash | tokens of the operators' API by their SHA-256, JSON, each with a MAC |
 //! | `sp:{api}:used` | hash | when each of them was last used, unix seconds |
 //! | `sp:idempotency:TOKEN:SHA256` | string | the answer to a request with an idempotency key, or that it is being worked on; expires by itself |
 //! | `sp:audit` | stream | who was given which key, until every issuer has copied it |
@@ -73,6 +74,7 @@ pub(super) const INTERNAL_CA: &str = "sp:internal-ca";
 pub(super) const CANARY: &str = "sp:vault:canary";
 pub(super) const TENANTS: &str = "sp:tenants";
 pub(super) const BRAKES: &str = "sp:brakes";
+pub(super) const UNVERIFIED: &str = "sp:unverified";
 pub(super) const TLS_POLICY: &str = "sp:tls-policy";
 pub(super) const SIGHTINGS_WAITING: &str = "sp:{sightings}:waiting";
 pub(super) const SIGHTINGS_BY: &str = "sp:{sightings}:by";
@@ -225,6 +227,11 @@ pub(super) fn frontend_report(name: &str) -> String {
 
 pub(super) fn frontend_key(sha256_hex: &str) -> String {
     format!("sp:frontend-key:{sha256_hex}")
+}
+
+/// What the MAC of a token is bound to: its field in [`API_TOKENS`].
+pub(super) fn api_token(sha256_hex: &str) -> String {
+    format!("{API_TOKENS}:{sha256_hex}")
 }
 
 pub(super) fn idempotency(token: &str, sha256_hex: &str) -> String {

@@ -6,6 +6,7 @@ use super::{
     confirmed::ConfirmedPool,
     dial::{Dial, client_of_url, read, read_password, with_settings},
     discovery::Sentinels,
+    grants::Grants,
     link::Link,
     node::Node,
     servers::Servers,
@@ -32,6 +33,7 @@ pub struct Store {
     pub(super) embedded: Option<Arc<Embedded>>,
     pub(super) role: Role,
     pub(super) failovers: Arc<watch::Sender<u64>>,
+    pub(super) grants: Grants,
 }
 
 impl Role {
@@ -80,6 +82,7 @@ impl Store {
             embedded,
             role,
             failovers: Arc::new(watch::Sender::new(0)),
+            grants: Grants::default(),
         })
     }
 

@@ -76,6 +76,7 @@ scripts! {
     RENEW_NOTIFY_LEAD: "renew_notify_lead.lua",
     RAISE_EPOCH: "raise_epoch.lua",
     REMOVE_RECORD: "remove_record.lua",
+    REPLACE_FIELD: "replace_field.lua",
     REPLACE_RECORD: "replace_record.lua",
     REWRAP_ORDER: "rewrap_order.lua",
     REWRAP_RECORDS: "rewrap_records.lua",

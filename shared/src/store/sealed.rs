@@ -1,5 +1,5 @@
-//! Records that hold sealed keys, to be sealed with another key-encryption key. Each is replaced only if it is still, byte
-//! for byte, what was read.
+//! Records that hold sealed keys, or a MAC, to be sealed and signed with another key-encryption key. Each is replaced only if it
+//! is still, byte for byte, what was read.
 
 use super::{
     Account, InternalCaRecord, Store, StoreError, certificate_record::CertificateRecord,
@@ -8,11 +8,12 @@ use super::{
 use crate::{
     digest::sha256_hex,
     domain::{CertificateId, Leaf, Order, OrderState, SiteId},
-    vault::{Binding, OpenError, SealError, SealedKind, Vault, kek_id},
+    vault::{Binding, OpenError, SealError, SealedKind, Vault, kek_id, mac_kek_id},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use openssl::x509::{X509, X509Req};
 use redis::cmd;
+use std::collections::HashMap;
 
 /// A record as it was read.
 #[derive(Clone, Debug)]
@@ -30,6 +31,10 @@ pub(super) enum Form {
     Order(SiteId),
     Account,
     InternalCa,
+    /// Grants something, and holds no secret.
+    Grant,
+    /// A field of the hash of API tokens.
+    Token(String),
 }
 
 /// The record stays as it is.
@@ -64,6 +69,10 @@ impl SealedRecord {
     /// # Errors
     /// A record that can't be read.
     pub fn kek_ids(&self) -> Result<Vec<String>, RewrapError> {
+        if matches!(self.form, Form::Grant | Form::Token(_)) {
+            // One without a MAC grants nothing, with whatever key.
+            return Ok(self.text().and_then(mac_kek_id).map(str::to_owned).into_iter().collect());
+        }
         let mut ids = Vec::new();
         self.changed(&mut |sealed, _| {
             ids.push(kek_id(sealed)?.to_owned());
@@ -77,6 +86,9 @@ impl SealedRecord {
     /// # Errors
     /// [`RewrapError`].
     pub fn rewrapped(&self, vault: &Vault, to: &str) -> Result<Option<Vec<u8>>, RewrapError> {
+        if matches!(self.form, Form::Grant | Form::Token(_)) {
+            return self.signed_anew(vault, to);
+        }
         let mut is_changed = false;
         let record = self.changed(&mut |sealed, named| {
             if kek_id(sealed)? == to {
@@ -88,6 +100,21 @@ impl SealedRecord {
             Ok(vault.seal_with(to, &vault.open(sealed, &binding)?, &binding)?)
         })?;
         Ok(is_changed.then_some(record))
+    }
+
+    /// One that does not verify is left as it is: nobody can make a rotation fail by writing nonsense into the store.
+    fn signed_anew(&self, vault: &Vault, to: &str) -> Result<Option<Vec<u8>>, RewrapError> {
+        let Some(stored) = self.text().filter(|stored| mac_kek_id(stored) != Some(to)) else {
+            return Ok(None);
+        };
+        match vault.verify(&self.key, stored) {
+            Ok(text) => Ok(Some(vault.sign_with(to, &self.key, text)?.into_bytes())),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.raw).ok()
     }
 
     /// The record with each of its secrets changed.
@@ -118,6 +145,7 @@ impl SealedRecord {
                 self.change_text(&mut record.sealed_key, change, &named)?;
                 self.text_of(&record)
             }
+            Form::Grant | Form::Token(_) => Ok(self.raw.clone()),
         }
     }
 
@@ -208,19 +236,31 @@ impl Store {
         }
     }
 
-    /// What holds sealed keys and belongs to no site: the accounts, and the internal CA.
+    /// What holds sealed keys, or a MAC, and belongs to no site: the accounts, the internal CA, and what grants something.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn load_sealed_of_fleet(&self) -> Result<Vec<SealedRecord>, StoreError> {
         let members: Vec<String> = self.link.query(cmd("SMEMBERS").arg(keys::ACCOUNTS)).await?;
         let accounts = members.iter().filter_map(|member| member.split_once(':'));
-        let keyed = accounts.map(|(ca, name)| (keys::account(ca, name), Form::Account));
+        let mut keyed: Vec<(String, Form)> =
+            accounts.map(|(ca, name)| (keys::account(ca, name), Form::Account)).collect();
+        keyed.push((keys::INTERNAL_CA.to_owned(), Form::InternalCa));
+        keyed.push((keys::TLS_POLICY.to_owned(), Form::Grant));
+        let frontends: Vec<String> =
+            self.link.query(cmd("ZRANGE").arg(keys::FRONTENDS).arg(0).arg(-1)).await?;
+        keyed.extend(frontends.iter().map(|name| (keys::frontend(name), Form::Grant)));
         let mut found = Vec::new();
-        for (key, form) in keyed.chain([(keys::INTERNAL_CA.to_owned(), Form::InternalCa)]) {
+        for (key, form) in keyed {
             let raw: Option<Vec<u8>> = self.link.query(cmd("GET").arg(&key)).await?;
             found.extend(raw.map(|raw| SealedRecord { key, raw, form }));
         }
+        let tokens: HashMap<String, Vec<u8>> = self.link.query(cmd("HGETALL").arg(keys::API_TOKENS)).await?;
+        found.extend(tokens.into_iter().map(|(sha256, raw)| SealedRecord {
+            key: keys::api_token(&sha256),
+            raw,
+            form: Form::Token(sha256),
+        }));
         Ok(found)
     }
 
@@ -240,7 +280,12 @@ impl Store {
                     let touched = [keys::site(site), record.key.clone()];
                     self.confirmed.script(&scripts::REWRAP_ORDER, &touched, &arguments).await?
                 }
-                Form::Account | Form::InternalCa => {
+                Form::Token(sha256) => {
+                    let touched = [keys::API_TOKENS.to_owned()];
+                    let arguments = [sha256.as_bytes(), &record.raw[..], new];
+                    self.confirmed.script(&scripts::REPLACE_FIELD, &touched, &arguments).await?
+                }
+                Form::Account | Form::InternalCa | Form::Grant => {
                     let touched = [record.key.clone()];
                     self.confirmed.script(&scripts::REWRAP_RECORDS, &touched, &arguments).await?
                 }

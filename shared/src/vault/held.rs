@@ -1,7 +1,7 @@
 //! The vault that a program holds: a ring that is read again when its file changes, and the key that seals.
 
 use super::{
-    Binding, Keyring, KeyringError, OpenError,
+    Binding, Keyring, KeyringError, OpenError, Unverified, mac,
     seal::{self, KeyEncryptionKey},
 };
 use crate::error::chain;
@@ -171,6 +171,35 @@ impl Vault {
         match seal::open(&self.held.load().ring, sealed, binding) {
             Err(OpenError::UnknownKek(_)) if self.reload() => {
                 seal::open(&self.held.load().ring, sealed, binding)
+            }
+            answer => answer,
+        }
+    }
+
+    /// A text as it is stored under this key, for [`Vault::verify`].
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn sign(&self, key: &str, text: &str) -> Result<String, SealError> {
+        self.sign_with(&self.current_id(), key, text)
+    }
+
+    /// The same with one key-encryption key of the ring.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn sign_with(&self, id: &str, key: &str, text: &str) -> Result<String, SealError> {
+        self.with_key(id, |kek| mac::with_mac(kek, key, text))
+    }
+
+    /// The text of a record that the fleet, and nobody else, has stored under this key.
+    ///
+    /// # Errors
+    /// [`Unverified`].
+    pub fn verify<'a>(&self, key: &str, stored: &'a str) -> Result<&'a str, Unverified> {
+        match mac::verified(&self.held.load().ring, key, stored) {
+            Err(Unverified::UnknownKek(_)) if self.reload() => {
+                mac::verified(&self.held.load().ring, key, stored)
             }
             answer => answer,
         }

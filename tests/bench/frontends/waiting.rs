@@ -27,6 +27,7 @@ const TOKEN: &str = "-token-of-the-benchmark";
 pub(crate) async fn measure(fleet: &Fleet, mint: &Mint, count: usize) -> Result<Fan> {
     let config = shared::config::Config::load(Some(fleet.signpost.config_path()))?;
     let store = Store::open(&config.store, Role::Issuer).await?;
+    shared::store::open_vault(&store, &config.store).await?;
     for number in 0..count {
         let scope = Scope { names: vec!["*".parse()?], tags: Vec::new() };
         let rights = [Right::ReadCert, Right::ReadKey].into_iter().collect();

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use shared::{
     config::Config,
     digest::{hex, sha256_hex},
-    domain::{Frontend, FrontendName, Right, Scope, ScopePattern},
+    domain::{Frontend, FrontendName, Right, Scope, ScopePattern, parse_tag},
+    store::{ListedFrontend, StoreError},
     tls::{InternalCa, KeyPair},
 };
 use std::{
@@ -49,7 +50,7 @@ pub(super) struct Add {
     #[arg(long = "scope", value_name = "PATTERN", required_unless_present = "tags", num_args = 1..)]
     scope: Vec<ScopePattern>,
     /// Sites with this tag are in its scope too
-    #[arg(long = "tag", value_name = "TAG")]
+    #[arg(long = "tag", value_name = "TAG", value_parser = parse_tag)]
     tags: Vec<String>,
     /// A client certificate in place of a bearer token
     #[arg(long, requires = "out", conflicts_with_all = ["enrol", "expires_hours"])]
@@ -83,7 +84,7 @@ pub(super) struct Set {
     #[arg(long = "scope", value_name = "PATTERN", num_args = 0.., group = "change")]
     scope: Option<Vec<ScopePattern>>,
     /// Sites with these tags, in the place of the tags before; an empty one: none
-    #[arg(long = "tag", value_name = "TAG", num_args = 0.., group = "change")]
+    #[arg(long = "tag", value_name = "TAG", num_args = 0.., group = "change", value_parser = parse_tag)]
     tags: Option<Vec<String>>,
     /// Whether it is given certificates only, no private keys
     #[arg(long, value_name = "true|false", group = "change")]
@@ -97,20 +98,26 @@ pub(super) struct Set {
 const ENROL_HOURS: u32 = 24;
 
 pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_with_vault(config, *output).await?;
     match command {
         Command::Add(wanted) => add(wanted, &context, output).await,
         Command::List => {
-            let frontends = context.store.list_frontends().await.map_err(|e| of_store(&e))?;
-            let shown: Vec<Value> = frontends.iter().map(describe).collect();
+            let listed = context.store.list_frontend_records().await.map_err(|e| of_store(&e))?;
+            let shown: Vec<Value> = listed.iter().map(describe_listed).collect();
             output.result(&json!({ "frontends": shown }), || {
-                let rows = frontends.iter().map(|frontend| {
-                    vec![
-                        frontend.name.to_string(),
-                        state(frontend).to_owned(),
-                        kind(frontend).to_owned(),
-                        scope_text(&frontend.scope),
-                    ]
+                let rows = listed.iter().map(|listed| {
+                    let name = listed.name.to_string();
+                    match &listed.frontend {
+                        Ok(frontend) => vec![
+                            name,
+                            state(frontend).to_owned(),
+                            kind(frontend).to_owned(),
+                            scope_text(&frontend.scope),
+                        ],
+                        Err(error) => {
+                            vec![name, error.record_state().to_owned(), "-".into(), "nothing".into()]
+                        }
+                    }
                 });
                 table(&["NAME", "STATE", "BY", "SCOPE"], rows)
             });
@@ -143,8 +150,12 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
 }
 
 async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Failed> {
-    let exists = context.store.load_frontend(&wanted.name).await.map_err(|e| of_store(&e))?;
-    if exists.is_some() && !wanted.replace {
+    let exists = match context.store.load_frontend(&wanted.name).await {
+        // What grants nothing can't be shown, and is there.
+        Err(StoreError::Unverified { .. } | StoreError::Corrupt { .. }) => true,
+        known => known.map_err(|e| of_store(&e))?.is_some(),
+    };
+    if exists && !wanted.replace {
         let message = format!("there is a frontend {} already: --replace ends its old access", wanted.name);
         return Err(Failed::new(Exit::Failed, "exists", message));
     }
@@ -300,6 +311,17 @@ pub(super) fn new_token() -> Result<Zeroizing<String>, Failed> {
     let mut bytes = Zeroizing::new([0; 32]);
     openssl::rand::rand_bytes(&mut *bytes).map_err(|e| Failed::because(Exit::Failed, "bug", &e))?;
     Ok(Zeroizing::new(format!("sp_{}", *Zeroizing::new(hex(&*bytes)))))
+}
+
+fn describe_listed(listed: &ListedFrontend) -> Value {
+    match &listed.frontend {
+        Ok(frontend) => describe(frontend),
+        Err(error) => json!({
+            "name": listed.name,
+            "state": error.record_state(),
+            "reason": shared::error::chain(error),
+        }),
+    }
 }
 
 fn describe(frontend: &Frontend) -> Value {
