@@ -1,17 +1,28 @@
 //! The audit of this process: a chain of lines, one after the other. What can't be written down doesn't happen.
 
-use super::{identity::Identity, refusal::Refusal};
+use super::{
+    budget::{Budgets, Counted, Spent},
+    identity::Identity,
+    refusal::Refusal,
+};
 use jiff::Timestamp;
 use shared::{
     digest::{hex, sha256_hex},
     domain::{AuditAction, AuditChain, AuditEntry, AuditedKey},
+    error,
     store::{Store, StoreError},
 };
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::Mutex;
 
 /// Lines in the store past which no key is given out: nobody takes them to a disk, and the store must not be filled.
 const MOST_WAITING: u64 = 100_000;
+/// What is only counted is written after this long.
+const COUNTED_FOR: Duration = Duration::from_secs(60);
 
 /// Who is written down as having asked.
 #[derive(Clone, Debug)]
@@ -41,6 +52,7 @@ pub(crate) struct Audit {
     chain: Arc<Mutex<Chain>>,
     /// By frontend: the digest of what was given to it, and the line that says so.
     last_time: Arc<Mutex<HashMap<String, (String, String)>>>,
+    budgets: Budgets,
 }
 
 #[derive(Default)]
@@ -54,7 +66,7 @@ struct Chain {
 
 impl Audit {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, chain: Arc::default(), last_time: Arc::default() }
+        Self { store, chain: Arc::default(), last_time: Arc::default(), budgets: Budgets::default() }
     }
 
     /// Before keys leave.
@@ -62,7 +74,11 @@ impl Audit {
     /// # Errors
     /// [`Refusal`]: the keys must not leave.
     pub(crate) async fn read_keys(&self, asker: &Asker, keys: Vec<AuditedKey>) -> Result<(), Refusal> {
-        self.write(asker.entry(AuditAction::ReadKey, keys, None)).await?;
+        if self.is_counted(asker, self.budgets.keys(asker, &keys, Instant::now())) {
+            return Ok(());
+        }
+        self.write(asker.entry(AuditAction::ReadKey, keys.clone(), None)).await?;
+        self.budgets.written(asker, &keys);
         Ok(())
     }
 
@@ -72,6 +88,9 @@ impl Audit {
     /// # Errors
     /// As [`Audit::read_keys`].
     pub(crate) async fn read_keys_again(&self, asker: &Asker, keys: Vec<AuditedKey>) -> Result<(), Refusal> {
+        if self.is_counted(asker, self.budgets.keys(asker, &keys, Instant::now())) {
+            return Ok(());
+        }
         let text = serde_json::to_string(&(&asker.from, asker.identity.to_string(), &keys))
             .map_err(|e| AuditError::Line(e.into()))?;
         let digest = sha256_hex(text.as_bytes());
@@ -80,7 +99,8 @@ impl Audit {
             let what = format!("the {} keys of {place} again", keys.len());
             self.write(asker.entry(AuditAction::ReadKey, Vec::new(), Some(what))).await?;
         } else {
-            let place = self.write(asker.entry(AuditAction::ReadKey, keys, None)).await?;
+            let place = self.write(asker.entry(AuditAction::ReadKey, keys.clone(), None)).await?;
+            self.budgets.written(asker, &keys);
             self.last_time.lock().await.insert(asker.name.clone(), (digest, place));
         }
         Ok(())
@@ -96,10 +116,53 @@ impl Audit {
         Ok(())
     }
 
+    /// Whether a frontend may have another client certificate now.
+    pub(crate) fn may_enrol(&self, frontend: &str) -> bool {
+        self.budgets.enrolment(frontend, Instant::now())
+    }
+
     /// # Errors
     /// [`AuditError`]: nobody knows of the denial but the log.
     pub(crate) async fn denied(&self, asker: &Asker, path: String) -> Result<(), AuditError> {
+        if self.is_counted(asker, self.budgets.denial(&asker.name, &path, Instant::now())) {
+            return Ok(());
+        }
         self.write(asker.entry(AuditAction::Denied, Vec::new(), Some(path))).await.map(drop)
+    }
+
+    /// Whether an answer was only counted. The counts are written after a while.
+    fn is_counted(&self, asker: &Asker, spent: Spent) -> bool {
+        let Spent::Counted { is_first } = spent else { return false };
+        if is_first {
+            let (audit, asker) = (self.clone(), asker.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(COUNTED_FOR).await;
+                let counted = audit.budgets.take_counted(&asker.name);
+                if let Err(error) = audit.write_counted(&asker, counted).await {
+                    let frontend = asker.name;
+                    tracing::warn!(
+                        error = error::chain(&error),
+                        frontend,
+                        ?counted,
+                        "answers that were counted are not in the audit"
+                    );
+                }
+            });
+        }
+        true
+    }
+
+    async fn write_counted(&self, asker: &Asker, counted: Counted) -> Result<(), AuditError> {
+        let Counted { answers, keys, denials } = counted;
+        if answers > 0 {
+            let what = format!("{answers} more answers, with {keys} keys that are in earlier lines");
+            self.write(asker.entry(AuditAction::ReadKey, Vec::new(), Some(what))).await?;
+        }
+        if denials > 0 {
+            let what = format!("{denials} more requests");
+            self.write(asker.entry(AuditAction::Denied, Vec::new(), Some(what))).await?;
+        }
+        Ok(())
     }
 
     /// Written to its end also where whoever asked has gone away. Answers where it stands.
