@@ -6,6 +6,7 @@ use actix_web::HttpRequest;
 use jiff::Timestamp;
 use shared::{
     domain::{DnsName, Frontend, FrontendName, Leaf, Right, Site},
+    error::chain,
     store::{FollowedGroup, Store},
 };
 
@@ -43,6 +44,7 @@ impl Reader {
 
     async fn look_up(identity: identity::Identity, from: String, store: &Store) -> Result<Self, Refusal> {
         let frontend = identity.frontend(store).await?;
+        settle_on_key(&frontend, &identity, store).await;
         let scope_version = frontend.scope_version();
         Ok(Self { frontend, identity, scope_version, from })
     }
@@ -60,19 +62,6 @@ impl Reader {
     /// Another one whenever the frontend may see other things.
     pub(crate) fn scope_version(&self) -> &str {
         &self.scope_version
-    }
-
-    /// Notes that the frontend's present key is used: the one before ends.
-    ///
-    /// # Errors
-    /// [`Refusal::Store`].
-    pub(crate) async fn settle_on_key(&self, store: &Store) -> Result<(), Refusal> {
-        if let identity::Identity::Key(key) = &self.identity
-            && self.frontend.next_spki_sha256.as_ref() == Some(key)
-        {
-            store.change_frontend(&self.frontend.name, |frontend| frontend.settle_on(key)).await?;
-        }
-        Ok(())
     }
 
     /// What it may also be given keys of.
@@ -117,12 +106,28 @@ impl Reader {
 
     /// Whether it may ask for a name that no site has: one that matches its patterns.
     pub(crate) fn may_sight(&self, name: &DnsName) -> bool {
-        self.may_sight_names() && self.frontend.scope.covers(std::slice::from_ref(name), &[])
+        self.may_sight_names() && self.covers(name)
+    }
+
+    /// Whether a name matches its patterns.
+    pub(crate) fn covers(&self, name: &DnsName) -> bool {
+        self.frontend.scope.covers(std::slice::from_ref(name), &[])
     }
 
     /// What its canaries are.
     pub(crate) fn tags(&self) -> &[String] {
         &self.frontend.scope.tags
+    }
+}
+
+/// A key that is used for the first time ends the one before it. Where that can't be written now, the next request tries again.
+async fn settle_on_key(frontend: &Frontend, identity: &identity::Identity, store: &Store) {
+    if let identity::Identity::Key(key) = identity
+        && frontend.next_spki_sha256.as_ref() == Some(key)
+        && let Err(error) = store.change_frontend(&frontend.name, |frontend| frontend.settle_on(key)).await
+    {
+        let frontend = frontend.name.as_str();
+        tracing::warn!(error = chain(&error), frontend, "the former key of a frontend can't be ended yet");
     }
 }
 

@@ -22,8 +22,7 @@ impl Certificates {
         let mut report = report.bounded();
         self.note_lateness(reader, &mut report.served).await?;
         let report = StoredReport { v: StoredReport::VERSION, at: Timestamp::now(), report };
-        self.store.write_report(reader.name(), &report).await?;
-        reader.settle_on_key(&self.store).await
+        Ok(self.store.write_report(reader.name(), &report).await?)
     }
 
     /// How long after its issuance each certificate was live.
