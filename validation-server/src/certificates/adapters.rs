@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use shared::{
     digest::sha256_hex,
-    domain::{DnsName, SiteId, Slot},
+    domain::{DnsName, NameSet, SiteId, Slot},
     vault::Vault,
 };
 use std::{
@@ -134,11 +134,12 @@ impl Certificates {
         let mut group_of: BTreeMap<&str, SiteId> = BTreeMap::new();
         for text in &wanted.resource_names {
             let name = DnsName::parse_identifier(text).map_err(|_| Refusal::NotFound)?;
-            let group = self.store.site_serving(&name).await?.ok_or(Refusal::NotFound)?;
-            group_of.insert(text, group);
+            // One that leads nowhere is looked for all the same, and is not there.
+            let group = self.store.site_serving(&name).await?;
+            group_of.insert(text, group.unwrap_or_else(|| SiteId::of(&NameSet::one(name))));
         }
         let ids: BTreeSet<SiteId> = group_of.values().cloned().collect();
-        let groups = self.store.load_followed(&ids.into_iter().collect::<Vec<_>>()).await?;
+        let groups = self.followed(reader, ids).await?;
         let items = items_of(reader, &groups);
         let mut chosen: BTreeMap<&str, &ItemId> = BTreeMap::new();
         for (name, group) in &group_of {

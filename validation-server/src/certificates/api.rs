@@ -14,24 +14,29 @@ use super::{
     refusal::Refusal,
     reports,
     route::{FileKind, Route, Target},
+    scope::even_out,
     sightings::{self, Seen},
 };
 use actix_web::{
     HttpRequest, HttpResponse,
     dev::Payload,
-    http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, TRANSFER_ENCODING},
+    http::{
+        Method,
+        header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, TRANSFER_ENCODING},
+    },
     web::{self, Bytes, Data},
 };
 use futures_util::Stream;
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::{
-    domain::{AuditedKey, Certificate, CertificateId, DnsName, Leaf, SiteId, Slot},
+    domain::{AuditedKey, Certificate, CertificateId, DnsName, Leaf, NameSet, SiteId, Slot},
     error::chain,
     store::StoredSite,
     vault::Vault,
 };
 use std::{pin::Pin, time::Duration};
+use tokio::time::Instant;
 
 /// What is kept of a path in the audit, in bytes. A hostname has 253 at most.
 const AUDITED_BYTES: usize = 400;
@@ -114,10 +119,16 @@ impl Certificates {
             Route::Ask(name) => self.ask(&reader, name.as_ref()).await,
             Route::Traefik => {
                 let Ok(keys) = reader.with_keys() else { return Err(self.deny(request, &reader)) };
+                if is_head(request) {
+                    return Ok(head_of_secret("application/json", None));
+                }
                 Ok(secret(self.traefik(keys, vault).await?))
             }
             Route::Caddy => {
                 let Ok(keys) = reader.with_keys() else { return Err(self.deny(request, &reader)) };
+                if is_head(request) {
+                    return Ok(head_of_secret("application/json", None));
+                }
                 Ok(secret(self.caddy(request, keys, vault).await?))
             }
             Route::Secrets => {
@@ -135,10 +146,13 @@ impl Certificates {
             Route::Haproxy(target, slot) => {
                 let slot = match slot {
                     Some(slot) => slot,
-                    None => match self.first_slot(&reader, self.group_of(&target).await?).await {
-                        Err(Refusal::NotFound) => return Err(self.deny(request, &reader)),
-                        slot => slot?,
-                    },
+                    None => {
+                        let stored = self.seen(request, &reader, &target).await?;
+                        match self.first_slot(&reader, stored.id).await {
+                            Err(Refusal::NotFound) => return Err(self.deny(request, &reader)),
+                            slot => slot?,
+                        }
+                    }
                 };
                 self.file(request, &reader, &target, slot, FileKind::Bundle, vault).await
             }
@@ -163,14 +177,10 @@ impl Certificates {
     /// because nobody knows.
     async fn ask(&self, reader: &Reader, name: Option<&DnsName>) -> Result<HttpResponse, Refusal> {
         let allowed = match name {
-            Some(name) => match self.store.site_serving(name).await? {
-                Some(id) => {
-                    let stored = self.store.load_site(&id).await?;
-                    stored
-                        .is_some_and(|stored| reader.sees_site(&stored.site) && is_served_or_pending(&stored))
-                }
-                None => false,
-            },
+            Some(name) => self
+                .stored(&Target::Name(name.clone()))
+                .await?
+                .is_some_and(|stored| reader.sees_site(&stored.site) && is_served_or_pending(&stored)),
             None => false,
         };
         let mut answer = if allowed { HttpResponse::Ok() } else { HttpResponse::Forbidden() };
@@ -204,7 +214,7 @@ impl Certificates {
             #[serde(flatten)]
             item: Item,
         }
-        let id = self.group_of(target).await?;
+        let id = self.seen(request, reader, target).await?.id;
         let group = self.store.load_followed(&[id]).await?.pop().ok_or(Refusal::NotFound)?;
         let Some(stored) = &group.wanted else { return Err(Refusal::NotFound) };
         let mut items = reader.items(&group, Timestamp::now());
@@ -238,11 +248,7 @@ impl Certificates {
         kind: FileKind,
         vault: &Vault,
     ) -> Result<HttpResponse, Refusal> {
-        let id = self.group_of(target).await?;
-        let stored = self.store.load_site(&id).await?.ok_or(Refusal::NotFound)?;
-        if !reader.sees_site(&stored.site) {
-            return Err(self.deny(request, reader));
-        }
+        let stored = self.seen(request, reader, target).await?;
         let (id, certificate, leaf) = self.certificate(reader, &stored, target, slot).await?;
         if !reader.sees_certificate(&stored.site, &leaf) {
             return Err(self.deny(request, reader));
@@ -252,6 +258,9 @@ impl Certificates {
             let Ok(keys) = reader.with_keys() else { return Err(self.deny(request, reader)) };
             if etag.is_known_to(request.headers()) {
                 return Ok(not_modified(&etag));
+            }
+            if is_head(request) {
+                return Ok(head_of_secret(kind.content_type(), Some(&etag)));
             }
             let key = KeyFile { id: &id, certificate: &certificate, leaf: &leaf, site: &stored.id, slot };
             self.key_file(keys, &key, kind, vault).await?
@@ -321,11 +330,37 @@ impl Certificates {
         Ok(Some((id.clone(), certificate, leaf)))
     }
 
-    async fn group_of(&self, target: &Target) -> Result<SiteId, Refusal> {
-        match target {
-            Target::Item(item) => Ok(item.group.clone()),
-            Target::Name(name) => self.store.site_serving(name).await?.ok_or(Refusal::NotFound),
+    /// The site of a target that the frontend sees. One that it doesn't see and one that isn't there are told apart by nothing:
+    /// not by the answer, nor by what the store is asked, nor by what is written to the audit.
+    async fn seen(
+        &self,
+        request: &HttpRequest,
+        reader: &Reader,
+        target: &Target,
+    ) -> Result<StoredSite, Refusal> {
+        let begun = Instant::now();
+        let found = self.stored(target).await?.filter(|stored| reader.sees_site(&stored.site));
+        if found.is_none() {
+            even_out(begun).await;
         }
+        match found {
+            Some(stored) => Ok(stored),
+            // What its patterns cover is no secret, and asked for again and again until it is there.
+            None if matches!(target, Target::Name(name) if reader.covers(name)) => Err(Refusal::NotFound),
+            _ => Err(self.deny(request, reader)),
+        }
+    }
+
+    /// The site of a target. Where a name leads nowhere, a site is asked for all the same.
+    async fn stored(&self, target: &Target) -> Result<Option<StoredSite>, Refusal> {
+        let (id, is_known) = match target {
+            Target::Item(item) => (item.group.clone(), true),
+            Target::Name(name) => match self.store.site_serving(name).await? {
+                Some(id) => (id, true),
+                None => (SiteId::of(&NameSet::one(name.clone())), false),
+            },
+        };
+        Ok(self.store.load_site(&id).await?.filter(|_| is_known))
     }
 
     /// What is not this frontend's does not exist for it. The audit is written beside the answer, so that the answer
@@ -381,6 +416,24 @@ fn not_modified(etag: &ETag) -> HttpResponse {
 fn check_method(request: &HttpRequest, methods: &'static str) -> Result<(), Refusal> {
     let is_answered = methods.split(", ").any(|method| request.method() == method);
     if is_answered { Ok(()) } else { Err(Refusal::Method(methods)) }
+}
+
+fn is_head(request: &HttpRequest) -> bool {
+    request.method() == Method::HEAD
+}
+
+/// The answer to a question for something with keys in it that asks for no content: no key is opened for it, and none is given
+/// out. How long it would be is not said.
+fn head_of_secret(content_type: &'static str, etag: Option<&ETag>) -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    response.insert_header((CACHE_CONTROL, "no-store")).insert_header((CONTENT_TYPE, content_type));
+    if let Some(etag) = etag {
+        response.insert_header((ETAG, etag.as_str()));
+    }
+    response
+        .message_body(actix_web::body::None::new())
+        .map(|response| response.map_into_boxed_body())
+        .unwrap_or_else(|_| HttpResponse::InternalServerError().finish())
 }
 
 fn has_body(request: &HttpRequest) -> bool {

@@ -8,6 +8,7 @@ use super::{
     reader::KeyReader,
     refusal::Refusal,
     route::{FileKind, ItemId},
+    scope::even_out,
 };
 use actix_web::web::Bytes;
 use jiff::Timestamp;
@@ -19,6 +20,7 @@ use shared::{
     vault::Vault,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 /// Ids in one request.
@@ -102,9 +104,10 @@ impl Certificates {
         wanted: &Wanted,
         vault: &Vault,
     ) -> Result<Bytes, Refusal> {
+        let begun = Instant::now();
         let ids: Vec<Option<ItemId>> = wanted.ids.iter().map(|id| ItemId::parse(id)).collect();
         let groups: BTreeSet<SiteId> = ids.iter().flatten().map(|id| id.group.clone()).collect();
-        let groups = self.store.load_followed(&groups.into_iter().collect::<Vec<_>>()).await?;
+        let groups = self.followed(reader, groups).await?;
         let items = items_of(reader, &groups);
         let is_new = |id: &ItemId, item: &Item| {
             wanted.have.get(&id.to_string()).is_none_or(|have| have != item.version())
@@ -115,6 +118,9 @@ impl Certificates {
             .filter_map(|id| items.get_key_value(id))
             .filter(|(id, (_, item))| is_new(id, item))
             .collect();
+        if ids.iter().flatten().any(|id| !items.contains_key(id)) {
+            even_out(begun).await;
+        }
         let opened = self.open(reader, &new, vault).await?;
         self.write_down(reader, &opened).await?;
         let mut answer = Zeroizing::new(Vec::with_capacity(opened.len() * 8 * 1024 + wanted.ids.len() * 100));
@@ -188,6 +194,20 @@ impl Certificates {
             }
         }
         Ok(opened)
+    }
+
+    /// Groups that the frontend sees. Of others no more is read than it takes to know that, so that they take as long as those that
+    /// are not there.
+    pub(super) async fn followed(
+        &self,
+        reader: KeyReader<'_>,
+        ids: BTreeSet<SiteId>,
+    ) -> Result<Vec<FollowedGroup>, Refusal> {
+        let ids: Vec<SiteId> = ids.into_iter().collect();
+        let mut sites = self.store.load_sites(&ids).await?;
+        sites.retain(|stored| reader.sees_site(&stored.site));
+        let seen: Vec<SiteId> = sites.into_iter().map(|stored| stored.id).collect();
+        Ok(self.store.load_followed(&seen).await?)
     }
 
     /// Before the keys leave: what can't be written down doesn't happen.

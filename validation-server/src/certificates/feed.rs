@@ -112,6 +112,12 @@ impl Feed {
 /// The store as it is now, where that is different.
 async fn next(store: &Store, before: Option<&Snapshot>) -> Result<Option<Snapshot>, StoreError> {
     let head = store.load_feed_head().await?;
+    if before.is_none_or(|before| before.head.frontends != head.frontends)
+        && let Err(error) = store.list_frontends().await
+    {
+        // Once the newer record of a frontend was seen, an older one counts no more: somebody has put it back.
+        tracing::warn!(error = chain(&error), "it can't be seen which frontends were changed");
+    }
     let Some(before) = before else { return Ok(Some(Snapshot::at(head))) };
     if before.head == head {
         return Ok(None);

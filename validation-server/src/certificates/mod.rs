@@ -6,8 +6,8 @@
 //! - [`feed`] follows the store, [`changes`] are what of it a frontend sees; [`bundles`] are many keys at once, [`reports`] what
 //!   frontends say of themselves. [`waiting`] counts those who wait.
 //! - [`adapters`] speak what Traefik, Caddy, Envoy and HAProxy ask for by themselves.
-//! - [`audit`] writes down who is given which keys, before they are.
-//! - [`enrolment`] gives a frontend its client certificate.
+//! - [`audit`] writes down who is given which keys, before they are; [`budget`] keeps a frontend from flooding it.
+//! - [`enrolment`] gives a frontend its client certificate, for a key that [`signing_request`] finds strong.
 //! - [`server`] speaks HTTPS with the context that [`tls`] holds and [`own_certificate`] keeps valid.
 //! - [`counters`] counts.
 //!
@@ -16,6 +16,7 @@
 mod adapters;
 mod api;
 mod audit;
+mod budget;
 mod bundles;
 mod changes;
 mod counters;
@@ -34,6 +35,7 @@ mod route;
 mod scope;
 mod server;
 mod sightings;
+mod signing_request;
 mod tls;
 mod waiting;
 
@@ -169,7 +171,7 @@ impl Certificates {
         // With files of its own it can answer from the first moment, if only that it isn't ready.
         self.own.begin(&self.tls).map_err(|e| Failure::configuration(&e))?;
         store_check::until_suitable(&self.store, self.section.confirm_replicas).await?;
-        let vault = Arc::new(self.opened_vault().await?);
+        let vault = self.opened_vault().await?;
         let authority = self.authority(&vault).await?;
         let authority = self.internal_ca.get_or_init(|| authority);
         if self.vault.set(Arc::clone(&vault)).is_err() {
@@ -183,7 +185,7 @@ impl Certificates {
     }
 
     /// A store that no issuer has set up yet is waited for.
-    async fn opened_vault(&self) -> Result<Vault, Failure> {
+    async fn opened_vault(&self) -> Result<Arc<Vault>, Failure> {
         let mut told = false;
         loop {
             match open_vault(&self.store, &self.section).await {

@@ -33,7 +33,7 @@ pub(crate) enum Refusal {
     TooLarge(usize),
     #[error("the body took too long to come")]
     TooSlow,
-    #[error("this frontend has too many requests waiting")]
+    #[error("this frontend asks too much at once")]
     TooMany,
     /// Nothing can be said of what came after the cursor.
     #[error("begin again without a cursor")]

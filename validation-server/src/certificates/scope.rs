@@ -1,6 +1,11 @@
 //! What a frontend may see of a site and of its certificates.
 
 use shared::domain::{DnsName, Frontend, Leaf, Right, Site};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Refusals come at multiples of this time.
+const STEP: Duration = Duration::from_millis(10);
 
 /// Whether a site is in a frontend's scope at all.
 pub(crate) fn sees_site(frontend: &Frontend, site: &Site) -> bool {
@@ -14,16 +19,17 @@ pub(crate) fn sees_certificate(frontend: &Frontend, site: &Site, leaf: &Leaf) ->
     if !sees_site(frontend, site) {
         return false;
     }
-    // A wildcard stands for any name in its place.
-    let names: Option<Vec<DnsName>> = leaf
-        .names
-        .iter()
-        .map(|name| {
-            DnsName::parse(&name.strip_prefix("*.").map_or(name.clone(), |rest| format!("any.{rest}"))).ok()
-        })
-        .collect();
+    // A wildcard is matched as one: a pattern for one of the names that it covers is no right to its key.
+    let names: Option<Vec<DnsName>> =
+        leaf.names.iter().map(|name| DnsName::parse_identifier(name).ok()).collect();
     // What can't be read as a name is covered by a tag only.
     frontend.scope.covers(&names.unwrap_or_default(), &site.tags)
+}
+
+/// Waits until the next [`STEP`] after `begun`: when a refusal comes says nothing of what was looked at before it.
+pub(crate) async fn even_out(begun: Instant) {
+    let steps = begun.elapsed().as_nanos() / STEP.as_nanos() + 1;
+    tokio::time::sleep_until(begun + STEP * u32::try_from(steps).unwrap_or(u32::MAX)).await;
 }
 
 #[cfg(test)]
@@ -69,6 +75,15 @@ mod tests {
         for names in [&["x.a.example.com", "x.b.example.com"][..], &["*.example.com"], &["192.0.2.1"], &[]] {
             assert!(!sees_certificate(&frontend, &inside, &leaf(names)), "{names:?}");
         }
+        let one = self::frontend(&["any.a.example.com", "x.a.example.com"], &[], &[Right::ReadCert]);
+        assert!(sees_certificate(&one, &inside, &leaf(&["x.a.example.com"])));
+        assert!(
+            !sees_certificate(&one, &inside, &leaf(&["*.a.example.com"])),
+            "its key serves every name below"
+        );
+        let all = self::frontend(&["*"], &[], &[Right::ReadCert]);
+        assert!(sees_certificate(&all, &inside, &leaf(&["*.a.example.com", "192.0.2.1"])));
+        assert!(!sees_certificate(&all, &inside, &leaf(&["no name"])));
         let tagged = site(&["x.b.example.com"], &["eu"]);
         assert!(sees_certificate(&frontend, &tagged, &leaf(&["192.0.2.1"])));
     }
