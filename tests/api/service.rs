@@ -17,7 +17,8 @@ use reqwest::{Client, Method};
 use serde_json::Value;
 use shared::{
     config::{Config, Program},
-    store::{Role, Store},
+    store::{Role, Store, open_vault},
+    vault::Keyring,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -64,6 +65,12 @@ impl Service {
         let config = Arc::new(Config::load(Some(signpost.config_path()))?);
         let store = Store::open(&config.store, Role::Issuer).await?;
         store.check(0).await?;
+        // The records of tokens are signed with it.
+        let ring = signpost.key_encryption_key_file();
+        if !ring.exists() {
+            Keyring::generate(&ring)?;
+        }
+        open_vault(&store, &config.store).await?;
         let listener = TcpListener::bind(config.issuer.listen)?;
         let address = listener.local_addr()?;
         let page = TcpListener::bind(config.telemetry.address_of(Program::Issuer))?;

@@ -151,7 +151,10 @@ async fn a_tag_changes_with_the_certificate_and_not_before() -> Result<()> {
             head.status == 200 && head.header("etag") == Some(&tag) && head.body.is_empty(),
             "{path}: {head:?}"
         );
-        ensure!(head.header("content-length") == answer.header("content-length"), "{path}: {head:?}");
+        // No key is opened for a question that gives out none.
+        let is_key = path.ends_with("privkey.pem");
+        let length = answer.header("content-length").filter(|_| !is_key);
+        ensure!(head.header("content-length") == length, "{path}: {head:?}");
         tags.push(tag);
     }
     fleet.add_site(&[NAME], &[], &[KeyType::EcdsaP256]).await?;

@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
@@ -43,7 +44,7 @@ pub(crate) struct Fleet {
     pub(crate) signpost: Signpost,
     pub(crate) store: Store,
     pub(crate) internal_ca: InternalCa,
-    vault: Vault,
+    vault: Arc<Vault>,
     public_ca: Authority,
 }
 
@@ -58,7 +59,7 @@ pub(crate) enum Identity {
     Nobody,
     /// The value of the `Authorization` header.
     Header(String),
-    Key(std::sync::Arc<KeyPair>),
+    Key(Arc<KeyPair>),
 }
 
 impl Identity {

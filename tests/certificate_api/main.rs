@@ -5,7 +5,9 @@
 //! - `commands`: `issuer frontend`.
 //! - `documents`: listings, names, files, entity tags.
 //! - `enrolment`: a client certificate in exchange for a token, and its renewal.
+//! - `forged`: somebody writes to Redis what nobody of the fleet has written.
 //! - `frontends`: every make of frontend, with an agent beside it.
+//! - `memory`: what is left of a key that was given out.
 //! - `scopes`: who may read what, by table and by dice.
 //! - `service`: the server's own certificate, TLS, a store that is away, keyrings, the end.
 
@@ -16,6 +18,8 @@ mod commands;
 mod documents;
 mod enrolment;
 mod fleet;
+mod forged;
 mod frontends;
+mod memory;
 mod scopes;
 mod service;

@@ -22,6 +22,11 @@ use run::Failure;
 use shared::config::Config;
 use std::{path::PathBuf, process::ExitCode};
 
+/// Wipes what is freed, wherever it was: a private key passes through buffers of libraries, and through those that grow.
+#[global_allocator]
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
+    zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
 /// Answers the CA's challenges, and serves certificates to frontends.
 #[derive(Parser)]
 #[command(version, after_help = "Exit codes: 0 ended as told, 1 failed, 2 usage or configuration.")]
@@ -53,7 +58,7 @@ fn main() -> ExitCode {
     match start(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            eprintln!("{}", shared::text::printable(&failure.to_string()));
             failure.exit_code()
         }
     }

@@ -39,8 +39,13 @@ use crate::{
 };
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
-use shared::error::chain;
+use shared::{error::chain, text::printable};
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+
+/// Wipes what is freed, wherever it was: a private key passes through buffers of libraries, and through those that grow.
+#[global_allocator]
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
+    zeroizing_alloc::ZeroAlloc(std::alloc::System);
 
 /// Pulls certificates onto a frontend and reloads its web server.
 #[derive(Debug, Parser)]
@@ -83,9 +88,9 @@ fn main() -> ExitCode {
         Err(error) => {
             let code = if error.is::<AgentConfigError>() { BAD_CONFIGURATION } else { FAILED };
             if arguments.json {
-                println!("{}", serde_json::json!({ "error": chain(error.as_ref()) }));
+                println!("{}", printable(&serde_json::json!({ "error": chain(error.as_ref()) }).to_string()));
             }
-            eprintln!("frontend-agent: {}", chain(error.as_ref()));
+            eprintln!("frontend-agent: {}", printable(&chain(error.as_ref())));
             ExitCode::from(code)
         }
     }
@@ -111,7 +116,7 @@ fn execute(arguments: &Arguments) -> anyhow::Result<bool> {
                 anyhow::Ok(report)
             })?;
             if arguments.json {
-                println!("{}", serde_json::to_string_pretty(&report)?);
+                println!("{}", printable(&serde_json::to_string_pretty(&report)?));
             } else {
                 show(&report);
             }
@@ -120,9 +125,9 @@ fn execute(arguments: &Arguments) -> anyhow::Result<bool> {
         Verb::Status => {
             let overview = Overview::of(&Directory::existing(&StoreConfig::load(file)?))?;
             if arguments.json {
-                println!("{}", serde_json::to_string_pretty(&overview)?);
+                println!("{}", printable(&serde_json::to_string_pretty(&overview)?));
             } else {
-                print!("{}", overview.to_text(Timestamp::now()));
+                print!("{}", printable(&overview.to_text(Timestamp::now())));
             }
             Ok(true)
         }
@@ -146,6 +151,6 @@ fn show(report: &Report) {
         if report.reloaded { ", web server reloaded" } else { "" },
     );
     if !report.is_success() {
-        eprintln!("frontend-agent: {}", report.problems());
+        eprintln!("frontend-agent: {}", printable(&report.problems()));
     }
 }
