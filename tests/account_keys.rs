@@ -120,7 +120,7 @@ async fn an_account_that_the_ca_has_ended_is_replaced_and_daemons_go_on() -> Res
     until_true("the daemon says that it issues again", LIMIT, recovered).await?;
     // What has ended there ends here as well.
     end_at_the_ca(&stage).await?;
-    let ended = stage.json(&["account", "deactivate"]).await?;
+    let ended = stage.json(&["account", "deactivate", "--yes"]).await?;
     ensure!(ended["status"] == "deactivated", "{ended:#}");
     Ok(())
 }
@@ -155,6 +155,6 @@ async fn end_at_the_ca(stage: &Stage) -> Result<()> {
     let file = elsewhere.write("key.pem", key)?;
     let file = file.to_str().context("a path of text")?.to_owned();
     elsewhere.issuer(&["account", "import", &file]).await?.success()?;
-    elsewhere.issuer(&["account", "deactivate"]).await?.success()?;
+    elsewhere.issuer(&["account", "deactivate", "--yes"]).await?.success()?;
     Ok(())
 }

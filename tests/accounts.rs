@@ -50,7 +50,7 @@ async fn a_key_of_every_type_goes_through_an_accounts_whole_life() -> Result<()>
         ensure!(!stored.account_key("pebble", first).await?.public_eq(&old_key), "the key is the old one");
         ensure!(run("show", &[]).await?["at_ca"]["status"] == "valid");
 
-        let ended = run("deactivate", &[]).await?;
+        let ended = run("deactivate", &["--yes"]).await?;
         ensure!(ended["status"] == "deactivated", "{ended:#}");
         let shown = run("show", &[]).await?;
         ensure!(shown["status"] == "deactivated", "{shown:#}");

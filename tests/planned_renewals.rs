@@ -165,6 +165,7 @@ impl Scene {
             touched,
             retired: Place { class: Class::Check, moment: deletion, deadline: deletion, ..at_once() },
             force: None,
+            remembered: Default::default(),
             events: Vec::new(),
         };
         self.store.put_site(&change).await?;

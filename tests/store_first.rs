@@ -85,19 +85,30 @@ async fn several_names_share_a_certificate_or_have_one_each() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_set_that_is_issued_later_takes_over_its_names() -> Result<()> {
+async fn a_name_set_that_is_issued_later_takes_nothing_from_a_site() -> Result<()> {
     let stage = Stage::trusting().await?;
-    stage.issue(&["a.example"]).await?;
-    let set = stage.issue(&["--san", "a.example", "b.example"]).await?;
-    ensure!(set["results"][0]["status"] == "issued", "{set:#}");
-    let stored = Stored::open(stage.signpost.config_path()).await?;
-    for name in ["a.example", "b.example"] {
-        let [served] = &stored.served(name).await?[..] else { anyhow::bail!("{name}: one certificate") };
-        ensure!(served.names() == ["a.example", "b.example"], "{name}: {:?}", served.names());
-        let status = stage.signpost.issuer_json(&["status", name]).await?;
-        ensure!(status["sites"][0]["names"] == serde_json::json!(["a.example", "b.example"]), "{status:#}");
-        ensure!(status["sites"][0]["state"] == "valid", "{status:#}");
+    stage.issue(&["--dual", "--tag", "eu", "a.example"]).await?;
+    stage.json(&["site", "add", "c.example", "d.example"]).await?;
+    stage.proxy.reset();
+    let before = stage.json(&["site", "show", "a.example"]).await?;
+    for (names, taken) in [
+        (&["a.example", "b.example"][..], "a.example"),
+        (&["b.example", "d.example"], "d.example"),
+        // Theirs, but with certificates of their own.
+        (&["c.example", "d.example"], "c.example"),
+    ] {
+        let line = [&["--json", "issue", "--san"], names].concat();
+        let refused = stage.signpost.issuer(&line).await?.with_code(1)?.json()?;
+        let message = refused["message"].as_str().context("a message")?;
+        ensure!(refused["error"] == "conflict" && message.contains(taken), "{names:?}: {refused:#}");
+        ensure!(message.contains("belongs to the site"), "{names:?}: {message}");
     }
+    ensure!(stage.proxy.requests().total() == 0, "{}", stage.proxy.requests());
+    ensure!(stage.json(&["site", "show", "a.example"]).await? == before, "it was touched");
+    stage.signpost.issuer(&["site", "show", "b.example"]).await?.with_code(4)?;
+    // One of them alone is its own.
+    stage.issue(&["d.example"]).await?;
+    ensure!(stage.proxy.issued_for(&["d.example"]).len() == 1);
     Ok(())
 }
 

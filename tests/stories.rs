@@ -46,6 +46,7 @@ mod store_by_url;
 mod store_faults;
 mod store_first;
 mod systemd;
+mod wanted_by_hand;
 mod wanted_files;
 mod wanted_sites;
 mod wanted_sources;

@@ -175,7 +175,12 @@ async fn after_the_grace_time_nothing_of_a_site_is_left() -> Result<()> {
     for name in ["a.example", "c.example"] {
         stage.until_valid(name).await?;
     }
-    stage.json(&["site", "remove", "b.example"]).await?;
+    // It has more names than this one.
+    let refused = stage.signpost.issuer(&["--json", "site", "remove", "b.example"]).await?.with_code(2)?;
+    let message = refused.json()?["message"].as_str().context("a message")?.to_owned();
+    ensure!(message.contains("goes with a.example, c.example") && message.contains("--yes"), "{message}");
+    ensure!(stage.json(&["site", "show", "a.example"]).await?["wanted"]["names"].as_array().is_some());
+    stage.json(&["site", "remove", "b.example", "--yes"]).await?;
     until_true("nothing of it is left", SOON, || async {
         keys_of_sites(&stage).await.is_ok_and(|after| after == before)
     })

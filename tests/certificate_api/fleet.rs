@@ -176,6 +176,7 @@ impl Fleet {
             groups,
             retired: place,
             force: None,
+            remembered: Default::default(),
             place,
             touched: Vec::new(),
             events: Vec::new(),

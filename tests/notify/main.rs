@@ -168,6 +168,7 @@ fn failure(class: FailureClass, count: u32) -> Failure {
         not_before: None,
         since: None,
         next: None,
+        remembered: false,
     }
 }
 

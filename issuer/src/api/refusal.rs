@@ -72,6 +72,9 @@ codes! {
     SiteExists "site-exists" CONFLICT
         "The site is there already, with other settings."
         "Change it with PATCH /api/v1/sites/ID.";
+    MoreNames "more-names" CONFLICT
+        "The site has more names than the one in the path; nothing was removed."
+        "DELETE /api/v1/sites/ID removes it with all of them; PATCH with remove_names takes out one.";
     Changed "changed" CONFLICT
         "Somebody else changed the same thing in this moment; nothing was written."
         "Read it again, and repeat the request.";

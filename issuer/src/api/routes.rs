@@ -192,7 +192,7 @@ routes! {
             .body("SitePatch").refusals(OF_CHANGE);
         DELETE Write sites::remove,
             described("removeSite", "Remove a site: its certificates are deleted after the grace time.", &[(200, "Change")])
-            .refusals(&[Code::NoSuchSite, Code::Changed]);
+            .refusals(&[Code::NoSuchSite, Code::MoreNames, Code::Changed]);
     }
     "/sites/{site}/pause" {
         POST Write sites::pause, described("pauseSite", "Order nothing for a site; what is served is served on.", &[(200, "Change")])

@@ -52,6 +52,12 @@ pub(super) async fn change(_: Authorized<Write>, asked: Asked) -> Result<Answer,
 
 pub(super) async fn remove(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
     let wanted = find(&asked).await?;
+    let names = &wanted.site.names;
+    if SiteId::parse(&asked.part("site")).is_none() && names.as_slice().len() > 1 {
+        let message = format!("the site {} has the names {names}: nothing was removed", wanted.id);
+        let details = json!({ "site": wanted.id, "names": names });
+        return Err(Refusal::new(Code::MoreNames, message).with_details(details));
+    }
     Ok(Answer::ok(&describe(&asked.api.registry.remove(wanted).await?)))
 }
 

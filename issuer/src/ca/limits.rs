@@ -31,6 +31,8 @@ pub struct CaLimits {
     domains: BTreeMap<String, BTreeMap<String, Rate>>,
     /// Where a profile doesn't say otherwise.
     pub names_per_certificate: usize,
+    /// Bytes that all names of a certificate have together, where a profile doesn't say otherwise.
+    pub name_bytes: Option<usize>,
     /// What CAA records must name, where the directory doesn't say.
     pub caa_identities: Vec<String>,
 }
@@ -60,6 +62,7 @@ impl CaLimits {
                 profiles: profile.profiles.clone(),
                 same_set_days: profile.same_set_days,
                 names_per_certificate: profile.names_per_certificate,
+                name_bytes: profile.name_bytes,
                 caa_identities: profile.caa_identities.clone(),
                 ..Self::default()
             },
@@ -76,6 +79,7 @@ impl CaLimits {
         found.same_set_days = file.same_set_days.unwrap_or(found.same_set_days);
         found.caa_identities = file.caa_identities.unwrap_or(found.caa_identities);
         found.names_per_certificate = file.names_per_certificate.unwrap_or(found.names_per_certificate);
+        found.name_bytes = file.name_bytes.or(found.name_bytes);
         found.accounts = file.accounts;
         found.domains = file.domains;
         found.check().map_err(wrong)?;

@@ -12,7 +12,7 @@ use openssl::x509::X509;
 use profile::Profile;
 use shared::{
     config::{Ca as Section, Config},
-    domain::{ChallengeType, DnsName, NameError, PublicSuffixes},
+    domain::{ChallengeType, DnsName, NameError, PublicSuffixes, Room},
 };
 use std::{
     collections::BTreeMap,
@@ -34,6 +34,9 @@ const SHIPPED: [(&str, &str); 8] = [
 ];
 /// What an operator copies for a CA of one's own.
 pub const TEMPLATE: &str = include_str!("profiles/template.toml");
+/// What all names of an order have together, where nothing else is known: with more, the request is larger than the 50,000
+/// bytes that Boulder reads.
+const NAME_BYTES: usize = 30_000;
 /// A CA of one's own, on one's own network, answers at once.
 const OWN_FIRST_POLL: Duration = Duration::from_millis(25);
 
@@ -116,9 +119,9 @@ impl Ca {
         })
     }
 
-    /// Names that one certificate of this profile takes; `None` is the CA's own choice of a profile.
-    pub fn names_per_certificate(&self, profile: Option<&str>) -> usize {
-        names_per_certificate(&self.section, &self.limits, profile)
+    /// What one certificate of this profile takes; `None` is the CA's own choice of a profile.
+    pub fn room(&self, profile: Option<&str>) -> Room {
+        room(&self.section, &self.limits, profile)
     }
 }
 
@@ -158,9 +161,9 @@ impl Terms {
         self.section.dns_persist.is_some()
     }
 
-    /// See [`Ca::names_per_certificate`].
-    pub fn names_per_certificate(&self, profile: Option<&str>) -> usize {
-        names_per_certificate(&self.section, &self.limits, profile)
+    /// See [`Ca::room`]; without a profile, by the one that the configuration asks for.
+    pub fn room(&self, profile: Option<&str>) -> Room {
+        room(&self.section, &self.limits, profile.or(self.section.profile.as_deref()))
     }
 }
 
@@ -168,10 +171,14 @@ fn title(name: &str, profile: Option<&Profile>) -> String {
     profile.map_or_else(|| name.to_owned(), |profile| profile.title.clone())
 }
 
-fn names_per_certificate(section: &Section, limits: &CaLimits, profile: Option<&str>) -> usize {
-    let of_profile = profile.and_then(|name| limits.profiles.get(name)).map(|profile| profile.names);
-    let known = of_profile.unwrap_or(limits.names_per_certificate);
-    section.names_per_certificate.map_or(known, |most| most.min(known)).max(1)
+fn room(section: &Section, limits: &CaLimits, profile: Option<&str>) -> Room {
+    let of_profile = profile.and_then(|name| limits.profiles.get(name));
+    let known = of_profile.map_or(limits.names_per_certificate, |profile| profile.names);
+    let bytes = of_profile.and_then(|profile| profile.name_bytes).or(limits.name_bytes);
+    Room {
+        names: section.names_per_certificate.map_or(known, |most| most.min(known)).max(1),
+        bytes: bytes.unwrap_or(NAME_BYTES),
+    }
 }
 
 /// The section of that name or the default one, the directory, and the shipped profile where it is the same CA's.
@@ -238,7 +245,7 @@ mod tests {
     #[test]
     fn a_profile_says_how_many_names_it_takes() {
         let ca = Ca::of(&config("[ca.letsencrypt]\n"), None).unwrap();
-        let names = |profile| ca.names_per_certificate(profile);
+        let names = |profile| ca.room(profile).names;
         assert_eq!((names(None), names(Some("shortlived")), names(Some("unheard-of"))), (100, 25, 100));
     }
 

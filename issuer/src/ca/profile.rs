@@ -12,6 +12,8 @@ pub(super) struct Profile {
     pub(super) directory: String,
     pub(super) public: bool,
     pub(super) names_per_certificate: usize,
+    #[serde(default)]
+    pub(super) name_bytes: Option<usize>,
     pub(super) first_poll_ms: u64,
     /// What a CAA record must name for this CA, where its directory doesn't say.
     #[serde(default)]
@@ -44,6 +46,9 @@ pub struct Quirks {
 pub struct CertificateProfile {
     /// Names that one certificate takes.
     pub names: usize,
+    /// Bytes that all of them have together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_bytes: Option<usize>,
     /// For forecasts: what is issued says its lifetime itself.
     pub lifetime_hours: f64,
     /// Kinds of identifiers: `dns`, `ip`.
@@ -65,6 +70,7 @@ pub struct RequestRate {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct LimitsFile {
     pub(super) names_per_certificate: Option<usize>,
+    pub(super) name_bytes: Option<usize>,
     pub(super) same_set_days: Option<f64>,
     pub(super) caa_identities: Option<Vec<String>>,
     pub(super) profiles: Option<BTreeMap<String, CertificateProfile>>,

@@ -72,6 +72,9 @@ pub(super) enum Command {
     Deactivate {
         #[command(flatten)]
         which: Which,
+        /// Without being asked
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -188,9 +191,14 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             show(&stored.account, Some(json!(state)), output);
             Ok(Exit::Done)
         }
-        Command::Deactivate { which } => {
+        Command::Deactivate { which, yes } => {
             let desk = Desk::open(which, config, *output).await?;
             let stored = desk.stored().await?;
+            let what = format!(
+                "the account {:?} of {} ends for good: nothing is ordered or revoked with it any more",
+                desk.name, desk.ca.title
+            );
+            output.confirm(&what, yes).await?;
             let (stored, account) = desk.account(stored.account.key_type).await?;
             let at_ca = match ask_for_account(&account).await.map_err(|e| of_account(&e))? {
                 AtCa::Known(_) => {

@@ -108,6 +108,33 @@ impl Output {
         let _ = writeln!(io::stderr(), "{}", printable(text));
     }
 
+    /// Asks a person whether something is meant that goes further than what was typed; a program says `--yes` beforehand.
+    ///
+    /// # Errors
+    /// Nobody can be asked, or the answer is no.
+    pub(super) async fn confirm(self, what: &str, yes: bool) -> Result<(), Failed> {
+        if yes {
+            return Ok(());
+        }
+        if self.json || !io::stdin().is_terminal() || !self.has_watcher() {
+            let message = format!("{what}. Nothing was done: say --yes if that is meant");
+            return Err(Failed::new(Exit::Usage, "confirmation", message));
+        }
+        let _ = write!(io::stderr(), "{what}. Go on? [y/N] ");
+        let (done, answer) = tokio::sync::oneshot::channel();
+        // A thread that nobody waits for at the end: Ctrl-C is an answer, too.
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let _ = io::stdin().read_line(&mut line);
+            done.send(line)
+        });
+        let answer = answer.await.unwrap_or_default();
+        if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+            return Ok(());
+        }
+        Err(Failed::new(Exit::Usage, "confirmation", "nothing was done"))
+    }
+
     pub(super) fn fail(self, failed: &Failed) -> Exit {
         self.note(&format!("issuer: {}", failed.message));
         if self.json {

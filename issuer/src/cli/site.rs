@@ -57,6 +57,9 @@ pub(super) enum Command {
     Remove {
         #[arg(required = true)]
         names: Vec<String>,
+        /// Remove a site with names that were not given, without being asked
+        #[arg(long)]
+        yes: bool,
     },
     /// Order nothing for sites; what is served is served on
     Pause {
@@ -178,9 +181,13 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             };
             return list(&context, of, after.as_deref(), limit, output).await;
         }
-        Command::Remove { names } => {
+        Command::Remove { names, yes } => {
+            let sites = find_all(&registry, &names).await?;
+            if let Some(more) = more_than_named(&sites, &names) {
+                output.confirm(&more, yes).await?;
+            }
             let mut changes = Vec::new();
-            for wanted in find_all(&registry, &names).await? {
+            for wanted in sites {
                 changes.push(registry.remove(wanted).await.map_err(|e| of_site(&e))?);
             }
             told(output, &changes, "");
@@ -221,6 +228,25 @@ async fn find_all(registry: &Registry, names: &[String]) -> Result<Vec<WantedSit
         }
     }
     Ok(found)
+}
+
+/// What would be removed beside the names that were given.
+fn more_than_named(sites: &[WantedSite], names: &[String]) -> Option<String> {
+    let named: Vec<DnsName> = names.iter().filter_map(|name| DnsName::parse_identifier(name).ok()).collect();
+    let list = |names: &[DnsName]| names.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
+    let more = sites.iter().filter_map(|wanted| {
+        let rest: Vec<DnsName> =
+            wanted.site.names.iter().filter(|name| !named.contains(name)).cloned().collect();
+        let whole = list(wanted.site.names.as_slice());
+        (!rest.is_empty()).then(|| format!("the site {} ({whole}) goes with {}", wanted.id, list(&rest)))
+    });
+    let more: Vec<String> = more.collect();
+    (!more.is_empty()).then(|| {
+        format!(
+            "more is removed than was named: {}. A single name is taken out with `issuer site set NAME --remove-name NAME`",
+            more.join("; ")
+        )
+    })
 }
 
 async fn set_paused(

@@ -165,9 +165,8 @@ impl<'a> Attempt<'a> {
             tally.untouched = true;
             return self.nothing_lacks(tally, names.is_some());
         }
-        if let Some(failure) = &tally.stored.failure
-            && failure.not_before.is_some_and(|moment| moment > now)
-        {
+        let stored = &tally.stored;
+        if let Some(failure) = stored.failure.as_ref().filter(|known| known.holds_back(now, stored.retry)) {
             return Ok(Outcome::Waiting(failure.clone()));
         }
         if let Some(stop) = self.stopped(&tally.stored.site, Braked::Issuance).await?

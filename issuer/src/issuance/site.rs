@@ -7,15 +7,19 @@ use super::{
     progress::{Progress, Step, Timeline},
     verdict::Verdict,
 };
-use crate::acme::{self, RequestCounter};
+use crate::{
+    acme::{self, RequestCounter},
+    sites::{SiteError, Whose, whose},
+};
 use jiff::{SignedDuration, Timestamp};
 use openssl::x509::X509;
 use shared::{
     domain::{
-        CertificateId, ChallengeType, DnsName, Failure, KeyType, Leaf, NameSet, Order, RenewalPlan, Site,
-        SiteId, Slot, renewal_moment, urgent_from,
+        CertificateId, ChallengeType, DnsName, Failure, FailureClass, KeyType, Leaf, NameSet, Order,
+        RenewalPlan, Site, SiteId, Slot, renewal_moment, urgent_from,
     },
-    store::{Claimed, Store, StoreError, StoredSite},
+    error::Fault,
+    store::{Claimed, NamePointer, Store, StoreError, StoredSite},
 };
 use std::collections::BTreeMap;
 
@@ -48,6 +52,8 @@ pub enum Urge {
 pub struct Issue {
     pub names: NameSet,
     pub site: SiteId,
+    /// No site had the names before.
+    pub is_new: bool,
     pub outcome: Outcome,
     /// Requests sent to the CA for this site.
     pub requests: u64,
@@ -101,16 +107,18 @@ impl Issuance {
     pub async fn issue(&self, wanted: &Wanted, progress: &Progress) -> Issue {
         let timeline = Timeline::begin(&wanted.names, progress);
         let counter = RequestCounter::new();
-        let (site, outcome) = match self.site_for(&wanted.names).await {
-            Ok(site) => {
-                let outcome = self.issue_site(&site, wanted, &timeline, &counter).await;
-                (site, outcome.unwrap_or_else(Outcome::Failed))
+        let (site, is_new, outcome) = match whose(&self.store, &wanted.names).await {
+            Ok((whose, pointers)) => {
+                let outcome = self.issue_site(&whose, &pointers, wanted, &timeline, &counter).await;
+                let is_new = matches!(whose, Whose::Nobody(_));
+                (whose.group().clone(), is_new, outcome.unwrap_or_else(Outcome::Failed))
             }
-            Err(error) => (SiteId::of(&wanted.names), Outcome::Failed(Verdict::from_store(&error))),
+            Err(error) => (SiteId::of(&wanted.names), false, Outcome::Failed(of_site(error))),
         };
         Issue {
             names: wanted.names.clone(),
             site,
+            is_new,
             outcome,
             requests: counter.count(),
             steps: timeline.steps(),
@@ -134,27 +142,16 @@ impl Issuance {
         self.settle(held, done).await
     }
 
-    /// The site that serves all of these names already, or the one that is made for them.
-    async fn site_for(&self, names: &NameSet) -> Result<SiteId, StoreError> {
-        let own = SiteId::of(names);
-        let mut having = None;
-        for pointer in self.store.load_pointers(names.as_slice()).await? {
-            match pointer.serving.or(pointer.wanting) {
-                Some(site) if having.as_ref().is_none_or(|known| *known == site) => having = Some(site),
-                _ => return Ok(own),
-            }
-        }
-        Ok(having.unwrap_or(own))
-    }
-
     async fn issue_site(
         &self,
-        id: &SiteId,
+        whose: &Whose,
+        pointers: &[NamePointer],
         wanted: &Wanted,
         timeline: &Timeline,
         counter: &RequestCounter,
     ) -> Result<Outcome, Verdict> {
         let of_store = |error: StoreError| Verdict::from_store(&error);
+        let id = whose.group();
         let before = self.store.load_site(id).await.map_err(of_store)?;
         if let Some(stored) = &before
             && !self.store.has_open_order(id).await.map_err(of_store)?
@@ -171,16 +168,22 @@ impl Issuance {
         if let Some(embedded) = self.store.embedded() {
             embedded.check_free_space().map_err(|e| Verdict::from_store(&e.into()))?;
         }
+        // Kept for the site before it is made: killed in between, a name that leads to nothing is anybody's.
+        for (name, pointer) in wanted.names.iter().zip(pointers) {
+            if pointer.owner() != Some(id.site()) {
+                self.store.keep_name(name, pointer, &id.site()).await.map_err(|error| match error {
+                    StoreError::Conflict => of_site(SiteError::Changed),
+                    other => of_store(other),
+                })?;
+            }
+        }
         let new_site = self.new_site(wanted);
         let held = HeldLease::acquire(&self.store, id, &new_site, &self.owner, self.lease_length, timeline)
             .await
             .map_err(of_store)?;
-        // Who asks by hand gets the names: they are kept for this site, and lead to it once it serves them.
-        let pointers = self.store.load_pointers(wanted.names.as_slice()).await.map_err(of_store)?;
-        for (name, pointer) in wanted.names.iter().zip(pointers) {
-            if pointer.owner() != Some(id.site()) {
-                self.store.keep_name(name, &pointer, &id.site()).await.map_err(of_store)?;
-            }
+        if let Whose::Nobody(_) = whose {
+            let restored = self.store.restore_failures(&held.lease, wanted.names.as_slice()).await;
+            restored.map_err(of_store)?;
         }
         let attempt = Attempt::new(self, &held.lease, Some(wanted), wanted.urge, timeline, counter);
         let done = attempt.run(None, Vec::new()).await;
@@ -287,6 +290,19 @@ impl Published {
 
     pub(super) fn lifetime(&self) -> SignedDuration {
         self.leaf.not_after.duration_since(self.leaf.not_before)
+    }
+}
+
+/// Names that can't be had by hand, since a site has them or because of the store.
+fn of_site(error: SiteError) -> Verdict {
+    match error {
+        SiteError::Store(error) => Verdict::from_store(&error),
+        other => Verdict::new(
+            Fault::Operator,
+            FailureClass::Policy,
+            other.to_string(),
+            "ask for the names of one site alone, or change the site with `issuer site set`",
+        ),
     }
 }
 

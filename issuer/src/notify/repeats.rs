@@ -132,6 +132,7 @@ pub(super) mod tests {
             not_before: None,
             since: None,
             next: None,
+            remembered: false,
         };
         Event::new(EventKind::Failed, at, format!("{name} fails."))
             .for_site(&SiteId::of(&names))

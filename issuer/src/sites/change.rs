@@ -11,7 +11,7 @@ use shared::{
         Class, DnsName, Event, EventKind, Groups, HSTS_REMOVED, HSTS_WARNINGS, KeyType, NameSet, Origin,
         Place, Site, SiteId, plan_groups,
     },
-    store::{NamePointer, SiteChange, Tenant, WantedSite},
+    store::{Failures, NamePointer, SiteChange, Tenant, WantedSite},
 };
 use std::collections::BTreeMap;
 
@@ -86,9 +86,9 @@ impl Registry {
         let known = known.as_ref();
         let site = wish.to_site(known, &self.config, &self.suffixes(), tenant, wisher, now)?;
         let terms = Terms::of(&self.config, Some(&site.ca)).map_err(WishError::from)?;
-        let most = terms.names_per_certificate(site.profile.as_deref());
+        let room = terms.room(site.profile.as_deref());
         let known_groups = before.as_ref().map(|before| before.groups.clone()).unwrap_or_default();
-        let groups = plan_groups(&known_groups, &site.names, site.san, most);
+        let groups = plan_groups(&known_groups, &site.names, site.san, room);
         let differences = known.map(|known| differences(known, &site)).unwrap_or_default();
         let kind = match known {
             None => Kind::Added,
@@ -131,6 +131,7 @@ impl Registry {
             touched,
             retired: self.retired(now),
             force: renewed.then_some(now),
+            remembered: Failures::new(),
             events,
         });
         let (warnings, lost) = (warnings(known, &site), lost.unwrap_or_default());
@@ -154,6 +155,7 @@ impl Registry {
                 touched: Vec::new(),
                 retired: self.retired(now),
                 force: None,
+                remembered: Failures::new(),
                 events: vec![event],
             }),
             id,

@@ -13,6 +13,7 @@ mod plan;
 mod registry;
 mod rollback;
 mod walk;
+mod whose;
 mod wish;
 
 pub use change::{Change, Kind};
@@ -20,5 +21,6 @@ pub use file::{Line, WishFile};
 pub use plan::{Applied, Plan, PlanError, Planned, SiteFile, apply_file, plan_file};
 pub use registry::{Registry, SiteError};
 pub use rollback::RolledBack;
+pub use whose::{Whose, whose};
 pub(crate) use wish::is_word;
 pub use wish::{HstsWish, SiteWish, WishError, Wisher};

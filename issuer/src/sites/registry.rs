@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use shared::{
     config::Config,
     domain::{Class, DnsName, NameSet, Origin, Place, PublicSuffixes, SiteId},
-    store::{Field, NamePointer, RETRY_WITH_NEW_ORDER, Store, StoreError, StoredSite, WantedSite},
+    store::{
+        Failures, Field, NamePointer, RETRY_WITH_NEW_ORDER, Store, StoreError, StoredSite, WantedSite,
+    },
 };
 use std::sync::Arc;
 
@@ -156,11 +158,12 @@ impl Registry {
     ///
     /// # Errors
     /// [`SiteError`].
-    pub async fn write(&self, change: Change) -> Result<Change, SiteError> {
+    pub async fn write(&self, mut change: Change) -> Result<Change, SiteError> {
         let conflict = |error: StoreError| match error {
             StoreError::Conflict => SiteError::Changed,
             other => other.into(),
         };
+        self.keep_failures(&mut change).await?;
         for (name, pointer) in &change.gained {
             self.store.keep_name(name, pointer, &change.id).await.map_err(conflict)?;
         }
@@ -168,6 +171,9 @@ impl Registry {
             self.store.put_site(write).await.map_err(conflict)?;
         }
         self.store.release_names(&change.lost, &change.id, None).await?;
+        let restored =
+            change.write.as_ref().map(|write| write.remembered.keys().cloned().collect::<Vec<_>>());
+        self.store.remember_failures(&restored.unwrap_or_default(), &Failures::new()).await?;
         // What visitors came with before is decided now.
         if self.config.sightings.allow_url.is_some() {
             for (name, _) in &change.gained {
@@ -175,6 +181,22 @@ impl Registry {
             }
         }
         Ok(change)
+    }
+
+    /// What failed of names goes with them: remembered of those that the site loses, gone on with for those that it gets.
+    async fn keep_failures(&self, change: &mut Change) -> Result<(), StoreError> {
+        let Some(write) = &mut change.write else { return Ok(()) };
+        if let Some(before) = write.before.as_ref().filter(|_| !change.lost.is_empty()) {
+            let failures = match self.store.failures_of(before, &change.lost).await {
+                // A damaged record is removed like any other.
+                Err(StoreError::Corrupt { .. }) => Failures::new(),
+                found => found?,
+            };
+            self.store.remember_failures(&change.lost, &failures).await?;
+        }
+        let gained: Vec<DnsName> = change.gained.iter().map(|(name, _)| name.clone()).collect();
+        write.remembered = self.store.remembered_failures(&gained).await?;
+        Ok(())
     }
 
     /// Removes a site: it is no longer served, and its certificates are deleted after the grace time. Added again before,
@@ -185,6 +207,18 @@ impl Registry {
     pub async fn remove(&self, wanted: WantedSite) -> Result<Change, SiteError> {
         let change = self.removal(wanted);
         self.write(change).await
+    }
+
+    /// Forgets a site that was made to be issued at once, and has nothing to show for it: as if it were removed, and nobody is
+    /// told.
+    ///
+    /// # Errors
+    /// [`SiteError`].
+    pub async fn forget(&self, id: &SiteId) -> Result<(), SiteError> {
+        let Some(wanted) = self.store.load_wanted(id).await? else { return Ok(()) };
+        let mut change = self.removal(wanted);
+        change.write.iter_mut().for_each(|write| write.events.clear());
+        self.write(change).await.map(drop)
     }
 
     /// Whether a name of this group has been given to another site, which costs one question to know.

@@ -275,6 +275,7 @@ mod tests {
             not_before: "2026-11-24T16:00:00Z".parse().ok(),
             since: None,
             next: None,
+            remembered: false,
         };
         let names = NameSet::one(DnsName::parse("shop.example.com").unwrap());
         let made = Event::new(EventKind::Failed, at, "The CA refuses shop.example.com.")

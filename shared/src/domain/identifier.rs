@@ -221,6 +221,15 @@ impl NameSet {
         self.0.binary_search(name).is_ok()
     }
 
+    /// A name that a wildcard among them covers, and that wildcard: CAs refuse both in one order.
+    pub fn covered_by_own_wildcard(&self) -> Option<(&DnsName, &DnsName)> {
+        self.iter().find_map(|name| {
+            let covering = name.covering_wildcard()?;
+            let wildcard = self.0.binary_search(&covering).ok()?;
+            Some((name, &self.0[wildcard]))
+        })
+    }
+
     /// # Errors
     /// The first rule of the public suffix list that one of the names breaks.
     pub fn check_issuable(&self, suffixes: &PublicSuffixes, test_names: bool) -> Result<(), NameError> {

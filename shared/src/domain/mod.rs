@@ -39,7 +39,7 @@ pub use feed::{FeedCursor, InvalidCursor};
 pub use forecast::{FORECAST_HOURS, Fleet, Forecast, Headroom, OrderLimit, Peak};
 pub use frontend::{Frontend, FrontendName, InvalidFrontend, NotItself, Right, Scope, ScopePattern};
 pub use frontend_report::{FrontendReport, ItemProblem, ServedItem, StoredReport};
-pub use grouping::{Groups, plan_groups};
+pub use grouping::{Groups, Room, plan_groups};
 pub use hsts::{HSTS_REMOVED, HSTS_WARNINGS, Hsts, HstsGoal, HstsStanding, HstsStep, announced};
 pub use identifier::{DnsName, MAX_LABELS, MAX_NAME_BYTES, NameSet};
 pub use key_authorization::{InvalidToken, KeyAuthorization, Thumbprint, Token};

@@ -311,6 +311,19 @@ pub struct Failure {
     /// When it is tried again by itself; absent where it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Timestamp>,
+    /// It was before its site was removed and added again, which is no reason to try sooner. The last field: a script takes it off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remembered: bool,
+}
+
+impl Failure {
+    /// Whether trying now is in vain, or too soon.
+    pub fn holds_back(&self, now: Timestamp, retry: bool) -> bool {
+        let is_later = |moment: Option<Timestamp>| moment.is_some_and(|moment| moment > now);
+        // What has no next moment waits for a person.
+        is_later(self.not_before)
+            || (self.remembered && !retry && (self.next.is_none() || is_later(self.next)))
+    }
 }
 
 /// Why a group is left alone until its names come back, or somebody acts.

@@ -20,6 +20,7 @@
 //! | `sp:{pNN}:events` | stream | what happened to the partition's sites, newest 20,000; in `p00` also what belongs to no site |
 //! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
 //! | `sp:name:NAME` | string | `GROUP?SITE`: the group that serves a name, and the site that is to where it differs |
+//! | `sp:failure:NAME` | string | what failed of a name whose site was removed, JSON; expires by itself |
 //! | `sp:token:TOKEN` | string | a key authorization; expires by itself |
 //! | `sp:delegations` | hash | by name: the target that its owner was told to delegate to, JSON |
 //! | `sp:txt-journal` | sorted set | TXT records that are or may be there, JSON, by when they were noted, ms; gone once they are removed |
@@ -159,6 +160,10 @@ pub(super) fn template(partition: Partition, chain_sha256_hex: &str) -> String {
 
 pub(super) fn name(name: &DnsName) -> String {
     format!("sp:name:{name}")
+}
+
+pub(super) fn failure(name: &DnsName) -> String {
+    format!("sp:failure:{name}")
 }
 
 pub(super) fn token(token: &str) -> String {

@@ -1,6 +1,10 @@
 //! Sites: what is wanted, what is served, what went wrong. A record is that of a group (see [`crate::domain::Site`]).
 
-use super::{Lease, Serving, Store, StoreError, keys, schedule, scripts};
+use super::{
+    Lease, Serving, Store, StoreError,
+    failures::{Failures, Restored, of_group},
+    keys, schedule, scripts,
+};
 use crate::domain::{
     CertificateId, DnsName, Failure, FailureClass, Groups, HstsStanding, NameSet, Parked, Partition, Place,
     RenewalPlans, Site, SiteId, Slot, announced,
@@ -121,6 +125,8 @@ pub struct SiteChange {
     pub touched: Vec<u16>,
     /// When a retired group is deleted.
     pub retired: Place,
+    /// What failed of names that the site gets while another one had them.
+    pub remembered: Failures,
     /// Certificates of the touched groups that were issued until then are none of what is wanted now.
     pub force: Option<Timestamp>,
     /// Events, JSON.
@@ -302,7 +308,12 @@ impl Store {
         self.write_field(lease, &format!("revoked:{slot}"), b"1").await
     }
 
-    async fn write_field(&self, lease: &Lease, field: &str, value: &[u8]) -> Result<(), StoreError> {
+    pub(super) async fn write_field(
+        &self,
+        lease: &Lease,
+        field: &str,
+        value: &[u8],
+    ) -> Result<(), StoreError> {
         let arguments = [lease.token.as_bytes(), field.as_bytes(), value];
         self.confirmed.script(&scripts::WRITE_SPEC, &[keys::site(&lease.site)], &arguments).await
     }
@@ -369,6 +380,13 @@ fn to_document(change: &SiteChange) -> Result<String, StoreError> {
         if change.touched.contains(number) {
             group["place"] = Value::String(schedule::to_record(&change.place));
             group["moment"] = Value::String(change.place.moment.as_millisecond().to_string());
+            match of_group(names.iter(), &change.remembered) {
+                Restored::Nothing => {}
+                Restored::Group(failure) => {
+                    group["failure"] = Value::String(serde_json::to_string(failure).map_err(corrupt)?);
+                }
+                Restored::Names(cut) => group["cut"] = json!(cut),
+            }
             if let Some(until) = change.force {
                 // What was issued in this very second, too.
                 group["force"] = Value::String(until.as_second().saturating_add(1).to_string());

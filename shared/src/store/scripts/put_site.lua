@@ -1,6 +1,7 @@
 -- The wanted state of a site: its groups as they are from now on, those that are no longer wanted retired. All at once.
 -- KEYS: due. ARGV: JSON {site, revision ('' where it must be new), numbers of its groups or '', groups: [{id, spec, place, moment
--- (absent: nothing to do for it), force (absent: its certificates stay good)}], retired: [{id, place, moment}], events: [...]}.
+-- (absent: nothing to do for it), force (absent: its certificates stay good), failure or cut (what failed
+-- of its names before)}], retired: [{id, place, moment}], events: [...]}.
 -- Answers the new revision.
 local wish = cjson.decode(ARGV[1])
 local root = group_key(wish.site)
@@ -33,6 +34,16 @@ for _, group in ipairs(wish.groups) do
   redis.call('ZADD', base .. 'sites', 0, group.id)
   if group.place then
     redis.call('HINCRBY', key, 'rev', 1)
+    local known = redis.call('HMGET', key, 'failure', 'cut')
+    -- What was changed may well be what had failed.
+    if known[1] then redis.call('HSET', key, 'failure', (string.gsub(known[1], ',"remembered":true}$', '}'))) end
+    if group.failure and not known[1] then redis.call('HSET', key, 'failure', group.failure) end
+    if group.cut then
+      local cut = known[2] and cjson.decode(known[2]) or {}
+      for name, failure in pairs(group.cut) do cut[name] = cut[name] or failure end
+      redis.call('HSET', key, 'cut', cjson.encode(cut))
+    end
+    if group.failure or group.cut then index(group.id) end
     if group.force then redis.call('HSET', key, 'force', group.force) end
     wish_for(group.id, group.place, group.moment)
   end

@@ -1,0 +1,225 @@
+//! What is asked for by hand is what is done, and nothing beside it; what is wanted otherwise takes effect.
+
+use anyhow::{Context as _, Result, ensure};
+use harness::{
+    ca_proxy::{Action, Answer, Endpoint, Rule},
+    daemon::{list, seconds},
+    stage::Stage,
+    stored::Stored,
+};
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_was_mistyped_is_neither_renewed_nor_added() -> Result<()> {
+    let stage = Stage::trusting().await?;
+    stage.issue(&["shop.example"]).await?;
+    stage.proxy.reset();
+    for line in [
+        &["renew", "shpo.example"][..],
+        &["renew", "--force", "shop.example", "shpo.example"],
+        &["retry", "shpo.example"],
+        &["site", "remove", "shop.example", "shpo.example"],
+        &["site", "pause", "shpo.example"],
+    ] {
+        let run = stage.signpost.issuer(&[&["--json"], line].concat()).await?.with_code(4)?;
+        ensure!(run.json()?["error"] == "not-found", "{line:?}: {}", run.stdout);
+        ensure!(run.stderr.contains("shpo.example"), "{line:?}: {}", run.stderr);
+    }
+    ensure!(stage.proxy.requests().total() == 0, "{}", stage.proxy.requests());
+    ensure!(stage.keys("sp:{p*}:site:*").await?.len() == 1 && stage.keys("sp:name:*").await?.len() == 1);
+    let shown = stage.json(&["site", "show", "shop.example"]).await?;
+    ensure!(shown["wanted"]["paused"].is_null(), "{shown:#}");
+    // Ended accounts order nothing any more, so that is asked about, too.
+    let refused = stage.signpost.issuer(&["--json", "account", "deactivate"]).await?.with_code(2)?;
+    ensure!(refused.json()?["error"] == "confirmation", "{}", refused.stdout);
+    ensure!(stage.proxy.requests().of(Endpoint::Account) == 0, "{}", stage.proxy.requests());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_fails_leaves_no_site_behind() -> Result<()> {
+    let stage = Stage::trusting().await?;
+    stage.issue(&["good.example"]).await?;
+    let refusal = Answer::problem(400, "rejectedIdentifier", "policy forbids it");
+    for name in ["bad.example", "worse.example"] {
+        let rule = Rule::on(Endpoint::NewOrder).for_name(name);
+        stage.proxy.add_rule(rule.does(Action::Answer(refusal.clone())));
+    }
+    let run = stage.run_issue(&["bad.example"]).await?.with_code(1)?;
+    ensure!(run.stderr.contains("no site was added"), "{}", run.stderr);
+    stage.run_issue(&["--san", "bad.example", "worse.example"]).await?.with_code(1)?;
+    for name in ["bad.example", "worse.example"] {
+        stage.signpost.issuer(&["status", name]).await?.with_code(4)?;
+        stage.signpost.issuer(&["site", "show", name]).await?.with_code(4)?;
+        ensure!(
+            stage.redis.text_of(&format!("sp:name:{name}")).await.is_err(),
+            "{name} is kept for somebody"
+        );
+    }
+    let listed = stage.json(&["site", "list"]).await?;
+    ensure!(listed["sites"].as_array().is_some_and(|sites| sites.len() == 1), "{listed:#}");
+    // What was there before stays, whatever fails.
+    let failing = Rule::on(Endpoint::NewOrder).for_name("good.example");
+    stage.proxy.add_rule(failing.does(Action::Answer(refusal)));
+    stage.run_issue(&["--key-type", "rsa-2048", "good.example"]).await?.with_code(1)?;
+    stage.signpost.issuer(&["site", "show", "good.example"]).await?.success()?;
+    // Put right, they are issued.
+    stage.proxy.clear_rules();
+    stage.issue(&["bad.example"]).await?;
+    stage.issue(&["worse.example"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wanted_otherwise_is_ordered_anew_and_told_beforehand() -> Result<()> {
+    let mut stage = Stage::trusting().await?;
+    // The same servers under another name: what is of one is not of the other.
+    let directory = stage.proxy.directory_url();
+    let roots = stage.proxy.trusted_roots_file().display().to_string();
+    for (key, value) in [("directory", directory), ("trusted_roots_file", roots)] {
+        stage.signpost.set(&format!("ca.production.{key}"), value)?;
+    }
+    stage.signpost.set("ca.production.agree_to_terms", true)?;
+    stage.signpost.set("ca.pebble.default", true)?;
+    let _daemon = stage.start_daemon()?;
+    stage.json(&["site", "add", "--dual", "shop.example"]).await?;
+    stage.json(&["site", "add", "other.example"]).await?;
+    for name in ["shop.example", "other.example"] {
+        stage.until_valid(name).await?;
+    }
+    stage.until_idle().await?;
+    let stored = Stored::open(stage.signpost.config_path()).await?;
+    for (what, line, orders) in [
+        ("ca: pebble -> production", &["--ca", "production"][..], 2),
+        ("account: default -> second", &["--account", "second"], 2),
+        ("profile: none -> shortlived", &["--profile", "shortlived"], 2),
+        ("profile: shortlived -> none", &["--profile", ""], 2),
+        (
+            "key_types: ecdsa-p256+rsa-2048 -> ecdsa-p384+rsa-2048",
+            &["--key-type", "ecdsa-p384", "--key-type", "rsa-2048"],
+            1,
+        ),
+    ] {
+        stage.proxy.reset();
+        let before = stage.serial("shop.example").await?;
+        let set = stage.json(&[&["site", "set", "shop.example"], line].concat()).await?;
+        let set = &set["sites"][0];
+        ensure!(list(&set["differences"]) == [what], "{set:#}");
+        ensure!(list(&set["reissued"]) == ["shop.example"], "{what}: {set:#}");
+        ensure!(!stored.served("shop.example").await?.is_empty(), "{what}: it is served all along");
+        stage
+            .until_site("shop.example", what, |site| {
+                site["state"] == "valid" && site["certificates"][0]["serial"] != json!(before)
+            })
+            .await?;
+        stage.until_idle().await?;
+        ensure!(
+            stage.proxy.issued_for(&["shop.example"]).len() == orders,
+            "{what}: {:?}",
+            stage.proxy.orders()
+        );
+        ensure!(stage.proxy.orders_for(&["other.example"]).is_empty(), "{what}: its neighbour was ordered");
+        // Asked again, nothing is lacking.
+        stage.proxy.reset();
+        stage.json(&["retry", "shop.example"]).await?;
+        stage.until_idle().await?;
+        ensure!(stage.proxy.orders().is_empty(), "{what}: {:?}", stage.proxy.orders());
+    }
+    // A key that is wanted no longer is served no longer, and what needs no order makes none.
+    for line in [&["--key-type", "ecdsa-p384"][..], &["--tag", "eu"], &["--challenge", "auto"]] {
+        let set = stage.json(&[&["site", "set", "shop.example"], line].concat()).await?;
+        ensure!(set["sites"][0]["reissued"] == json!([]), "{line:?}: {set:#}");
+    }
+    stage.until_site("shop.example", "one key", |site| list_len(&site["certificates"]) == 1).await?;
+    ensure!(stage.proxy.orders().is_empty(), "{:?}", stage.proxy.orders());
+
+    // A file says the same, and its plan says so first.
+    let path = stage.signpost.write("sites.ndjson", "{\"names\":[\"filed.example\"],\"ca\":\"pebble\"}\n")?;
+    let path = path.to_str().context("a path is text")?.to_owned();
+    stage.json(&["apply", &path]).await?;
+    stage.until_valid("filed.example").await?;
+    stage.signpost.write("sites.ndjson", "{\"names\":[\"filed.example\"],\"ca\":\"production\"}\n")?;
+    stage.proxy.reset();
+    for verb in ["plan", "apply"] {
+        let planned = stage.json(&[verb, &path]).await?;
+        ensure!(planned["changed"] == 1 && planned["orders"] == 1, "{verb}: {planned:#}");
+        ensure!(list(&planned["changes"][0]["reissued"]) == ["filed.example"], "{verb}: {planned:#}");
+    }
+    stage.until_idle().await?;
+    ensure!(stage.proxy.issued_for(&["filed.example"]).len() == 1, "{:?}", stage.proxy.orders());
+    // By hand it is asked of the site's own CA.
+    let renewed = stage.json(&["renew", "--force", "filed.example"]).await?;
+    ensure!(renewed["ca"] == "production", "{renewed:#}");
+    Ok(())
+}
+
+fn list_len(value: &Value) -> usize {
+    value.as_array().map_or(0, Vec::len)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_is_added_again_is_not_tried_sooner() -> Result<()> {
+    let mut stage = Stage::trusting().await?;
+    stage.signpost.set("issuer.retry_seconds", seconds(&[0.2, 0.2, 3600.0]))?;
+    let refusal = Action::Answer(Answer::problem(400, "rejectedIdentifier", "policy forbids it"));
+    let asked = stage.proxy.add_rule(Rule::on(Endpoint::NewOrder).for_name("bad.example").does(refusal));
+    let _daemon = stage.start_daemon()?;
+    stage.json(&["site", "add", "bad.example"]).await?;
+    let far = |site: &Value| {
+        let next = site["failure"]["next"].as_str().and_then(|next| next.parse::<jiff::Timestamp>().ok());
+        next.is_some_and(|next| next.duration_since(jiff::Timestamp::now()).as_secs() > 600)
+    };
+    let failed = stage.until_site("bad.example", "it has failed for long", far).await?;
+    stage.until_idle().await?;
+    let (orders, next) = (asked.count(), failed["failure"]["next"].clone());
+
+    for line in [
+        &["site", "add", "bad.example"][..],
+        &["site", "add", "bad.example", "good.example", "--san", "grouped"],
+    ] {
+        stage.json(&["site", "remove", "bad.example", "--yes"]).await?;
+        stage.signpost.issuer(&["status", "bad.example"]).await?.with_code(4)?;
+        stage.json(line).await?;
+        stage.until_idle().await?;
+        ensure!(asked.count() == orders, "{line:?}: the CA was asked {} times", asked.count());
+    }
+    // What failed is left out, and the other name does not wait for it.
+    let site =
+        stage.until_site("good.example", "the other is issued", |site| site["state"] == "degraded").await?;
+    ensure!(site["left_out"]["bad.example"]["next"] == next, "{site:#}");
+    stage.json(&["site", "remove", "bad.example", "good.example"]).await?;
+    let again = stage.json(&["site", "add", "bad.example"]).await?;
+    ensure!(again["sites"][0]["change"] == "added", "{again:#}");
+    let site = stage.until_site("bad.example", "it goes on", |site| site["state"] == "failing").await?;
+    ensure!(
+        site["failure"]["next"] == next && site["failure"]["count"] == failed["failure"]["count"],
+        "{site:#}"
+    );
+    stage.until_idle().await?;
+    ensure!(asked.count() == orders, "the CA was asked {} times", asked.count());
+    // A person may have it tried now.
+    stage.proxy.clear_rules();
+    stage.json(&["retry", "bad.example"]).await?;
+    stage.until_valid("bad.example").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wildcard_and_what_it_covers_have_certificates_of_their_own() -> Result<()> {
+    let stage = Stage::trusting().await?;
+    let names = ["*.shop.example", "shop.example", "www.shop.example"];
+    let line = [&["site", "add", "--san", "grouped", "--challenge", "dns-01"], &names[..]].concat();
+    stage.json(&line).await?;
+    let shown = stage.json(&["site", "show", "shop.example"]).await?;
+    let groups = shown["groups"].as_array().context("groups")?;
+    let of_group = |number: usize| list(&groups[number]["names"]);
+    ensure!(groups.len() == 2, "{shown:#}");
+    ensure!(
+        of_group(0) == ["*.shop.example", "shop.example"] && of_group(1) == ["www.shop.example"],
+        "{shown:#}"
+    );
+    let line = ["issue", "--san", "--challenge", "dns-01", "*.x.example", "www.x.example"];
+    let refused = stage.signpost.issuer(&line).await?.with_code(2)?;
+    ensure!(refused.stderr.contains("www.x.example is covered by *.x.example"), "{}", refused.stderr);
+    Ok(())
+}
