@@ -167,6 +167,18 @@ async fn sources_and_sites_by_hand_live_side_by_side() -> Result<()> {
     ];
     ensure!(left == expected, "{left:?}");
     stage.signpost.issuer(&["apply", "--source", "a b", &fewer]).await?.with_code(2)?;
+
+    // A person may hand a site over, and take it back.
+    let handed = stage.json(&["site", "set", "mine.example", "--source", "panel"]).await?;
+    ensure!(list(&handed["sites"][0]["differences"]) == ["source: none -> panel"], "{handed:#}");
+    ensure!(handed["sites"][0]["reissued"] == json!([]), "{handed:#}");
+    let with_mine =
+        file(&stage, "mine.ndjson", "{\"names\":[\"q.example\"]}\n{\"names\":[\"mine.example\"]}\n")?;
+    let applied = stage.json(&["apply", "--source", "panel", &with_mine]).await?;
+    ensure!(counts(&applied) == [0, 0, 0, 2], "{applied:#}");
+    stage.json(&["site", "set", "mine.example", "--source", ""]).await?;
+    let planned = stage.json(&["plan", "--source", "panel", &fewer]).await?;
+    ensure!(counts(&planned) == [0, 0, 0, 1], "{planned:#}");
     Ok(())
 }
 

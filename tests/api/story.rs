@@ -34,7 +34,9 @@ async fn a_site_is_added_looked_at_changed_and_removed() -> Result<()> {
     let patch =
         json!({"add_names": ["shop.müller.example"], "remove_names": ["www.müller.example"], "ca": "second"});
     let changed = ask(&format!("PATCH /sites/{id}"), Some(patch.clone())).await?.with(200)?;
-    ensure!(changed.body["reissued"] == json!(["shop.xn--mller-kva.example"]), "{changed:#?}");
+    // Of another CA both are ordered anew.
+    let both = json!(["xn--mller-kva.example", "shop.xn--mller-kva.example"]);
+    ensure!(changed.body["reissued"] == both, "{changed:#?}");
     ensure!(changed.body["change"] == "changed" && changed.body["site"]["ca"] == "second", "{changed:#?}");
     let again = ask(&format!("PATCH /sites/{id}"), Some(patch)).await?.with(200)?;
     ensure!(again.body["change"] == "unchanged" && again.body["differences"] == json!([]), "{again:#?}");
@@ -51,6 +53,10 @@ async fn a_site_is_added_looked_at_changed_and_removed() -> Result<()> {
     ensure!(
         wrong.body["error"]["details"] == json!({"name": "a_b.example.com", "rule": "invalid-character"})
     );
+    let several = json!({"names": ["a_b.example.com", "https://c.example.com/", "d.example.com"]});
+    let several = ask("POST /sites", Some(several)).await?.refused(422, "invalid-name")?;
+    let named = several.body["error"]["details"]["names"].as_array().context("names")?;
+    ensure!(named.len() == 2 && named[1]["rule"] == "url", "{several:#?}");
     let unknown = json!({"names": ["b.example.com"], "ca": "third"});
     ask("POST /sites", Some(unknown)).await?.refused(422, "unknown-ca")?;
     ask("POST /sites", Some(json!({"names": []}))).await?.refused(422, "invalid-site")?;
@@ -78,6 +84,8 @@ async fn a_site_is_added_looked_at_changed_and_removed() -> Result<()> {
     ensure!(nudged.body == json!({"site": id, "groups": 2}), "{nudged:#?}");
 
     // Its end, and that its names are free again.
+    let by_name = ask("DELETE /sites/xn--mller-kva.example", None).await?.refused(409, "more-names")?;
+    ensure!(by_name.body["error"]["details"]["site"] == id.as_str(), "{by_name:#?}");
     let removed = ask(&format!("DELETE /sites/{id}"), None).await?.with(200)?;
     ensure!(removed.body["change"] == "removed");
     for line in [format!("GET /sites/{id}"), format!("DELETE /sites/{id}"), format!("POST /sites/{id}/retry")]

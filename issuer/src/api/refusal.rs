@@ -235,7 +235,10 @@ impl From<WishError> for Refusal {
             })
             .collect();
         if let Some(first) = named.first() {
-            let details = json!({ "name": first["name"], "rule": first["rule"], "names": named });
+            let mut details = json!({ "name": first["name"], "rule": first["rule"] });
+            if named.len() > 1 {
+                details["names"] = json!(named);
+            }
             return Self::new(Code::InvalidName, message).with_details(details);
         }
         let of_ca = error.each().iter().any(|one| matches!(one, WishError::Ca(_)));

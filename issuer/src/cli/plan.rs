@@ -145,8 +145,10 @@ fn to_text(plan: &Plan, would: &str) -> String {
     if plan.omitted > 0 {
         text.push_str(&format!("... and {} more changes\n\n", plan.omitted));
     }
+    // The daemon orders, not this command.
+    let ordered = if would.is_empty() { "to be " } else { would };
     text.push_str(&format!(
-        "{} sites {would}added, {} changed, {} removed, {} unchanged; {} certificates {would}ordered, {} of the changes wait",
+        "{} sites {would}added, {} changed, {} removed, {} unchanged; {} certificates {ordered}ordered, {} of the changes wait",
         plan.added, plan.changed, plan.removed, plan.unchanged, plan.orders, plan.waiting
     ));
     if let Some(longest) = plan.limits.first() {

@@ -36,6 +36,9 @@ pub(super) enum Command {
         add: Vec<String>,
         #[arg(long = "remove-name", value_name = "NAME")]
         remove: Vec<String>,
+        /// Hand it over to the files of this source, whose next one must have it; empty: to nobody but people
+        #[arg(long, value_name = "NAME")]
+        source: Option<String>,
         #[command(flatten)]
         settings: Settings,
     },
@@ -150,6 +153,7 @@ impl Settings {
             hsts: self.hsts,
             paused: None,
             imported,
+            source: None,
         }
     }
 }
@@ -163,10 +167,10 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             let change = registry.add(&wish, Origin::Operator).await.map_err(|e| of_site(&e))?;
             told(output, &[change], "the daemon orders its certificates: see `issuer status`");
         }
-        Command::Set { name, add, remove, settings } => {
+        Command::Set { name, add, remove, source, settings } => {
             let before = find(&registry, &name).await?;
             let names = names_after(&before, &add, &remove)?;
-            let wish = settings.to_wish(names, false);
+            let wish = SiteWish { source, ..settings.to_wish(names, false) };
             let change = registry.set(before, &wish).await.map_err(|e| of_site(&e))?;
             told(output, &[change], "");
         }

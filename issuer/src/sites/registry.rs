@@ -9,9 +9,7 @@ use jiff::Timestamp;
 use shared::{
     config::Config,
     domain::{Class, DnsName, NameSet, Origin, Place, PublicSuffixes, SiteId},
-    store::{
-        Failures, Field, NamePointer, RETRY_WITH_NEW_ORDER, Store, StoreError, StoredSite, WantedSite,
-    },
+    store::{Failures, Field, NamePointer, RETRY_WITH_NEW_ORDER, Store, StoreError, StoredSite, WantedSite},
 };
 use std::sync::Arc;
 

@@ -45,6 +45,9 @@ pub struct SiteWish {
     /// It was served by something else before: redirects stay off unless they are asked for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub imported: bool,
+    /// The source of the files that have the say from now on, where a person hands it over; empty: none.
+    #[serde(skip)]
+    pub source: Option<String>,
 }
 
 /// `true`, `false`, or what exactly.
@@ -69,7 +72,7 @@ pub enum WishError {
     #[error("key_types: at least one")]
     NoKeyType,
     #[error(
-        "{0:?} can't be a tag, a tenant or an account: use 1 to 63 characters of a-z, A-Z, 0-9, -, _ and ."
+        "{0:?} can't be a tag, a tenant, an account or a source: use 1 to 63 characters of a-z, A-Z, 0-9, -, _ and ."
     )]
     Word(String),
     #[error(transparent)]
@@ -161,8 +164,9 @@ impl SiteWish {
             wrong.push(WishError::TooManyNames(self.names.len()));
         }
         wrong.extend(self.key_types.as_ref().and_then(|kinds| checked(kinds).err()));
-        let named_tenant = self.tenant.iter().filter(|tenant| !tenant.is_empty());
-        for word in self.tags.iter().flatten().chain(named_tenant).chain(&self.account) {
+        let not_empty = |word: &&String| !word.is_empty();
+        let named = self.tenant.iter().chain(&self.source).filter(not_empty);
+        for word in self.tags.iter().flatten().chain(named).chain(&self.account) {
             wrong.extend(check_word(word).err());
         }
         if let Some(profile) =
@@ -223,6 +227,12 @@ impl SiteWish {
             Some(false) => None,
             None => before.and_then(|site| site.paused),
         };
+        let (origin, source) = match (&self.source, before) {
+            (Some(source), _) if source.is_empty() => (Origin::Operator, None),
+            (Some(source), _) => (Origin::File, Some(source.clone())),
+            (None, Some(site)) => (site.origin, site.source.clone()),
+            (None, None) => (wisher.origin, wisher.source.clone()),
+        };
         let mut tags = self.tags.clone().or_else(|| before.map(|site| site.tags.clone())).unwrap_or_default();
         tags.sort();
         tags.dedup();
@@ -240,8 +250,8 @@ impl SiteWish {
             redirect: Some(self.redirect.or(before.and_then(|site| site.redirect)).unwrap_or(!existing)),
             hsts,
             paused,
-            origin: before.map_or(wisher.origin, |site| site.origin),
-            source: before.map_or_else(|| wisher.source.clone(), |site| site.source.clone()),
+            origin,
+            source,
             created: before.map_or(now, |site| site.created),
         })
     }
@@ -372,5 +382,11 @@ mod tests {
         assert_eq!(of_file.file_source(), Some("panel"));
         assert_eq!(of(Some(&of_file), &Origin::Operator.into()).file_source(), Some("panel"));
         assert_eq!(of(Some(&by_hand), &Wisher::file("panel")).file_source(), None);
+        let handed_over = |source: &str, before: &Site| {
+            let wish = SiteWish { source: Some(source.into()), ..wish.clone() };
+            site(&wish, Some(before), None).unwrap()
+        };
+        assert_eq!(handed_over("panel", &by_hand).file_source(), Some("panel"));
+        assert_eq!(handed_over("", &of_file).file_source(), None);
     }
 }
