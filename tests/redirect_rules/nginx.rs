@@ -19,7 +19,7 @@ use openssl::{
 
 use super::{
     Expected::{Nothing, Site, Validation},
-    PATH, Surroundings, TOKEN, ask, check, shipped,
+    PATH, Surroundings, TOKEN, ask, ask_over_tls, check, shipped,
 };
 
 #[tokio::test]
@@ -144,7 +144,51 @@ async fn the_example_serves_the_names_of_the_map_and_refuses_the_others() -> Res
         for name in ["unknown.example", "wild.example", "../shop.example", ""] {
             ensure!(frontend.handshake(address, name).is_err(), "{name:?} got a certificate");
         }
+        // A CDN may come for the challenge by HTTPS.
+        let target = format!("{PATH}{TOKEN}");
+        check(&ask_over_tls(address, "shop.example", &target)?, &target, Validation)?;
     }
+    Ok(())
+}
+
+/// The files go where the distribution's own say: what they set already is set once.
+#[tokio::test]
+async fn the_example_goes_with_the_distribution_s_own_configuration() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let own = directory.path();
+    let pair = Authority::new("Test CA")?.issue_server(&["shop.example"])?;
+    let policy: &[u8] = b"ssl_protocols TLSv1.2 TLSv1.3;\nssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256;\n\
+        ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;\nssl_ecdh_curve X25519;\nssl_prefer_server_ciphers off;\n";
+    let mut files = agent_files(&pair);
+    files.retain(|(name, _)| !name.ends_with("tls.conf"));
+    files.push(("agent/nginx/tls.conf", policy));
+    let at = |text: &str| {
+        text.replace("/var/lib/signpost-agent", &own.join("agent").display().to_string())
+            .replace("/etc/nginx/signpost", &shipped("nginx").display().to_string())
+            .replace("/etc/nginx", &own.display().to_string())
+            .replace("/var/log/nginx", &own.display().to_string())
+            .replace("/run/nginx.pid", &own.join("pid").display().to_string())
+    };
+    let stock = at(&std::fs::read_to_string("/etc/nginx/nginx.conf").context("Debian's nginx.conf")?);
+    let (fleet, site) = (std::fs::read_to_string(shipped("nginx").join("signpost.conf"))?, at(&example()?));
+    let mime = std::fs::read("/etc/nginx/mime.types")?;
+    files.extend([
+        ("nginx.conf", stock.as_bytes()),
+        ("mime.types", &mime[..]),
+        ("conf.d/signpost.conf", fleet.as_bytes()),
+        ("sites-enabled/signpost", site.as_bytes()),
+    ]);
+    for (name, content) in files {
+        let path = own.join(name);
+        std::fs::create_dir_all(path.parent().context("a file below it")?)?;
+        std::fs::write(path, content)?;
+    }
+    let test = std::process::Command::new("nginx")
+        .args(["-t", "-e", "stderr", "-c"])
+        .arg(own.join("nginx.conf"))
+        .output()?;
+    let said = String::from_utf8_lossy(&test.stderr).into_owned();
+    ensure!(test.status.success() && !said.contains("[warn]"), "{said}");
     Ok(())
 }
 

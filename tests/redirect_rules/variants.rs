@@ -16,7 +16,7 @@ use harness::{
 
 use super::{
     PATH, Surroundings, TOKEN, VALIDATION_HOST, ask,
-    makes::{read, start, text, write},
+    makes::{HASH, read, start, text, write},
     shipped,
 };
 
@@ -128,7 +128,7 @@ async fn nginx(at: &Surroundings, rule: &str, more: &str) -> Result<Nginx> {
     let fleet = read("nginx", "signpost.conf")?;
     let rule = shipped("nginx").join(rule);
     let http = format!(
-        "{fleet}{more}\nserver {{ listen {v4}; listen {v6}; root {}; include {}; location / {{ return 301 https://$host$request_uri; }} }}",
+        "{fleet}{more}\nserver {{ listen {v4}; listen {v6}; root {}; auth_basic x; auth_basic_user_file /dev/null; deny all; include {}; location / {{ return 301 https://$host$request_uri; }} }}",
         folder(at)?,
         rule.display()
     );
@@ -165,7 +165,7 @@ async fn apache(at: &Surroundings, rule: &str) -> Result<Process> {
         "DefaultRuntimeDir {0}\nPidFile {0}/apache.pid\nErrorLog {0}/error.log\nMutex file:{0} default\nServerName localhost\n\
          User root\nGroup root\nDocumentRoot {1}\nListen {v4}\nListen {v6}\n\
          <Directory {1}>\nRequire all granted\n</Directory>\n\
-         <VirtualHost *:*>\nInclude {rule}\nRewriteRule ^ https://%{{SERVER_NAME}}%{{REQUEST_URI}} [R=301,L,NE]\n</VirtualHost>\n",
+         <VirtualHost *:*>\nInclude {rule}\n<Location />\nRequire all denied\n</Location>\nRewriteRule ^ https://%{{SERVER_NAME}}%{{REQUEST_URI}} [R=301,L,NE]\n</VirtualHost>\n",
         at.directory.path().display(),
         folder(at)?,
     ));
@@ -203,7 +203,8 @@ async fn haproxy(at: &Surroundings, rule: &str) -> Result<Process> {
     let [v4, v6] = at.addresses().map(text);
     let rule = rule
         .replace("bind :80\n", &format!("bind {v4}\n"))
-        .replace("bind :::80 v6only", &format!("bind {v6} v6only"));
+        .replace("bind :::80 v6only", &format!("bind {v6} v6only"))
+        .replace("# Yours from here on.", "http-request deny if { path_beg /.well-known/acme-challenge/ }");
     let defaults = "defaults\n  mode http\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n";
     let file = write(at, "haproxy.cfg", &format!("{defaults}{rule}"))?;
     let mut command = Command::new("/usr/sbin/haproxy");
@@ -236,7 +237,8 @@ async fn caddy(at: &Surroundings, rule: &str) -> Result<Process> {
     let rule = write(at, "rule.caddyfile", &rule)?;
     let config = format!(
         "{{\n\tadmin off\n\tpersist_config off\n\tauto_https disable_redirects\n\thttp_port {0}\n}}\n\
-         http:// {{\n\tbind {1} [::1]\n\timport {rule}\n\thandle {{\n\t\tredir https://{{host}}{{uri}} 301\n\t}}\n}}\n",
+         http:// {{\n\tbind {1} [::1]\n\troute {{\n\timport {rule}\n\
+         \tbasic_auth /.well-known/* {{\n\t\tu {HASH}\n\t}}\n\tredir https://{{host}}{{uri}} 301\n\t}}\n}}\n",
         at.port,
         at.net.host(2),
     );
@@ -266,7 +268,8 @@ async fn lighttpd(at: &Surroundings, rule: &str) -> Result<Process> {
     let rule = write(at, "rule.conf", rule)?;
     let config = format!(
         "server.modules = ()\nserver.document-root = \"{}\"\nserver.bind = \"{}\"\nserver.port = {}\n\
-         $SERVER[\"socket\"] == \"{v6}\" {{ }}\ninclude \"{rule}\"\n",
+         $SERVER[\"socket\"] == \"{v6}\" {{ }}\nserver.modules += (\"mod_setenv\", \"mod_redirect\")\n\
+         $HTTP[\"host\"] =~ \".\" {{ url.redirect = (\"^/\\.well-known/acme-challenge/\" => \"https://own.example/\") }}\ninclude \"{rule}\"\n",
         folder(at)?,
         at.net.host(2),
         at.port,
