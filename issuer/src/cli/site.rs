@@ -445,7 +445,11 @@ fn parse_hsts(text: &str) -> Result<HstsWish, String> {
         "off" => Ok(HstsWish::Switch(false)),
         seconds => seconds
             .parse()
+            .ok()
+            .filter(|seconds| *seconds <= HstsGoal::MOST_SECONDS)
             .map(|max_age_seconds| HstsWish::Exactly(HstsGoal { max_age_seconds, ..HstsGoal::default() }))
-            .map_err(|_| "on, off, or a number of seconds".to_owned()),
+            .ok_or_else(|| {
+                format!("on, off, or a number of seconds up to {} (two years)", HstsGoal::MOST_SECONDS)
+            }),
     }
 }

@@ -70,6 +70,9 @@ pub struct HstsStep {
 }
 
 impl HstsGoal {
+    /// Two years, what browsers' own lists ask for. More would only bind them longer to a mistake.
+    pub const MOST_SECONDS: u64 = 2 * 365 * 86_400;
+
     /// 60 days: Let's Encrypt's integration guide, "HTTPS by Default".
     const fn default_max_age() -> u64 {
         60 * 86_400
@@ -93,6 +96,7 @@ impl Hsts {
     /// Switched on; what was on before goes on from where it is.
     pub fn towards(goal: HstsGoal, before: Option<&Self>, now: Timestamp) -> Self {
         let HstsGoal { max_age_seconds, include_subdomains } = goal;
+        let max_age_seconds = max_age_seconds.min(HstsGoal::MOST_SECONDS);
         if max_age_seconds == 0 {
             let zero = Self { max_age_seconds, include_subdomains, since: None, until: None };
             return Self::wound_down(before, now).unwrap_or(zero);
@@ -214,9 +218,10 @@ impl fmt::Display for Hsts {
     }
 }
 
-/// What a plan says for a moment; `None`: no header.
+/// What a plan says for a moment; `None`: no header. Never more than may be announced, whoever has planned it.
 pub fn announced(steps: &[HstsStep], at: Timestamp) -> Option<u64> {
-    steps.iter().take_while(|step| step.from <= at).last()?.max_age_seconds
+    let age = steps.iter().take_while(|step| step.from <= at).last()?.max_age_seconds?;
+    Some(age.min(HstsGoal::MOST_SECONDS))
 }
 
 fn seconds(number: u64) -> SignedDuration {
@@ -257,6 +262,11 @@ mod tests {
             table(&further.plan(HstsStanding::default()), &[30 * DAY, 70 * DAY]),
             [Some(5_184_000), Some(31_536_000)]
         );
+        let endless = HstsGoal { max_age_seconds: u64::MAX, include_subdomains: false };
+        let bounded = Hsts::towards(endless, None, at(0)).plan(HstsStanding::default());
+        assert_eq!(table(&bounded, &[9_999 * DAY]), [Some(HstsGoal::MOST_SECONDS)]);
+        let unbounded = [HstsStep { from: at(0), max_age_seconds: Some(u64::MAX) }];
+        assert_eq!(table(&unbounded, &[0]), [Some(HstsGoal::MOST_SECONDS)]);
         let little = Hsts::towards(HstsGoal { max_age_seconds: 60, ..HstsGoal::default() }, None, at(0));
         assert_eq!(table(&little.plan(HstsStanding::default()), &[0, DAY]), [Some(60), Some(60)]);
     }

@@ -62,6 +62,12 @@ pub enum TlsPolicyError {
     Cipher(String),
     #[error("{0:?} is no cipher suite of TLS 1.3, such as TLS_AES_128_GCM_SHA256")]
     Ciphersuite(String),
+    #[error("{0} protects nothing, or hardly anything: no server may speak it")]
+    Weak(String),
+    #[error(
+        "ciphers: none of them has ECDHE, and servers speak DHE only with parameters of their own: name one such as TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
+    )]
+    NoEcdhe,
     #[error("{0}: at least one")]
     Missing(&'static str),
 }
@@ -97,6 +103,9 @@ impl TlsPolicy {
         if let Some(other) = self.ciphersuites.iter().find(|name| !is_of_13(name)) {
             return Err(TlsPolicyError::Ciphersuite(other.clone()));
         }
+        if let Some(weak) = self.ciphers.iter().chain(&self.ciphersuites).find(|name| is_weak(name)) {
+            return Err(TlsPolicyError::Weak(weak.clone()));
+        }
         match self {
             Self { ciphersuites, .. } if ciphersuites.is_empty() => {
                 Err(TlsPolicyError::Missing("ciphersuites"))
@@ -104,6 +113,11 @@ impl TlsPolicy {
             Self { groups, .. } if groups.is_empty() => Err(TlsPolicyError::Missing("groups")),
             Self { min_version: TlsVersion::Tls12, ciphers, .. } if ciphers.is_empty() => {
                 Err(TlsPolicyError::Missing("ciphers"))
+            }
+            Self { min_version: TlsVersion::Tls12, ciphers, .. }
+                if !ciphers.iter().any(|name| name.starts_with("TLS_ECDHE_")) =>
+            {
+                Err(TlsPolicyError::NoEcdhe)
             }
             _ => Ok(()),
         }
@@ -152,6 +166,16 @@ fn is_word(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
+/// Without encryption or without a proof of who answers, or broken; of TLS 1.3 also those that only protect integrity (RFC 9150).
+fn is_weak(name: &str) -> bool {
+    const WORDS: [&str; 9] =
+        ["_NULL_", "_anon_", "_ANON_", "_EXPORT", "_RC4_", "_DES_", "_3DES_", "_RC2_", "_IDEA_"];
+    let is_of_13 = !name.contains("_WITH_");
+    WORDS.iter().any(|word| name.contains(word))
+        || name.ends_with("_MD5")
+        || (is_of_13 && !name.starts_with("TLS_AES_") && !name.starts_with("TLS_CHACHA20_"))
+}
+
 fn openssl_name(iana: &str) -> Option<&'static str> {
     let name = openssl::ssl::cipher_name(iana);
     (!name.is_empty() && name != "(NONE)").then_some(name)
@@ -187,6 +211,22 @@ mod tests {
             let error = TlsPolicy::parse(&good.replacen(from, to, 1)).unwrap_err();
             assert!(error.to_string().contains(why), "{error}");
         }
+        let speaks = |ciphers: &[&str], ciphersuite: &str| TlsPolicy {
+            ciphers: ciphers.iter().map(ToString::to_string).collect(),
+            ciphersuites: vec![ciphersuite.to_owned()],
+            ..TlsPolicy::default()
+        };
+        let (ecdhe, dhe) = ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_DHE_RSA_WITH_AES_128_GCM_SHA256");
+        speaks(&[ecdhe, dhe], "TLS_AES_128_GCM_SHA256").check().unwrap();
+        let error = speaks(&[dhe], "TLS_AES_128_GCM_SHA256").check().unwrap_err();
+        assert!(error.to_string().contains("DHE only"), "{error}");
+        for weak in
+            ["TLS_RSA_WITH_NULL_SHA256", "TLS_ECDHE_RSA_WITH_NULL_SHA", "TLS_ECDHE_ECDSA_WITH_NULL_SHA"]
+        {
+            let error = speaks(&[ecdhe, weak], "TLS_AES_128_GCM_SHA256").check().unwrap_err();
+            assert!(error.to_string().contains(weak), "{error}");
+        }
+        assert!(is_weak("TLS_SHA256_SHA256") && !is_weak("TLS_CHACHA20_POLY1305_SHA256"));
         let none = TlsPolicy { groups: Vec::new(), ..TlsPolicy::default() };
         assert!(none.check().is_err());
     }
