@@ -151,6 +151,9 @@ async fn a_site_goes_back_to_what_was_served_before_and_is_left_alone() -> Resul
     let back = stage.json(&["site", "rollback", "shop.example"]).await?;
     ensure!(back["rolled_back"][0]["serial"] == json!(first), "{back:#}");
     ensure!(stage.serial("shop.example").await? == first, "something else is served");
+    // What was rolled back from does not come back.
+    stage.signpost.issuer(&["site", "rollback", "shop.example"]).await?.with_code(4)?;
+    ensure!(stage.serial("shop.example").await? == first, "rolled back twice, the bad one is back");
     let stored = Stored::open(stage.signpost.config_path()).await?;
     let root = stage.pebble.roots().await?.remove(0).root_pem;
     stored.served("shop.example").await?.remove(0).verify(&root, &["shop.example"])?;

@@ -22,7 +22,8 @@ pub struct RolledBack {
 
 impl Registry {
     /// Serves what was served before, in every group and slot that has something before which is still valid, and leaves it
-    /// alone for `hold`, or until its end is near. Rolled back again, the present one is back.
+    /// alone for `hold`, or until its end is near. What was rolled back from
+    /// is not returned to: a second time is refused until there is another certificate.
     ///
     /// # Errors
     /// [`SiteError::NothingBefore`], [`SiteError::Changed`] where somebody works on the site in this moment.
@@ -107,6 +108,8 @@ impl Registry {
                 let current = serving.current.clone().into_iter();
                 current.filter(|(slot, _)| staged.pointers.contains_key(slot)).collect()
             }
+            // What stands before it now is what was rolled back from.
+            None if stored.held.is_some() => Pointers::new(),
             None => serving.previous.clone(),
         };
         let (mut back, mut pointers) = (Vec::new(), Pointers::new());
