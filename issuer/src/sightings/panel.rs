@@ -95,22 +95,28 @@ impl Panel {
             request = request.bearer_auth(token.as_str());
         }
         match self.read(request).await {
-            Ok((status, body)) => judge(status, &body),
+            Ok((status, Some(body))) => judge(status, &body),
+            Ok((status, None)) if status.is_success() => {
+                Answer::Unknown(format!("its answer is longer than {MOST_BYTES} bytes"))
+            }
+            Ok((status, None)) => judge(status, b""),
             Err(error) => Answer::Unknown(shared::error::chain(&error.without_url())),
         }
     }
 
-    async fn read(&self, request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>), reqwest::Error> {
+    async fn read(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<(StatusCode, Option<Vec<u8>>), reqwest::Error> {
         let mut response = request.send().await?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await? {
             body.extend_from_slice(&chunk);
             if body.len() > MOST_BYTES {
-                body.clear();
-                break;
+                return Ok((response.status(), None));
             }
         }
-        Ok((response.status(), body))
+        Ok((response.status(), Some(body)))
     }
 }
 
@@ -119,16 +125,31 @@ fn judge(status: StatusCode, body: &[u8]) -> Answer {
     match status.as_u16() {
         200..=299 if body.iter().all(u8::is_ascii_whitespace) => Answer::Hosted(Hosted::default()),
         200..=299 => match serde_json::from_slice::<serde_json::Value>(body) {
+            Ok(value) if ["allowed", "hosted", "ok"].iter().any(|key| value[*key] == false) => {
+                Answer::NotHosted
+            }
+            Ok(value) if value.get("error").is_some_and(|error| !error.is_null()) => {
+                Answer::Unknown("it answered with an error".to_owned())
+            }
             Ok(value) if value.is_object() => match serde_json::from_value(value) {
                 Ok(hosted) => Answer::Hosted(hosted),
                 Err(error) => Answer::Unknown(format!("its answer can't be read: {error}")),
             },
-            // Whoever answers Caddy with some text says yes.
-            _ => Answer::Hosted(Hosted::default()),
+            // Whoever answers Caddy with a word says yes; a page for people says nothing.
+            _ if is_a_word(body) => Answer::Hosted(Hosted::default()),
+            _ => Answer::Unknown(
+                "its answer is neither empty, nor a JSON object, nor a word that says yes".to_owned(),
+            ),
         },
         400 | 403 | 404 | 410 | 422 => Answer::NotHosted,
         other => Answer::Unknown(format!("it answered {other}")),
     }
+}
+
+fn is_a_word(body: &[u8]) -> bool {
+    const YES: [&str; 7] = ["ok", "yes", "true", "1", "allowed", "hosted", "authorized"];
+    let text = std::str::from_utf8(body).unwrap_or_default().trim().to_ascii_lowercase();
+    YES.contains(&text.as_str())
 }
 
 #[cfg(test)]
@@ -148,6 +169,23 @@ mod tests {
         for status in [400, 403, 404, 410, 422] {
             assert_eq!(told(status, "{}"), "no");
         }
+        for body in [
+            "<!DOCTYPE html><title>Log in</title>",
+            "<html>",
+            "[]",
+            "\"yes\"",
+            "please log in",
+            "no",
+            "false",
+            r#"{"error":"not logged in"}"#,
+            &"word ".repeat(20),
+        ] {
+            assert_eq!(told(200, body), "unknown", "{body}");
+        }
+        assert_eq!(
+            (told(200, r#"{"hosted":false}"#), told(200, r#"{"error":null}"#)),
+            ("no".to_owned(), " None".to_owned())
+        );
         for (status, body) in [(500, ""), (302, ""), (401, ""), (429, ""), (200, r#"{"tags":"eu"}"#)] {
             assert_eq!(told(status, body), "unknown", "{status}");
         }

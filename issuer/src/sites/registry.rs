@@ -11,7 +11,10 @@ use shared::{
     domain::{Class, DnsName, NameSet, Origin, Place, PublicSuffixes, SiteId},
     store::{Failures, Field, NamePointer, RETRY_WITH_NEW_ORDER, Store, StoreError, StoredSite, WantedSite},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// A site that was removed is not brought back by visitors for so long; whoever adds it by hand has it at once.
+const REMOVED_FOR: Duration = Duration::from_secs(90 * 86_400);
 
 /// Reads and changes the wanted state.
 #[derive(Clone)]
@@ -203,6 +206,12 @@ impl Registry {
     /// # Errors
     /// [`SiteError`].
     pub async fn remove(&self, wanted: WantedSite) -> Result<Change, SiteError> {
+        // Before it is gone: its next visitor does not bring it back. While a site has them, the names are not judged.
+        if self.config.sightings.allow_url.is_some() {
+            for name in wanted.site.names.as_slice().iter().filter(|name| !name.is_wildcard()) {
+                self.store.deny_sighting(name, REMOVED_FOR, REMOVED_FOR, "its site was removed").await?;
+            }
+        }
         let change = self.removal(wanted);
         self.write(change).await
     }
