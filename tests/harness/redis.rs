@@ -237,6 +237,24 @@ impl Redis {
         entries.map(|entry| Ok(entry?.path())).collect()
     }
 
+    /// What is on disk now, as a backup has it.
+    pub fn copy_data(&self) -> Result<TempDir> {
+        let copy = tempfile::Builder::new().prefix("redis-copy-").tempdir()?;
+        copy_folder(&self.data_dir().join("appendonlydir"), copy.path())?;
+        Ok(copy)
+    }
+
+    /// Puts a copy in the place of what is on disk; for a Redis that is stopped.
+    pub fn restore_data(&self, copy: &TempDir) -> Result<()> {
+        if self.process.is_some() {
+            bail!("Redis is running");
+        }
+        let folder = self.data_dir().join("appendonlydir");
+        std::fs::remove_dir_all(&folder)?;
+        std::fs::create_dir(&folder)?;
+        copy_folder(copy.path(), &folder)
+    }
+
     pub fn data_dir(&self) -> &Path {
         self.directory.path()
     }
@@ -306,4 +324,12 @@ impl Redis {
         std::fs::set_permissions(&self.config, std::fs::Permissions::from_mode(0o600))?;
         Ok(())
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@ use crate::{
     enrolment,
     wire::{Changes, ItemId, Line, WireError, parse_bundles},
 };
+use jiff::Timestamp;
 use openssl::pkey::PKey;
 use reqwest::{Certificate, Identity, RequestBuilder, Response, StatusCode, header, redirect};
 use shared::domain::FrontendReport;
@@ -141,7 +142,11 @@ impl Client {
         drop(query);
         let response = self.send(self.http.get(url).timeout(wait + PATIENCE)).await?;
         match response.status() {
-            StatusCode::OK => Ok(Changes::parse(&read_body(response, PAGE_LIMIT_BYTES).await?)?),
+            StatusCode::OK => {
+                let date = date(&response);
+                let changes = Changes::parse(&read_body(response, PAGE_LIMIT_BYTES).await?)?;
+                Ok(Changes { date, ..changes })
+            }
             StatusCode::GONE => {
                 #[derive(serde::Deserialize)]
                 struct Why {
@@ -251,6 +256,12 @@ fn failure(response: &Response) -> FetchError {
         return FetchError::Refused(status);
     }
     FetchError::Status { status, retry_after: retry_after(response) }
+}
+
+/// What the server's clock says (RFC 9110 section 6.6.1).
+fn date(response: &Response) -> Option<Timestamp> {
+    let date = httpdate::parse_http_date(response.headers().get(header::DATE)?.to_str().ok()?).ok()?;
+    Timestamp::try_from(date).ok()
 }
 
 /// Seconds, or a date (RFC 9110 section 10.2.3); at most an hour.

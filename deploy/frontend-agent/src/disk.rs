@@ -19,15 +19,16 @@ use crate::{
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
-use shared::domain::Slot;
+use shared::{digest::sha256_hex, domain::Slot};
 use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, symlink},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+use zeroize::Zeroizing;
 
 /// How long one sync waits for another to end.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
@@ -49,8 +50,11 @@ pub(crate) struct Meta {
     pub(crate) version: String,
     pub(crate) names: Vec<String>,
     pub(crate) slots: BTreeMap<Slot, SlotMeta>,
-    /// Sizes in bytes, by which a damaged version is noticed.
+    /// Sizes in bytes, by which a damaged version is noticed at once.
     pub(crate) files: BTreeMap<String, u64>,
+    /// SHA-256 of each, hex, by which any damage is. Versions of earlier programs have none.
+    #[serde(default)]
+    pub(crate) digests: BTreeMap<String, String>,
     pub(crate) published: Timestamp,
     /// Written anew when it changes; all else of a version stays as it is.
     #[serde(default)]
@@ -190,6 +194,53 @@ impl Directory {
             return Err(io::Error::new(ErrorKind::InvalidData, "meta.json is of another item"));
         }
         Ok((directory, meta))
+    }
+
+    /// Whether the files of a version have the content that they were written with. What can't be read has not.
+    pub(crate) fn is_as_written(&self, id: &ItemId, version: &str) -> bool {
+        let version = self.item(id).join(version);
+        let meta = fs::read(version.join("meta.json")).ok();
+        let Some(meta) = meta.and_then(|json| serde_json::from_slice::<Meta>(&json).ok()) else {
+            return false;
+        };
+        meta.digests.iter().all(|(name, digest)| {
+            let content = fs::read(version.join(name)).map(Zeroizing::new);
+            content.is_ok_and(|content| sha256_hex(&content) == *digest)
+        })
+    }
+
+    /// A second item with what is live of another one, for some of its names. Its files are the same files.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub(crate) fn hold(&self, of: &ItemId, id: &ItemId, names: &[String]) -> io::Result<Live> {
+        let (version, meta) = self.load_meta(of)?;
+        let (from, item) = (self.item(of).join(&version), self.item(id));
+        let to = item.join(&version);
+        match fs::remove_dir_all(&item) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.make_directory(&item)?;
+        self.make_directory(&to)?;
+        for entry in fs::read_dir(&from)? {
+            let entry = entry?;
+            if entry.file_name() != *"meta.json" {
+                fs::hard_link(entry.path(), to.join(entry.file_name()))?;
+            }
+        }
+        let meta = Meta { id: id.clone(), names: names.to_vec(), ..meta };
+        self.write_whole(&to.join("meta.json"), &serde_json::to_vec(&meta)?, 0o644)?;
+        let link = self.live().join(format!(".{id}"));
+        match fs::remove_file(&link) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        symlink(Path::new("../store").join(id.as_str()).join(&version), &link)?;
+        self.sync()?;
+        fs::rename(&link, self.live().join(id.as_str()))?;
+        sync_directory(&self.live())?;
+        meta.into_live(&version)
     }
 
     /// Something else is done with the names of what is live.

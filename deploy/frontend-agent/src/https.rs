@@ -1,7 +1,7 @@
 //! What is done with a name over plain HTTP, and announced over HTTPS: as the centre has planned it, for a moment.
 
-use crate::index::Live;
-use jiff::Timestamp;
+use crate::{index::Live, status::Status};
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use shared::domain::{HstsStep, announced};
 
@@ -29,6 +29,18 @@ pub(crate) struct Moment {
     pub(crate) now: Timestamp,
     /// When the centre was heard last: what it may have thought of since is not known.
     pub(crate) heard: Timestamp,
+}
+
+impl Moment {
+    /// Now, by the centre's clock as far as it is known: its plans are made by that, and a clock that runs ahead binds nobody.
+    pub(crate) fn of(status: &Status) -> Self {
+        let ahead = SignedDuration::from_secs(status.ahead_seconds);
+        let now = Timestamp::now();
+        Self {
+            now: now.checked_sub(ahead).unwrap_or(now),
+            heard: status.heard.unwrap_or(Timestamp::UNIX_EPOCH),
+        }
+    }
 }
 
 impl Https {

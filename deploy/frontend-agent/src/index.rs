@@ -1,6 +1,6 @@
 //! What is live, in memory: as little of each item as a pass needs, because there may be half a million.
 
-use crate::{https::Https, wire::ItemId};
+use crate::{https::Https, removal, wire::ItemId};
 use jiff::Timestamp;
 use shared::{digest::unhex, domain::Slot};
 use std::{collections::BTreeMap, sync::Arc};
@@ -41,6 +41,16 @@ impl Live {
 
     pub(crate) fn slot(&self, slot: Slot) -> Option<&LiveSlot> {
         self.slots.iter().find(|(own, _)| *own == slot).map(|(_, live)| live)
+    }
+
+    /// Whether it went out of service a while ago.
+    pub(crate) fn was_removed_lately(&self, now: Timestamp) -> bool {
+        self.removed.is_some_and(|since| removal::is_lately(since, now))
+    }
+
+    /// When the last of its certificates ends, Unix time, seconds.
+    pub(crate) fn ends(&self) -> i64 {
+        self.slots.iter().map(|(_, slot)| slot.not_after).max().unwrap_or(0)
     }
 
     /// Since when the youngest of its certificates is valid.

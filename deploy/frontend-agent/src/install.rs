@@ -11,7 +11,10 @@ use crate::{
 };
 use jiff::Timestamp;
 use shared::{domain::Slot, error::chain};
-use std::{collections::VecDeque, io, thread};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io, thread,
+};
 use tokio::task::JoinSet;
 
 /// Ids of one request, and requests at the same time.
@@ -71,7 +74,13 @@ impl<'a> Installer<'a> {
     }
 
     /// Verifies and publishes. Each item succeeds or fails alone, but for a disk that takes nothing.
-    pub(crate) fn install(&self, fetched: Fetched, index: &Index) -> Vec<(ItemId, Installed)> {
+    /// `doubted`: items of which no rollback is believed.
+    pub(crate) fn install(
+        &self,
+        fetched: Fetched,
+        index: &Index,
+        doubted: &BTreeSet<ItemId>,
+    ) -> Vec<(ItemId, Installed)> {
         let now = Timestamp::now();
         let (mut outcomes, mut bundles, mut prepared) = (Vec::new(), Vec::new(), Vec::new());
         for (id, line) in fetched {
@@ -83,7 +92,10 @@ impl<'a> Installer<'a> {
                 Line::Unchanged => {
                     outcomes.push((id, Installed::Failed("the centre sent nothing".to_owned())))
                 }
-                Line::Bundle(bundle) => bundles.push((id, bundle)),
+                Line::Bundle(mut bundle) => {
+                    bundle.rolled_back &= !doubted.contains(&id);
+                    bundles.push((id, bundle));
+                }
             }
         }
         for (id, result) in self.prepare_all(bundles, index, now) {
@@ -147,7 +159,7 @@ impl<'a> Installer<'a> {
                 slot,
                 fingerprint_sha256: &files.fingerprint_sha256,
                 names: &bundle.names,
-                live_not_before: before.and_then(|slot| Timestamp::from_second(slot.not_before).ok()),
+                live: before.filter(|slot| slot.not_after > now.as_second()),
                 refused_issuers: self.refused_issuers,
                 now,
             };

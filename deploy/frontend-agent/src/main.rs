@@ -5,17 +5,23 @@ mod chains;
 mod client;
 mod config;
 mod disk;
+mod doubt;
+#[cfg(test)]
+mod doubt_tests;
 mod enrolment;
 mod formats;
 mod https;
 mod index;
+mod inspection;
 mod install;
+mod pass;
 mod publish;
 mod removal;
 mod report;
 mod run;
 mod served;
 mod servers;
+mod showing;
 mod sightings;
 mod status;
 mod sync;
@@ -67,7 +73,7 @@ enum Verb {
     Run,
     /// Sync once
     Sync {
-        /// Take items out of service however many vanished from the listing, even all of them
+        /// Take out of service what the centre no longer knows, however many items that are
         #[arg(long)]
         confirm_removals: bool,
     },

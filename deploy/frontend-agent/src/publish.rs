@@ -8,9 +8,9 @@ use crate::{
     wire::ItemId,
 };
 use jiff::Timestamp;
-use shared::domain::Slot;
+use shared::{digest::sha256_hex, domain::Slot};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -131,8 +131,7 @@ fn make_live(
     after(Step::LinkMade)?;
     fs::rename(&link, directory.live().join(id.as_str()))?;
     after(Step::Live)?;
-    directory.unmark_removed(id)?;
-    prune(&item, version)
+    directory.unmark_removed(id)
 }
 
 fn unfinished(item: &Path, version: &str) -> PathBuf {
@@ -145,16 +144,19 @@ fn write_version(
     publication: &Publication<'_>,
     now: Timestamp,
 ) -> io::Result<Meta> {
-    let (mut slots, mut files) = (BTreeMap::new(), BTreeMap::new());
+    let (mut slots, mut files, mut digests) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for pair in publication.pairs {
         let (fullchain, privkey) = file_names(pair.slot);
         directory.create_public_file(&path.join(&fullchain), &pair.fullchain)?;
         directory.create_key_file(&path.join(&privkey), &pair.privkey)?;
+        digests.insert(fullchain.clone(), sha256_hex(&pair.fullchain));
+        digests.insert(privkey.clone(), sha256_hex(&pair.privkey));
         files.insert(fullchain, pair.fullchain.len() as u64);
         files.insert(privkey, pair.privkey.len() as u64);
         for format in directory.formats() {
             let (name, content) = (format.file_name(pair.slot), format.render(pair, publication.names)?);
             directory.create_key_file(&path.join(&name), &content)?;
+            digests.insert(name.clone(), sha256_hex(&content));
             files.insert(name, content.len() as u64);
         }
         let leaf = &pair.leaf;
@@ -167,13 +169,17 @@ fn write_version(
         };
         slots.insert(pair.slot, slot);
     }
-    link_missing_slots(path, &slots)?;
+    for (from, to) in link_missing_slots(path, &slots)? {
+        let digest = digests.get(&from).cloned();
+        digests.extend(digest.map(|digest| (to, digest)));
+    }
     let meta = Meta {
         id: publication.id.clone(),
         version: publication.version.to_owned(),
         names: publication.names.to_vec(),
         slots,
         files,
+        digests,
         published: now,
         https: publication.https.clone(),
     };
@@ -182,21 +188,23 @@ fn write_version(
 }
 
 /// A server that names the files of both slots finds both; `fullchain.pem` and `privkey.pem` are the first slot's. Hard links:
-/// a version is never changed, and a hundred thousand of them cost no inode.
-fn link_missing_slots(path: &Path, slots: &BTreeMap<Slot, SlotMeta>) -> io::Result<()> {
+/// a version is never changed, and a hundred thousand of them cost no inode. Answers
+/// what was linked to what.
+fn link_missing_slots(path: &Path, slots: &BTreeMap<Slot, SlotMeta>) -> io::Result<Vec<(String, String)>> {
     let Some(first) = slots.keys().next() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "nothing to publish"));
     };
     let (fullchain, privkey) = file_names(*first);
-    let link = |from: &str, to: &str| fs::hard_link(path.join(from), path.join(to));
-    link(&fullchain, "fullchain.pem")?;
-    link(&privkey, "privkey.pem")?;
+    let mut links =
+        vec![(fullchain.clone(), "fullchain.pem".to_owned()), (privkey.clone(), "privkey.pem".to_owned())];
     for missing in Slot::ALL.iter().filter(|slot| !slots.contains_key(slot)) {
         let (its_fullchain, its_privkey) = file_names(*missing);
-        link(&fullchain, &its_fullchain)?;
-        link(&privkey, &its_privkey)?;
+        links.extend([(fullchain.clone(), its_fullchain), (privkey.clone(), its_privkey)]);
     }
-    Ok(())
+    for (from, to) in &links {
+        fs::hard_link(path.join(from), path.join(to))?;
+    }
+    Ok(links)
 }
 
 /// A name that sorts by time and is not taken.
@@ -207,13 +215,17 @@ fn free_version(item: &Path, now: Timestamp) -> String {
         .expect("the numbers do not end")
 }
 
-fn prune(item: &Path, live: &str) -> io::Result<()> {
+/// Deletes all versions of an item but the live one, the one before, and those that something still names.
+///
+/// # Errors
+/// From the file system.
+pub(crate) fn prune(item: &Path, live: &str, named: &BTreeSet<PathBuf>) -> io::Result<()> {
     let mut earlier: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(item)? {
         let entry = entry?;
         let name = entry.file_name();
         let is_version = entry.file_type()?.is_dir() && !name.to_string_lossy().starts_with('.');
-        if is_version && name != *live {
+        if is_version && name != *live && !named.contains(&entry.path()) {
             earlier.push(entry.path());
         }
     }
@@ -261,7 +273,7 @@ mod tests {
                 slot,
                 fingerprint_sha256: &issued.fingerprint,
                 names: &self.names,
-                live_not_before: None,
+                live: None,
                 refused_issuers: &[],
                 now: Timestamp::now(),
             };
@@ -278,6 +290,7 @@ mod tests {
         fn publish(&self, pairs: &[Pair]) -> Meta {
             let prepared = [self.prepare(pairs)];
             commit(&self.directory, &prepared).unwrap().pop().unwrap().unwrap();
+            prune(&self.directory.item(&self.id), &prepared[0].directory, &BTreeSet::new()).unwrap();
             self.directory.load_meta(&self.id).unwrap().1
         }
 
@@ -382,7 +395,16 @@ mod tests {
     fn a_damaged_version_is_noticed() {
         let fixture = Fixture::new(None);
         fixture.publish(&[fixture.pair(Slot::Ecdsa)]);
-        fs::write(fixture.live().join("ecdsa-privkey.pem"), "").unwrap();
+        let version = fs::read_link(fixture.live()).unwrap();
+        let version = version.file_name().unwrap().to_str().unwrap();
+        assert!(fixture.directory.is_as_written(&fixture.id, version));
+        let key = fixture.live().join("ecdsa-privkey.pem");
+        let mut content = fs::read(&key).unwrap();
+        content[60] ^= 1;
+        fs::write(&key, &content).unwrap();
+        assert!(fixture.directory.scan().unwrap()[&fixture.id].intact, "its size is what it was");
+        assert!(!fixture.directory.is_as_written(&fixture.id, version));
+        fs::write(&key, "").unwrap();
         assert!(!fixture.directory.scan().unwrap()[&fixture.id].intact);
         fs::remove_file(fixture.live().join("meta.json")).unwrap();
         assert!(fixture.directory.scan().unwrap().is_empty());

@@ -8,6 +8,9 @@ const GRACE: SignedDuration = SignedDuration::from_hours(24);
 const ALWAYS_ALLOWED: usize = 20;
 /// ...nor up to this share of everything that is live.
 const ALLOWED_PERCENT: usize = 2;
+/// More than half of everything within an hour never goes unasked, one by one neither; two items always may.
+const LATELY: SignedDuration = SignedDuration::from_hours(1);
+const FEW: usize = 2;
 
 /// Why vanished items stay as they are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +19,8 @@ pub(crate) enum Withheld {
     EmptyListing(usize),
     #[error("{vanished} of {live} items vanished at once: all of them stay as they are")]
     TooMany { vanished: usize, live: usize },
+    #[error("{vanished} of {live} items would be gone within an hour: what is left of them stays as it is")]
+    Most { vanished: usize, live: usize },
     #[error("the listing has an item without a readable id: {0} vanished items stay as they are")]
     UnreadableItem(usize),
 }
@@ -25,17 +30,28 @@ impl Withheld {
     pub(crate) const REMEDY: &str = "if that is right, run: frontend-agent sync --confirm-removals";
 }
 
-/// Whether `vanished` of `live` items may be taken out of service, after a complete listing of `listed` items.
+/// What a pass would take out of service.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Removals {
+    pub(crate) vanished: usize,
+    /// In service now, those included.
+    pub(crate) live: usize,
+    /// Taken out of service a while ago.
+    pub(crate) lately: usize,
+    /// Items of a complete listing.
+    pub(crate) listed: usize,
+    /// The listing has an item without a readable id.
+    pub(crate) unreadable: bool,
+    /// A person has said so.
+    pub(crate) confirmed: bool,
+}
+
+/// Whether that may be.
 ///
 /// # Errors
 /// [`Withheld`].
-pub(crate) fn judge(
-    vanished: usize,
-    live: usize,
-    listed: usize,
-    unreadable: bool,
-    confirmed: bool,
-) -> Result<(), Withheld> {
+pub(crate) fn judge(removals: Removals) -> Result<(), Withheld> {
+    let Removals { vanished, live, lately, listed, unreadable, confirmed } = removals;
     if vanished == 0 {
         return Ok(());
     }
@@ -51,7 +67,16 @@ pub(crate) fn judge(
     if vanished > ALWAYS_ALLOWED.max(live * ALLOWED_PERCENT / 100) {
         return Err(Withheld::TooMany { vanished, live });
     }
+    let (vanished, live) = (vanished + lately, live + lately);
+    if vanished > FEW && vanished * 2 > live {
+        return Err(Withheld::Most { vanished, live });
+    }
     Ok(())
+}
+
+/// Whether what was removed at `since` counts with what is removed now.
+pub(crate) fn is_lately(since: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(since).abs() < LATELY
 }
 
 /// Whether the files of an item removed at `since` may be deleted.
@@ -65,19 +90,30 @@ mod tests {
 
     #[test]
     fn few_removals_pass_and_many_do_not() {
-        for (vanished, live, listed, allowed) in [
-            (0, 5, 0, true),
-            (1, 5, 4, true),
-            (20, 21, 1, true),
-            (21, 100, 79, false),
-            (5, 5, 0, false),
-            (200, 10_000, 9_800, true),
-            (201, 10_000, 9_799, false),
+        for (vanished, live, lately, listed, allowed) in [
+            (0, 5, 0, 0, true),
+            (1, 5, 0, 4, true),
+            (1, 1, 0, 9, true),
+            (2, 2, 0, 9, true),
+            (3, 3, 0, 9, false),
+            (3, 6, 0, 3, true),
+            (4, 6, 0, 2, false),
+            (5, 6, 0, 1, false),
+            (1, 3, 3, 2, false),
+            (1, 4, 2, 3, true),
+            (20, 21, 0, 1, false),
+            (20, 40, 0, 20, true),
+            (21, 100, 0, 79, false),
+            (5, 5, 0, 0, false),
+            (200, 10_000, 0, 9_800, true),
+            (201, 10_000, 0, 9_799, false),
         ] {
-            assert_eq!(judge(vanished, live, listed, false, false).is_ok(), allowed, "{vanished} of {live}");
-            assert!(judge(vanished, live, listed, false, true).is_ok());
+            let removals = Removals { vanished, live, lately, listed, unreadable: false, confirmed: false };
+            assert_eq!(judge(removals).is_ok(), allowed, "{removals:?}");
+            assert!(judge(Removals { confirmed: true, ..removals }).is_ok());
+            let unreadable = Removals { unreadable: true, confirmed: true, ..removals };
+            assert_eq!(judge(unreadable).is_ok(), vanished == 0);
         }
-        assert_eq!(judge(1, 9, 8, true, true), Err(Withheld::UnreadableItem(1)));
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub(crate) struct Report {
     pub(crate) failed: Vec<Failed>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) withheld: Option<String>,
+    /// What is served on though the centre's store does not know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kept: Option<String>,
     /// What the web servers refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) server_errors: Vec<String>,
@@ -50,7 +53,10 @@ impl Published {
 
 impl Report {
     pub(crate) fn is_success(&self) -> bool {
-        self.failed.is_empty() && self.withheld.is_none() && self.server_errors.is_empty()
+        self.failed.is_empty()
+            && self.withheld.is_none()
+            && self.kept.is_none()
+            && self.server_errors.is_empty()
     }
 
     /// Every problem of a pass that otherwise went through, on one line.
@@ -60,7 +66,8 @@ impl Report {
             let names = failed.names.first().map(|name| format!(" ({name})")).unwrap_or_default();
             format!("{id}{names}: {}", failed.reason)
         });
-        failed.chain(self.withheld.clone()).chain(self.server_errors.clone()).collect::<Vec<_>>().join("; ")
+        let others = self.withheld.iter().chain(&self.kept).chain(&self.server_errors).cloned();
+        failed.chain(others).collect::<Vec<_>>().join("; ")
     }
 
     pub(crate) fn changed_something(&self) -> bool {

@@ -115,7 +115,7 @@ impl Loop<'_> {
 
     /// Hands on what came of a pass to where it is looked at, and reported.
     fn note(&self, report: Report, is_news: bool) {
-        let cursor = Status::load(&Directory::existing(&self.config.store)).cursor;
+        let cursor = Status::load(&Directory::existing(&self.config.store)).shown;
         let gone = report.removed;
         self.reporter.note(News {
             cursor,

@@ -1,13 +1,20 @@
 //! `status.json`: how far the agent has come, what is still to be done, and how the last sync went.
 
 use crate::{
-    disk::Directory, enrolment::Validity, index::Live, report::Report, served::ServedState, wire::ItemId,
+    disk::Directory,
+    doubt::Doubt,
+    enrolment::Validity,
+    index::Live,
+    removal::Withheld,
+    report::{Failed, Report},
+    served::ServedState,
+    wire::ItemId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::{
     digest::hex,
-    domain::{FrontendReport, TlsPolicy},
+    domain::{FrontendReport, ItemProblem, TlsPolicy},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,22 +30,52 @@ pub(crate) struct Status {
     pub(crate) server: Option<String>,
     /// Everything up to there is published, but for what has failed.
     pub(crate) cursor: Option<String>,
+    /// Up to there every web server has taken it, but for what it refuses: as far as the centre is told.
+    pub(crate) shown: Option<String>,
     /// Another one after each sync: what another process remembers is old then.
     pub(crate) generation: u64,
     pub(crate) last_attempt: Option<Timestamp>,
     /// The last pass without any problem.
     pub(crate) last_success: Option<Timestamp>,
     pub(crate) last_error: Option<String>,
-    /// When the centre answered last.
+    /// When the centre answered last, by its own clock.
     pub(crate) heard: Option<Timestamp>,
+    /// How far this machine's clock was ahead of the centre's then, seconds.
+    pub(crate) ahead_seconds: i64,
     /// What it wants spoken.
     pub(crate) tls: Option<TlsPolicy>,
+    /// What each web server took last of that.
+    pub(crate) spoken: BTreeMap<String, TlsPolicy>,
     /// Items that could not be published, tried again and again.
     pub(crate) failed: BTreeMap<ItemId, Failure>,
     /// Items that were to go out of service and were too many at once.
     pub(crate) withheld: BTreeSet<ItemId>,
     /// Web servers that may not know yet what changed.
     pub(crate) owed: BTreeSet<String>,
+    /// Items, or names of theirs, that a web server refuses; everything else is live.
+    pub(crate) refused: Vec<RefusedItem>,
+    /// What web servers refuse altogether, by their names.
+    pub(crate) server_problems: BTreeMap<String, ServerProblem>,
+    /// What is served without the centre's knowing of it.
+    pub(crate) doubt: Doubt,
+}
+
+/// What a web server refuses of an item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RefusedItem {
+    pub(crate) server: String,
+    pub(crate) id: ItemId,
+    pub(crate) names: Vec<String>,
+    /// In the server's own words.
+    pub(crate) reason: String,
+    pub(crate) since: Timestamp,
+}
+
+/// Why a web server stays as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ServerProblem {
+    pub(crate) reason: String,
+    pub(crate) since: Timestamp,
 }
 
 /// Why an item stays as it was.
@@ -113,25 +150,77 @@ impl Status {
         self.failed.insert(id.clone(), Failure { names, reason, since });
     }
 
+    /// What web servers refuse from now on. What they refused before keeps its moment.
+    pub(crate) fn note_refusals(&mut self, mut items: Vec<RefusedItem>, problems: BTreeMap<String, String>) {
+        for item in &mut items {
+            let is_it = |before: &&RefusedItem| {
+                before.server == item.server && before.id == item.id && before.names == item.names
+            };
+            item.since = self.refused.iter().find(is_it).map_or(item.since, |before| before.since);
+        }
+        self.refused = items;
+        let now = Timestamp::now();
+        let before = std::mem::take(&mut self.server_problems);
+        let problem = |(server, reason): (String, String)| {
+            let since = before.get(&server).map_or(now, |before| before.since);
+            (server, ServerProblem { reason, since })
+        };
+        self.server_problems = problems.into_iter().map(problem).collect();
+    }
+
+    /// The centre has answered; `date` is what its clock says.
+    pub(crate) fn hear(&mut self, date: Option<Timestamp>) {
+        let now = Timestamp::now();
+        self.heard = Some(date.unwrap_or(now));
+        self.ahead_seconds = date.map_or(0, |date| now.as_second().saturating_sub(date.as_second()));
+    }
+
     /// What the centre is told.
     pub(crate) fn to_report(&self, items: usize) -> FrontendReport {
-        let problems = self.failed.iter().map(|(id, failure)| shared::domain::ItemProblem {
-            id: Some(id.to_string()),
-            names: failure.names.clone(),
-            reason: failure.reason.clone(),
-            since: failure.since,
+        let problem = |id: Option<&ItemId>, names: &[String], reason: &str, since| ItemProblem {
+            id: id.map(ToString::to_string),
+            names: names.to_vec(),
+            reason: reason.to_owned(),
+            since,
             serves: None,
-        });
+        };
+        // Those of whole servers first: only so many are told one by one.
+        let servers = self.server_problems.values();
+        let mut problems: Vec<ItemProblem> =
+            servers.map(|of| problem(None, &[], &of.reason, of.since)).collect();
+        let failed = self.failed.iter();
+        problems.extend(failed.map(|(id, of)| problem(Some(id), &of.names, &of.reason, of.since)));
+        problems.extend(self.refused.iter().map(|of| problem(Some(&of.id), &of.names, &of.reason, of.since)));
+        let kept = self.doubt.kept();
+        problems.extend(kept.map(|(id, of)| problem(Some(id), &of.names, &of.to_reason(), of.since)));
+        if !self.withheld.is_empty() {
+            let reason = format!(
+                "{} items were to go out of service at once, and stay; {}",
+                self.withheld.len(),
+                Withheld::REMEDY
+            );
+            problems.push(problem(None, &[], &reason, self.last_attempt.unwrap_or_default()));
+        }
         FrontendReport {
             agent: concat!("frontend-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
-            cursor: self.cursor.clone(),
+            cursor: self.shown.clone(),
             items: items as u64,
-            problem_count: self.failed.len() as u64,
-            problems: problems.collect(),
+            problem_count: problems.len() as u64,
+            problems,
             served: Vec::new(),
             probes: false,
         }
         .bounded()
+    }
+}
+
+impl RefusedItem {
+    pub(crate) fn new(server: &str, id: ItemId, names: Vec<String>, reason: String) -> Self {
+        Self { server: server.to_owned(), id, names, reason, since: Timestamp::now() }
+    }
+
+    pub(crate) fn to_failed(&self) -> Failed {
+        Failed { id: Some(self.id.clone()), names: self.names.clone(), reason: self.reason.clone() }
     }
 }
 
@@ -171,6 +260,25 @@ impl Overview {
                 failure.reason
             ));
         }
+        for refused in &status.refused {
+            text.push_str(&format!(
+                "REFUSED since {}: {}: {}\n",
+                refused.since,
+                refused.names.join(" "),
+                refused.reason
+            ));
+        }
+        for (id, kept) in status.doubt.kept() {
+            text.push_str(&format!(
+                "UNKNOWN TO THE CENTRE since {}: {id} ({}): {}\n",
+                kept.since,
+                kept.names.join(" "),
+                kept.to_reason()
+            ));
+        }
+        for problem in status.server_problems.values() {
+            text.push_str(&format!("since {}: {}\n", problem.since, problem.reason));
+        }
         let moment = |at: Option<Timestamp>| at.map_or_else(|| "never".to_owned(), |at| at.to_string());
         let in_service = self.items.iter().filter(|item| item.removed.is_none()).count();
         text.push_str(&format!("{in_service} items in service\n"));
@@ -192,7 +300,7 @@ impl Overview {
             text.push_str(&format!(
                 "{} items are no longer listed and stay in service: {}\n",
                 status.withheld.len(),
-                crate::removal::Withheld::REMEDY
+                Withheld::REMEDY
             ));
         }
         for server in &status.owed {

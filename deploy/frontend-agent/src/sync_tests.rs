@@ -80,11 +80,13 @@ async fn no_failure_of_the_server_changes_anything() {
     world.answer(&after("one"), 200, page("half", true, &[del("a1")]));
     assert!(world.sync().await.is_err());
     // Everything is asked for again, and there is nothing at all: no order to withdraw everything.
-    world.answer(&after("one"), 410, r#"{"resync":"epoch"}"#);
-    world.answer(FIRST, 200, page("new", false, &[]));
-    let report = world.sync().await.unwrap();
-    assert!(report.withheld.as_ref().is_some_and(|text| text.contains("nothing at all")), "{report:?}");
-    assert!(!report.is_success());
+    for why in ["epoch", "scope", "compacted"] {
+        world.answer(&after("one"), 410, format!(r#"{{"resync":"{why}"}}"#));
+        world.answer(FIRST, 200, page("one", false, &[]));
+        let report = world.sync().await.unwrap();
+        assert!(report.problems().contains("went back"), "{why}: {report:?}");
+        assert!(!report.is_success());
+    }
     // The server is gone.
     world.config.server = "https://localhost:1".parse().unwrap();
     world.restart();

@@ -3,7 +3,7 @@
 //! One bad pair makes nginx refuse a whole reload and ends a running Apache, so nothing that came over the network is
 //! published unverified, whoever sent it.
 
-use crate::chains::Chains;
+use crate::{chains::Chains, index::LiveSlot};
 use jiff::{SignedDuration, Timestamp};
 use openssl::{
     pkey::{Id, PKey, PKeyRef, Private},
@@ -31,8 +31,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) fingerprint_sha256: &'a str,
     /// Every one of them must be covered.
     pub(crate) names: &'a [String],
-    /// When the certificate that is live now became valid: a new one is not older.
-    pub(crate) live_not_before: Option<Timestamp>,
+    /// The certificate that is live now, where it is still good: a new one is not older.
+    pub(crate) live: Option<&'a LiveSlot>,
     /// Words that no issuer in the chain may have in its name: a certificate of a staging CA is for nobody.
     pub(crate) refused_issuers: &'a [String],
     pub(crate) now: Timestamp,
@@ -124,10 +124,15 @@ fn check_dates(leaf: &Leaf, expected: &Expected<'_>) -> Result<(), VerifyError> 
         return Err(VerifyError::Expired(leaf.not_after));
     }
     // By the beginning, not by the end: a move to a shorter lifetime is no step back.
-    match expected.live_not_before {
-        Some(live) if leaf.not_before < live => Err(VerifyError::Older { live, got: leaf.not_before }),
-        _ => Ok(()),
+    let Some(live) = expected.live else { return Ok(()) };
+    let begins = leaf.not_before.as_second();
+    let is_older = begins < live.not_before
+        || (begins == live.not_before && leaf.not_after.as_second() < live.not_after);
+    if is_older {
+        let live = Timestamp::from_second(live.not_before).unwrap_or(Timestamp::MAX);
+        return Err(VerifyError::Older { live, got: leaf.not_before });
     }
+    Ok(())
 }
 
 /// Exactly, or by a wildcard in place of the leftmost label (RFC 6125 section 6.4.3).
@@ -180,7 +185,7 @@ mod tests {
             slot: pair.slot,
             fingerprint_sha256: &pair.fingerprint,
             names,
-            live_not_before: None,
+            live: None,
             refused_issuers: &[],
             now: Timestamp::now(),
         }
@@ -221,6 +226,11 @@ mod tests {
         let leaf_end = good.fullchain.len() - pki.ca_pem().len();
         let broken_chain = [&good.fullchain[..leaf_end], &TestPki::new().ca_pem()[..]].concat();
         let broken_above = [&good.fullchain[..], &TestPki::new().ca_pem()[..]].concat();
+        let younger = LiveSlot {
+            fingerprint: [0; 32],
+            not_before: days(0).as_second(),
+            not_after: days(9).as_second(),
+        };
         let both = [&good.fullchain[..], &good.privkey[..]].concat();
         let two_keys = [&good.privkey[..], &good.privkey[..]].concat();
         for (fullchain, key, expected, words) in [
@@ -242,7 +252,7 @@ mod tests {
             (
                 &good.fullchain,
                 &good.privkey[..],
-                Expected { live_not_before: Some(days(0)), ..at },
+                Expected { live: Some(&younger), ..at },
                 "older than the live",
             ),
             (

@@ -43,6 +43,8 @@ pub(crate) struct Changes {
     pub(crate) bad: Vec<BadItem>,
     /// What the centre wants spoken; absent where it does not say, or in a way that this program doesn't know.
     pub(crate) tls: Option<TlsPolicy>,
+    /// By the centre's clock, when it was said.
+    pub(crate) date: Option<Timestamp>,
 }
 
 /// An item that cannot be used. The others of its page can.

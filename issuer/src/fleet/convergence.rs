@@ -258,8 +258,11 @@ impl Member {
         self.report.iter().flat_map(|report| &report.report.problems)
     }
 
+    /// Problems that are too many to be named may be with anything.
     fn has_problem_with(&self, id: &SiteId) -> bool {
-        self.problems().any(|problem| group_of(problem).as_ref() == Some(id))
+        let told = self.report.as_ref().map_or(0, |report| report.report.problem_count);
+        let named = self.problems().count() as u64;
+        told > named || self.problems().any(|problem| group_of(problem).as_ref() == Some(id))
     }
 
     /// Fingerprints that it serves and that their groups know nothing of.

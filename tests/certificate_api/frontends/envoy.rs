@@ -3,27 +3,51 @@
 use std::process::Command;
 
 use anyhow::Result;
-use harness::{process::Process, pypi};
+use harness::{deadline::until_true, process::Process, pypi};
 use serde_json::{Value, json};
 
-use super::{SHOP, Scene};
+use super::{SERVED, SHOP, Scene};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watches_a_secret() -> Result<()> {
     let mut scene = Scene::new(&["envoy"]).await?;
     scene.sync().await?;
+    let envoy = start(&scene, secret(&scene), json!([])).await?;
+    scene.start_agent()?;
+    scene.tell_the_story(false).await?;
+    envoy.assert_running()
+}
+
+/// The configuration still names the file: Envoy starts all the same, and shows the certificate of nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn starts_after_a_name_is_gone() -> Result<()> {
+    let mut scene = Scene::new(&["envoy"]).await?;
+    let site = scene.renew(&[SHOP], super::ECDSA).await?;
+    scene.start_agent()?;
+    let file = scene.of_agent(&format!("envoy/{SHOP}.json"));
+    let text = || std::fs::read_to_string(&file).unwrap_or_default();
+    until_true("the secret is there", SERVED, || std::future::ready(!text().is_empty())).await?;
+    let former = scene.wanted(SHOP, "ecdsa")?;
+    scene.fleet.retire_site(&site).await?;
+    until_true("it is nobody's", SERVED, || std::future::ready(text().contains("/nobody/"))).await?;
+    let envoy = start(&scene, secret(&scene), json!([])).await?;
+    until_true("it shows another certificate", SERVED, || {
+        std::future::ready(scene.served(SHOP, &[]).is_some_and(|print| print != former))
+    })
+    .await?;
+    envoy.assert_running()
+}
+
+/// As the handbook has it.
+fn secret(scene: &Scene) -> Value {
     let directory = scene.of_agent("envoy");
-    let secret = json!({
+    json!({
         "name": SHOP,
         "sds_config": { "resource_api_version": "V3", "path_config_source": {
             "path": directory.join(format!("{SHOP}.json")).display().to_string(),
             "watched_directory": { "path": directory.display().to_string() },
         } },
-    });
-    let envoy = start(&scene, secret, json!([])).await?;
-    scene.start_agent()?;
-    scene.tell_the_story(false).await?;
-    envoy.assert_running()
+    })
 }
 
 /// With a secret of the only listener, and what is asked for it.

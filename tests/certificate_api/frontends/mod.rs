@@ -12,6 +12,8 @@ mod https;
 mod nginx;
 mod nginx_lua;
 mod publications;
+mod refused;
+mod restored;
 mod served;
 mod traefik;
 

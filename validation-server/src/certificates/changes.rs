@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use shared::{
     domain::{FeedCursor, Partition, TlsPolicy},
-    store::FollowedGroup,
+    store::{FollowedGroup, StoredSite},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -189,7 +189,10 @@ impl Found {
             return;
         }
         let id = |kept| ItemId { group: group.id.clone(), kept };
-        if !has_main {
+        // What is wanted here and has no certificate in this store may have one that it has lost: nobody lets go of that.
+        let is_to_come = |wanted: &StoredSite| wanted.serving.given_to(reader.tags()).is_empty();
+        let is_to_come = reader.sees(group) && group.wanted.as_ref().is_some_and(is_to_come);
+        if !has_main && !is_to_come {
             self.items.push(Change::Del { id: id(false) });
         }
         if !has_kept && (group.keeps || group.unkept > after) {

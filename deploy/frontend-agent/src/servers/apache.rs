@@ -10,17 +10,24 @@ use super::{
     reloader::{Reloader, Wanted},
     tls,
 };
+use crate::{disk::Directory, wire::ItemId};
 use openssl::{pkey::PKey, x509::X509};
 use shared::config::AgentApache;
-use std::{fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs, io, mem,
+    path::{Path, PathBuf},
+};
 
 const NAME: &str = "apache";
+const SITES: &str = "sites.conf";
 
 /// Apache, with its files in `apache/`.
 pub(crate) struct Apache {
     sites: Reloader,
     /// What Apache reads by itself when it has changed.
     maps: Reloader,
+    not_taken: Vec<(ItemId, String)>,
 }
 
 impl Apache {
@@ -29,6 +36,7 @@ impl Apache {
         Self {
             sites: Reloader::new(NAME, test, reload, min_reload_seconds),
             maps: Reloader::new(NAME, Vec::new(), Vec::new(), 0),
+            not_taken: Vec::new(),
         }
     }
 }
@@ -39,19 +47,60 @@ impl Server for Apache {
     }
 
     fn differs(&self, view: &View<'_>) -> bool {
-        self.sites.differs(view.directory, &render(view))
+        self.sites.differs(view.directory, &render(view, &BTreeMap::new()))
+    }
+
+    fn cannot_hold(&self, name: &str) -> Option<&'static str> {
+        name.starts_with("_.").then_some("would be the virtual host of the name with a star in its place")
+    }
+
+    fn test(&mut self, view: &View<'_>) -> Result<(), ServerError> {
+        self.sites.test(view.directory, &render(view, &BTreeMap::new()), |_| Ok(()))
+    }
+
+    fn not_taken(&mut self) -> Vec<(ItemId, String)> {
+        mem::take(&mut self.not_taken)
+    }
+
+    fn names_versions(&self, directory: &Directory) -> Vec<PathBuf> {
+        former_lines(directory).into_values().filter_map(|line| version_of(&line)).collect()
     }
 
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
-        for (id, served) in view.served() {
-            check(&view.version(id, served.live)).map_err(|reason| ServerError::Refused {
-                command: "the check before Apache is told".to_owned(),
-                output: format!("{id} ({}): {reason}", served.names.join(" ")),
-            })?;
+        self.not_taken.clear();
+        let mut instead = BTreeMap::new();
+        if view.owed || self.differs(view) {
+            let former = former_lines(view.directory);
+            for (id, served) in view.served() {
+                let Err(reason) = check(&view.version(id, served.live)) else { continue };
+                self.not_taken
+                    .push((id.clone(), format!("its files are not what Apache can load: {reason}")));
+                // What was served goes on, as long as that is good.
+                let line = former
+                    .get(id.as_str())
+                    .filter(|line| version_of(line).is_some_and(|version| check(&version).is_ok()));
+                instead.insert(id.clone(), line.cloned().unwrap_or_default());
+            }
         }
         self.maps.apply(view.directory, &render_maps(view), false, |_| Ok(()))?;
-        self.sites.apply(view.directory, &render(view), view.owed, |_| Ok(()))
+        self.sites.apply(view.directory, &render(view, &instead), view.owed, |_| Ok(()))
     }
+}
+
+/// The lines that the file has now, by item.
+fn former_lines(directory: &Directory) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(directory.of_adapter(NAME).join(SITES)).unwrap_or_default();
+    let by_item = |line: &str| {
+        let version = version_of(line)?;
+        let id = version.parent()?.file_name()?.to_str()?.to_owned();
+        Some((id, format!("{line}\n")))
+    };
+    text.lines().filter_map(by_item).collect()
+}
+
+/// The directory that a line names: its last word.
+fn version_of(line: &str) -> Option<PathBuf> {
+    line.trim_end().rsplit_once("\" ").map(|(_, version)| PathBuf::from(version))
 }
 
 /// Text for `RewriteMap`, by name.
@@ -64,9 +113,14 @@ fn render_maps(view: &View<'_>) -> [Wanted; 2] {
     ]
 }
 
-fn render(view: &View<'_>) -> [Wanted; 2] {
+/// `instead`: lines of items that can't be what they should, perhaps none.
+fn render(view: &View<'_>, instead: &BTreeMap<ItemId, String>) -> [Wanted; 2] {
     let mut content = String::new();
     for (id, served) in view.served() {
+        if let Some(line) = instead.get(id) {
+            content.push_str(line);
+            continue;
+        }
         let names: Vec<&str> = served.names.iter().copied().filter(|name| is_hostname(name)).collect();
         // A name with a star can be an alias and nothing else.
         let plain = names.iter().find(|name| !name.starts_with('*')).map(ToString::to_string);
@@ -79,10 +133,7 @@ fn render(view: &View<'_>) -> [Wanted; 2] {
         ));
     }
     let policy = view.tls.map_or_else(String::new, tls::of_apache);
-    [
-        Wanted { file: "sites.conf", content, empty: "" },
-        Wanted { file: "tls.conf", content: policy, empty: "" },
-    ]
+    [Wanted { file: SITES, content, empty: "" }, Wanted { file: "tls.conf", content: policy, empty: "" }]
 }
 
 /// Whether Apache can load both pairs of a version.

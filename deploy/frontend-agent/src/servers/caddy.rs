@@ -33,6 +33,10 @@ impl Server for Caddy {
         self.0.differs(view.directory, &render(view))
     }
 
+    fn test(&mut self, view: &View<'_>) -> Result<(), ServerError> {
+        self.0.test(view.directory, &render(view), |_| Ok(()))
+    }
+
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
         self.0.apply(view.directory, &render(view), view.owed, |_| Ok(()))
     }

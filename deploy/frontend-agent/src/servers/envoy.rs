@@ -1,13 +1,11 @@
 //! Envoy's secrets as files: `envoy/NAME.json` for each name (`_.example.com.json` for `*.example.com`), for an SDS configuration
-//! with `path_config_source` and `watched_directory`. A secret holds one kind of key: ECDSA where there is one.
+//! with `path_config_source` and `watched_directory`. A secret holds one kind of key: ECDSA where there is one. An Envoy whose
+//! configuration names a file that is not there does not start: that of a name that is gone holds the certificate of nobody.
 
-use super::{Applied, Server, ServerError, View, file_stem};
+use super::{Applied, Server, ServerError, View, cannot_name_a_file, file_stem, placeholder};
 use crate::wire::ItemId;
-use serde_json::json;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs, io,
-};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 const NAME: &str = "envoy";
 
@@ -28,6 +26,10 @@ impl Server for Envoy {
         NAME
     }
 
+    fn cannot_hold(&self, name: &str) -> Option<&'static str> {
+        cannot_name_a_file(name)
+    }
+
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
         let failed = |error| ServerError::Write(NAME, error);
         let own = view.directory.of_adapter(NAME);
@@ -38,7 +40,13 @@ impl Server for Envoy {
             Some(written) => written,
             None => read_all(&own).map_err(failed)?,
         };
-        let wanted = render(view);
+        let mut wanted = render(view);
+        let gone: Vec<&String> = written.keys().filter(|file| !wanted.contains_key(*file)).collect();
+        if !gone.is_empty() {
+            let nobody = placeholder::directory(view.directory, NAME).map_err(failed)?;
+            let gone = gone.into_iter().map(|file| (file.clone(), of_nobody(file, &written[file], &nobody)));
+            wanted.extend(gone.collect::<Vec<_>>());
+        }
         let mut changed = false;
         for (file, content) in &wanted {
             if written.get(file) != Some(content) {
@@ -46,17 +54,12 @@ impl Server for Envoy {
                 changed = true;
             }
         }
-        let kept: BTreeSet<&String> = wanted.keys().collect();
-        for file in written.keys().filter(|file| !kept.contains(file)) {
-            fs::remove_file(own.join(file)).map_err(failed)?;
-            changed = true;
-        }
         self.written = Some(wanted);
         Ok(if changed { Applied::Changed { reloaded: false } } else { Applied::Nothing })
     }
 }
 
-fn read_all(own: &std::path::Path) -> io::Result<BTreeMap<String, String>> {
+fn read_all(own: &Path) -> io::Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(own)? {
         let entry = entry?;
@@ -71,13 +74,25 @@ fn read_all(own: &std::path::Path) -> io::Result<BTreeMap<String, String>> {
 fn render(view: &View<'_>) -> BTreeMap<String, String> {
     let secret = |name: &str, id: &ItemId| {
         let version = view.version(id, view.index.get(id)?);
-        let file = |file: &str| json!({ "filename": version.join(file).display().to_string() });
-        let document = json!({ "resources": [{
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-            "name": name,
-            "tls_certificate": { "certificate_chain": file("fullchain.pem"), "private_key": file("privkey.pem") },
-        }] });
-        Some((format!("{}.json", file_stem(name)), document.to_string()))
+        Some((format!("{}.json", file_stem(name)), secret(name, &version)))
     };
     view.names.iter().filter_map(|(name, id)| secret(name, id)).collect()
+}
+
+fn secret(name: &str, files: &Path) -> String {
+    let file = |file: &str| json!({ "filename": files.join(file).display().to_string() });
+    let document = json!({ "resources": [{
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": name,
+        "tls_certificate": { "certificate_chain": file("fullchain.pem"), "private_key": file("privkey.pem") },
+    }] });
+    document.to_string()
+}
+
+/// What takes the place of a secret whose name is gone. Its name stays as the configuration has it.
+fn of_nobody(file: &str, before: &str, nobody: &Path) -> String {
+    let before: Option<Value> = serde_json::from_str(before).ok();
+    let name = before.as_ref().and_then(|before| before["resources"][0]["name"].as_str());
+    let name = name.unwrap_or_else(|| file.trim_end_matches(".json"));
+    secret(name, nobody)
 }

@@ -1,8 +1,9 @@
 //! Files by name, for servers that name each certificate in their own configuration: `files/NAME/fullchain.pem`, where `NAME` is
-//! a link to what is live (`_.example.com` for `*.example.com`). The server is reloaded whenever one changed.
+//! a link to what is live (`_.example.com` for `*.example.com`). The server is reloaded whenever one changed. A server whose
+//! configuration names a file that is not there does not start: a name that is gone leads to the certificate of nobody.
 
 use super::{
-    Applied, Server, ServerError, View, file_stem,
+    Applied, Server, ServerError, View, cannot_name_a_file, file_stem, placeholder,
     reloader::{Reloader, Wanted},
 };
 use crate::{disk::Directory, wire::ItemId};
@@ -34,6 +35,17 @@ impl Server for Files {
 
     fn differs(&self, view: &View<'_>) -> bool {
         self.0.differs(view.directory, &[render(view)])
+    }
+
+    fn cannot_hold(&self, name: &str) -> Option<&'static str> {
+        if name == placeholder::NOBODY {
+            return Some("is what names lead to that are gone");
+        }
+        cannot_name_a_file(name)
+    }
+
+    fn test(&mut self, view: &View<'_>) -> Result<(), ServerError> {
+        self.0.test(view.directory, &[render(view)], |content| place(view.directory, content))
     }
 
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
@@ -68,10 +80,17 @@ fn place(directory: &Directory, list: &str) -> io::Result<()> {
             continue;
         }
         let name = entry.file_name().to_string_lossy().into_owned();
-        if wanted.get(&name).is_some_and(|target| fs::read_link(entry.path()).is_ok_and(|is| is == *target)) {
+        let target = match wanted.get(&name) {
+            Some(target) => target.clone(),
+            None => {
+                placeholder::directory(directory, "files")?;
+                PathBuf::from(placeholder::NOBODY)
+            }
+        };
+        if fs::read_link(entry.path()).is_ok_and(|is| is == target) {
             wanted.remove(&name);
-        } else if !wanted.contains_key(&name) {
-            fs::remove_file(entry.path())?;
+        } else {
+            wanted.insert(name, target);
         }
     }
     for (name, target) in wanted {

@@ -12,13 +12,16 @@ use super::{
     reloader::{Reloader, Wanted},
     tls,
 };
-use crate::formats::Format;
+use crate::{formats::Format, wire::ItemId};
 use shared::config::AgentHaproxy;
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, mem, path::PathBuf};
 use zeroize::Zeroizing;
 
 const NAME: &str = "haproxy";
 const LIST: &str = "crt-list";
+/// `tune.bufsize` where nothing is set, and what of it a command can't have.
+const BUFFER: usize = 16_384;
+const RESERVE: usize = 1_024;
 
 /// HAProxy, with its list in `haproxy/`.
 pub(crate) struct Haproxy {
@@ -26,6 +29,7 @@ pub(crate) struct Haproxy {
     told: Option<(Process, Entries)>,
     maps: Maps,
     policy: Reloader,
+    not_taken: Vec<(ItemId, String)>,
 }
 
 /// By the path of the file, as the list has it.
@@ -34,6 +38,8 @@ type Entries = BTreeMap<String, Entry>;
 /// A line of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
+    /// Of which item it is; where nobody knows any more, nothing.
+    id: Option<ItemId>,
     /// Which version of the file HAProxy has; empty where that is not known.
     version: String,
     /// The names, as the list has them.
@@ -43,7 +49,7 @@ struct Entry {
 impl Haproxy {
     pub(crate) fn new(settings: AgentHaproxy) -> Self {
         let policy = Reloader::new(NAME, settings.test.clone(), settings.reload.clone(), 0);
-        Self { settings, told: None, maps: Maps::default(), policy }
+        Self { settings, told: None, maps: Maps::default(), policy, not_taken: Vec::new() }
     }
 
     fn wanted(view: &View<'_>) -> Entries {
@@ -55,7 +61,8 @@ impl Haproxy {
             }
             for (slot, _) in &served.live.slots {
                 let file = view.directory.live().join(id.as_str()).join(Format::Combined.file_name(*slot));
-                let entry = Entry { version: served.live.directory.to_string(), names: names.join(" ") };
+                let (version, names) = (served.live.directory.to_string(), names.join(" "));
+                let entry = Entry { id: Some(id.clone()), version, names };
                 entries.insert(file.display().to_string(), entry);
             }
         }
@@ -98,7 +105,8 @@ impl Haproxy {
             let published = version.parse::<i64>().map_or(i64::MAX, |ms| ms / 1000);
             let read_by_itself = published + 2 < process.started;
             let version = if read_by_itself { version } else { String::new() };
-            entries.insert(file.to_owned(), Entry { version, names });
+            let id = wanted.get(file).and_then(|entry| entry.id.clone());
+            entries.insert(file.to_owned(), Entry { id, version, names });
         }
         Ok((process, entries))
     }
@@ -125,7 +133,7 @@ impl Haproxy {
                 command.push_str(line);
                 command.push('\n');
             });
-            socket.tell(&command, "Transaction")?;
+            socket.tell(&command, "Transaction").map_err(|reason| explain(command.len(), reason))?;
             if let Err(reason) = socket.tell(&format!("commit ssl cert {file}"), "Success!") {
                 drop(socket.ask(&format!("abort ssl cert {file}")));
                 return Err(reason);
@@ -161,7 +169,16 @@ impl Server for Haproxy {
         !self.settings.reload.is_empty() && self.policy.differs(view.directory, &[policy(view)])
     }
 
+    fn test(&mut self, view: &View<'_>) -> Result<(), ServerError> {
+        self.policy.test(view.directory, &[policy(view)], |_| Ok(()))
+    }
+
+    fn not_taken(&mut self) -> Vec<(ItemId, String)> {
+        mem::take(&mut self.not_taken)
+    }
+
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
+        self.not_taken.clear();
         let wanted = Self::wanted(view);
         let content = wanted.iter().map(|(file, entry)| self.line(file, &entry.names) + "\n").collect();
         let file = Wanted { file: LIST, content, empty: "" };
@@ -182,7 +199,7 @@ impl Server for Haproxy {
             changed = true;
             match self.put(socket, &list, file, entry, known.get(file)) {
                 Ok(()) => drop(known.insert(file.clone(), entry.clone())),
-                Err(reason) => failures.push(format!("{file}: {reason}")),
+                Err(reason) => self.not_taken.extend(entry.id.clone().map(|id| (id, reason))),
             }
         }
         let gone: Vec<String> = known.keys().filter(|file| !wanted.contains_key(*file)).cloned().collect();
@@ -201,12 +218,37 @@ impl Server for Haproxy {
         match failures.first() {
             None if changed || reloaded => Ok(Applied::Changed { reloaded }),
             None => Ok(Applied::Nothing),
-            Some(first) => Err(ServerError::NotTaken { failed: failures.len(), first: first.clone() }),
+            Some(first) => Err(ServerError::NotLetGo { failed: failures.len(), first: first.clone() }),
         }
     }
+}
+
+/// What HAProxy hangs up on is larger than its buffer.
+fn explain(bytes: usize, reason: String) -> String {
+    if bytes < BUFFER - RESERVE {
+        return reason;
+    }
+    let reason = if reason.is_empty() { "it hangs up" } else { reason.as_str() };
+    let enough = (bytes + RESERVE).next_multiple_of(BUFFER);
+    format!(
+        "certificate, chain and key are {bytes} bytes, more than HAProxy takes at once: `tune.bufsize {enough}` in `global` \
+         lets it (16384 where nothing is set), from its next start on, at which it reads the file by itself ({reason})"
+    )
 }
 
 /// A `global` section of its own.
 fn policy(view: &View<'_>) -> Wanted {
     Wanted { file: "tls.cfg", content: view.tls.map_or_else(String::new, tls::of_haproxy), empty: "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_is_told_by_its_size() {
+        assert_eq!(explain(5_000, "Broken pipe".to_owned()), "Broken pipe");
+        let told = explain(20_000, "Broken pipe".to_owned());
+        assert!(told.contains("20000 bytes") && told.contains("tune.bufsize 32768"), "{told}");
+    }
 }

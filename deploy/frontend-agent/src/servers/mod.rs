@@ -11,9 +11,13 @@ mod haproxy_socket;
 mod hook;
 mod local;
 mod nginx;
+mod placeholder;
 mod reloader;
+mod sieve;
 mod tls;
 mod traefik;
+
+pub(crate) use sieve::Shown;
 
 use crate::{
     config::ServerConfig,
@@ -34,6 +38,29 @@ pub(crate) trait Server: Send {
     /// Whether [`Server::apply`] would change files, after which a crash must not lose a reload.
     fn differs(&self, _view: &View<'_>) -> bool {
         false
+    }
+
+    /// Why a name can't stand in this server's files; `None`: it can.
+    fn cannot_hold(&self, _name: &str) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether the server's own test agrees with what would be written. Its files are what they were after it.
+    ///
+    /// # Errors
+    /// [`ServerError::Refused`] with what it says.
+    fn test(&mut self, _view: &View<'_>) -> Result<(), ServerError> {
+        Ok(())
+    }
+
+    /// Items that were not taken when [`Server::apply`] did everything else, each with the reason.
+    fn not_taken(&mut self) -> Vec<(ItemId, String)> {
+        Vec::new()
+    }
+
+    /// Directories of versions that its files name, so that it could not start without them.
+    fn names_versions(&self, _directory: &Directory) -> Vec<PathBuf> {
+        Vec::new()
     }
 
     /// Makes the server serve what is live. Does nothing where nothing changed and nothing is owed.
@@ -87,8 +114,10 @@ pub(crate) enum ServerError {
     Unreachable(PathBuf, #[source] io::Error),
     #[error("haproxy does not do what it is told, {command}: {answer}")]
     Told { command: String, answer: String },
-    #[error("haproxy: {failed} certificates were not taken, the first of them because {first}")]
-    NotTaken { failed: usize, first: String },
+    #[error(
+        "haproxy: {failed} certificates that are gone are still served, the first of them because {first}"
+    )]
+    NotLetGo { failed: usize, first: String },
 }
 
 /// A server that is to be asked on this machine can't listen.
@@ -135,11 +164,8 @@ impl<'a> View<'a> {
 ///
 /// # Errors
 /// [`ListenError`].
-pub(crate) fn of(
-    config: &[ServerConfig],
-    sightings: &Sightings,
-) -> Result<Vec<Box<dyn Server>>, ListenError> {
-    config.iter().map(|config| server(config, sightings)).collect()
+pub(crate) fn of(config: &[ServerConfig], sightings: &Sightings) -> Result<Vec<Shown>, ListenError> {
+    config.iter().map(|config| Ok(Shown::new(server(config, sightings)?))).collect()
 }
 
 fn server(config: &ServerConfig, sightings: &Sightings) -> Result<Box<dyn Server>, ListenError> {
@@ -159,6 +185,15 @@ fn server(config: &ServerConfig, sightings: &Sightings) -> Result<Box<dyn Server
 /// A name that a TLS client can ask for.
 fn is_hostname(name: &str) -> bool {
     name.parse::<std::net::IpAddr>().is_err()
+}
+
+/// Why no file can be named after a hostname; `None`: one can.
+fn cannot_name_a_file(name: &str) -> Option<&'static str> {
+    if name.starts_with("_.") {
+        return Some("would have the file of the name with a star in its place");
+    }
+    // With an ending, and another one while it is written.
+    (name.len() > 240).then_some("is too long for the name of a file")
 }
 
 /// The name of a file that is about a hostname: `_.example.com` for `*.example.com`.

@@ -5,7 +5,7 @@
 //! goes does; before that, `nginx -t` must agree.
 
 use super::{
-    Applied, Server, ServerError, View, is_hostname,
+    Applied, Server, ServerError, View, is_hostname, placeholder,
     reloader::{Reloader, Wanted},
     tls,
 };
@@ -30,7 +30,24 @@ impl Server for Nginx {
         self.0.differs(view.directory, &render(view))
     }
 
+    fn cannot_hold(&self, name: &str) -> Option<&'static str> {
+        // As keys of a map (ngx_http_map_module). All of them are single labels.
+        let is_word = matches!(name, "default" | "hostnames" | "include" | "volatile");
+        is_word.then_some("is a word of nginx' maps")
+    }
+
+    fn test(&mut self, view: &View<'_>) -> Result<(), ServerError> {
+        self.0.test(view.directory, &render(view), |_| Ok(()))
+    }
+
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
+        // For a server that is to answer before there is a certificate.
+        let failed = |error| ServerError::Write(self.0.server, error);
+        let own = view.directory.of_adapter(self.0.server);
+        if !own.exists() {
+            view.directory.make_directory(&own).map_err(failed)?;
+        }
+        placeholder::directory(view.directory, self.0.server).map_err(failed)?;
         self.0.apply(view.directory, &render(view), view.owed, |_| Ok(()))
     }
 }

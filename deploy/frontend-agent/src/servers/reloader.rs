@@ -5,7 +5,7 @@ use super::{Applied, ServerError, command::run};
 use crate::disk::Directory;
 use std::{
     fs, io,
-    path::Path,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -48,6 +48,24 @@ impl Reloader {
         })
     }
 
+    /// Whether the server's test agrees with these files. They are what they were after it. `place` as in [`Reloader::apply`].
+    ///
+    /// # Errors
+    /// [`ServerError::Refused`].
+    pub(super) fn test(
+        &self,
+        directory: &Directory,
+        wanted: &[Wanted],
+        place: impl Fn(&str) -> io::Result<()>,
+    ) -> Result<(), ServerError> {
+        let files = Files { server: self.server, directory, first: wanted[0].file, place: &place };
+        let changes = files.changes(wanted)?;
+        files.write(&changes)?;
+        let answer = run(&self.test, &[]);
+        files.put_back(&changes)?;
+        answer.map_err(|output| ServerError::Refused { command: self.test.join(" "), output })
+    }
+
     /// `place` is told what the first file holds whenever it was written.
     ///
     /// # Errors
@@ -60,42 +78,18 @@ impl Reloader {
         owed: bool,
         place: impl Fn(&str) -> io::Result<()>,
     ) -> Result<Applied, ServerError> {
-        let server = self.server;
-        let failed = |error| ServerError::Write(server, error);
-        let own = directory.of_adapter(server);
-        let mut changes = Vec::new();
-        for wanted in wanted {
-            let path = own.join(wanted.file);
-            match fs::read_to_string(&path) {
-                Ok(text) if text == wanted.content => {}
-                Ok(text) => changes.push((path, text, wanted)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    changes.push((path, wanted.empty.to_owned(), wanted));
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        }
+        let files = Files { server: self.server, directory, first: wanted[0].file, place: &place };
+        let changes = files.changes(wanted)?;
         if changes.is_empty() && !owed {
             return Ok(Applied::Nothing);
         }
         if let Some(left) = self.reloaded.and_then(|(at, rest)| rest.checked_sub(at.elapsed())) {
             return Ok(Applied::Later(left));
         }
-        if !own.exists() {
-            directory.make_directory(&own).map_err(failed)?;
-        }
-        let write = |path: &Path, content: &str| {
-            directory.write_whole(path, content.as_bytes(), 0o644).map_err(failed)?;
-            if path.ends_with(wanted[0].file) { place(content).map_err(failed) } else { Ok(()) }
-        };
-        for (path, _, wanted) in &changes {
-            write(path, &wanted.content)?;
-        }
+        files.write(&changes)?;
         let started = Instant::now();
         if let Err(output) = run(&self.test, &[]) {
-            for (path, former, _) in &changes {
-                write(path, former)?;
-            }
+            files.put_back(&changes)?;
             return Err(ServerError::Refused { command: self.test.join(" "), output });
         }
         run(&self.reload, &[])
@@ -105,5 +99,56 @@ impl Reloader {
             least => Some((Instant::now(), Duration::from_secs(least).max(started.elapsed() * REST))),
         };
         Ok(Applied::Changed { reloaded: !self.reload.is_empty() })
+    }
+}
+
+/// The files of a server, in its directory.
+struct Files<'a> {
+    server: &'static str,
+    directory: &'a Directory,
+    /// Of which `place` is told.
+    first: &'static str,
+    place: &'a dyn Fn(&str) -> io::Result<()>,
+}
+
+/// A file that is to be another one.
+struct Change<'a> {
+    path: PathBuf,
+    former: String,
+    wanted: &'a Wanted,
+}
+
+impl Files<'_> {
+    fn changes<'w>(&self, wanted: &'w [Wanted]) -> Result<Vec<Change<'w>>, ServerError> {
+        let own = self.directory.of_adapter(self.server);
+        let mut changes = Vec::new();
+        for wanted in wanted {
+            let path = own.join(wanted.file);
+            let former = match fs::read_to_string(&path) {
+                Ok(text) if text == wanted.content => continue,
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => wanted.empty.to_owned(),
+                Err(error) => return Err(ServerError::Write(self.server, error)),
+            };
+            changes.push(Change { path, former, wanted });
+        }
+        Ok(changes)
+    }
+
+    fn write(&self, changes: &[Change<'_>]) -> Result<(), ServerError> {
+        let own = self.directory.of_adapter(self.server);
+        let made = if own.exists() { Ok(()) } else { self.directory.make_directory(&own) };
+        let writes = changes.iter().map(|change| self.write_one(change, &change.wanted.content));
+        made.and_then(|()| writes.collect()).map_err(|error| ServerError::Write(self.server, error))
+    }
+
+    fn put_back(&self, changes: &[Change<'_>]) -> Result<(), ServerError> {
+        let writes = changes.iter().map(|change| self.write_one(change, &change.former));
+        writes.collect::<io::Result<()>>().map_err(|error| ServerError::Write(self.server, error))
+    }
+
+    fn write_one(&self, change: &Change<'_>, content: &str) -> io::Result<()> {
+        self.directory.write_whole(&change.path, content.as_bytes(), 0o644)?;
+        if change.wanted.file == self.first { (self.place)(content) } else { Ok(()) }
     }
 }

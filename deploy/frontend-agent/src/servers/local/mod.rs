@@ -31,8 +31,8 @@ pub(crate) struct Local {
 type Shown = Arc<RwLock<Arc<Answers>>>;
 
 struct Answers {
-    /// By name: the link to what is live.
-    names: BTreeMap<Arc<str>, PathBuf>,
+    /// By name: the link to what is live. Nothing before it is known: that is no answer to anybody.
+    names: Option<BTreeMap<Arc<str>, PathBuf>>,
     traefik: String,
     /// Or why there is none.
     caddy_config: Result<String, String>,
@@ -45,7 +45,7 @@ impl Local {
     /// [`ListenError`].
     pub(crate) fn start(config: &LocalConfig, sightings: &Sightings) -> Result<Self, ListenError> {
         let nothing = Err("the agent has just started".to_owned());
-        let answers = Answers { names: BTreeMap::new(), traefik: String::new(), caddy_config: nothing };
+        let answers = Answers { names: None, traefik: String::new(), caddy_config: nothing };
         let shown = Shown::new(RwLock::new(Arc::new(answers)));
         let (data, secret) = (web::Data::new(Arc::clone(&shown)), web::Data::new(config.secret.clone()));
         let sightings = web::Data::new(sightings.clone());
@@ -76,11 +76,9 @@ impl Server for Local {
             None => Err("agent.local.caddy_config is not set".to_owned()),
             Some(file) => caddy::config(file, view),
         };
-        let answers = Answers {
-            names: view.names.iter().map(|(name, id)| (name.clone(), live.join(id.as_str()))).collect(),
-            traefik: traefik::document(view).to_string(),
-            caddy_config,
-        };
+        let names = view.names.iter().map(|(name, id)| (name.clone(), live.join(id.as_str()))).collect();
+        let answers =
+            Answers { names: Some(names), traefik: traefik::document(view).to_string(), caddy_config };
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(answers);
         Ok(Applied::Nothing)
     }
@@ -99,8 +97,9 @@ async fn answer(
     }
     let answers = Arc::clone(&shown.read().unwrap_or_else(PoisonError::into_inner));
     let json = |text: String| secret_answer("application/json", text.into_bytes());
+    let Some(names) = &answers.names else { return HttpResponse::ServiceUnavailable().finish() };
     match (request.method().as_str(), request.path()) {
-        ("GET", "/caddy") => match caddy::certificate(&request, &answers.names) {
+        ("GET", "/caddy") => match caddy::certificate(&request, names) {
             Ok(Some(pem)) => secret_answer("application/x-pem-file", pem),
             Ok(None) => {
                 parameter(&request, "server_name").iter().for_each(|name| sightings.see(&canonical(name)));
@@ -113,7 +112,7 @@ async fn answer(
         },
         ("GET", "/ask") => {
             let name = parameter(&request, "domain").map(|name| canonical(&name));
-            if name.as_deref().is_some_and(|name| find(&answers.names, name).is_some()) {
+            if name.as_deref().is_some_and(|name| find(names, name).is_some()) {
                 HttpResponse::Ok().finish()
             } else {
                 name.iter().for_each(|name| sightings.see(name));

@@ -1,0 +1,313 @@
+//! One pass while it goes on: what has changed, fetched, verified, published, and shown to the web servers; what went, put aside.
+
+use crate::{
+    client::Client,
+    config::AgentConfig,
+    disk::Directory,
+    index::{Index, Live},
+    install::{Installed, Installer},
+    publish::{clear_leftovers, prune},
+    removal::{Removals, Withheld, grace_is_over, judge},
+    report::{Failed, Published, Report},
+    servers::Shown,
+    status::Status,
+    sync::SyncError,
+    wire::{Changes, Item, ItemId},
+};
+use jiff::Timestamp;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    io, mem,
+    path::PathBuf,
+    time::Duration,
+};
+
+/// One pass while it goes on.
+pub(crate) struct Pass<'a> {
+    pub(crate) directory: &'a Directory,
+    installer: Installer<'a>,
+    pub(crate) index: Index,
+    pub(crate) status: Status,
+    pub(crate) report: Report,
+    /// Items that the centre still has, in a pass that asks for everything.
+    seen: HashSet<ItemId>,
+    gone: BTreeSet<ItemId>,
+    /// What is asked for is everything, of a store that may have gone back.
+    in_doubt: bool,
+    /// Something in the answer can't be read: nobody knows what it meant.
+    unreadable: bool,
+}
+
+impl<'a> Pass<'a> {
+    /// What is on disk is read only where it is not known.
+    pub(crate) fn begin(
+        config: &'a AgentConfig,
+        directory: &'a Directory,
+        known: Option<(u64, Index)>,
+        status: &mut Status,
+    ) -> Result<Self, SyncError> {
+        let index = match known {
+            Some((generation, index)) if generation == status.generation => index,
+            _ => {
+                clear_leftovers(directory).map_err(SyncError::Disk)?;
+                directory.scan().map_err(SyncError::Disk)?
+            }
+        };
+        Ok(Self {
+            directory,
+            installer: Installer::new(directory, &config.refused_issuers),
+            index,
+            status: mem::take(status),
+            report: Report::default(),
+            seen: HashSet::new(),
+            gone: BTreeSet::new(),
+            in_doubt: false,
+            unreadable: false,
+        })
+    }
+
+    /// # Errors
+    /// [`SyncError`] when nothing could be done.
+    pub(crate) async fn run(
+        &mut self,
+        client: &Client,
+        servers: &mut [Shown],
+        first: Changes,
+        confirmed: bool,
+    ) -> Result<(), SyncError> {
+        let is_complete = self.status.cursor.is_none();
+        self.in_doubt = is_complete && self.status.doubt.is_of_another_store() && !confirmed;
+        if confirmed {
+            self.status.doubt.rollbacks.clear();
+        }
+        self.status.hear(first.date);
+        let mut page = first;
+        let reached;
+        loop {
+            let (cursor, more) = (mem::take(&mut page.cursor), page.more);
+            self.take_page(client, page).await?;
+            if !more {
+                reached = cursor;
+                break;
+            }
+            page = client.changes(Some(&cursor), Duration::ZERO).await?;
+        }
+        self.mend(client).await?;
+        let now = Timestamp::now();
+        if is_complete {
+            self.take_note_of_the_absent(now);
+        }
+        let mut over = self.no_longer_kept(now);
+        if confirmed {
+            self.gone.extend(self.status.doubt.kept().map(|(id, _)| id.clone()));
+        }
+        let mut going = self.judge(is_complete, confirmed, now);
+        over.retain(|id| {
+            let is_there = self.index.get(id).is_some_and(Live::is_in_service);
+            if !is_there {
+                self.status.doubt.forget(id);
+            }
+            is_there
+        });
+        going.append(&mut over);
+        let was_in_service = self.put_out_of_service(&going, now);
+        let refused = self.tell(servers).map_err(SyncError::Disk)?;
+        if refused {
+            // They are served on, so they stay.
+            for id in was_in_service {
+                self.index.entry(id.clone()).and_modify(|live| live.removed = None);
+                self.status.withheld.insert(id);
+            }
+        } else {
+            for id in was_in_service {
+                self.directory.mark_removed(&id, now).map_err(SyncError::Disk)?;
+                self.status.doubt.forget(&id);
+                self.status.failed.remove(&id);
+                self.report.removed.push(id);
+            }
+        }
+        let named = self.named_versions(servers);
+        if !refused {
+            self.delete_the_long_gone(&named, now).map_err(SyncError::Disk)?;
+        }
+        self.prune_published(&named).map_err(SyncError::Disk)?;
+        self.report.kept = self.status.doubt.to_problem();
+        // Last: killed before, all of it is said again, and done already.
+        self.status.doubt.resync = None;
+        self.status.cursor = Some(reached);
+        if !refused && self.report.again_in.is_none() {
+            self.status.shown.clone_from(&self.status.cursor);
+        }
+        Ok(())
+    }
+
+    /// What a listing of everything lacks is gone, or, where nobody knows whether the store went back, is kept.
+    fn take_note_of_the_absent(&mut self, now: Timestamp) {
+        let is_absent = |id: &ItemId, live: &Live| {
+            live.is_in_service() && !self.seen.contains(id) && !self.status.doubt.is_kept(id)
+        };
+        let absent = self.index.iter().filter(|(id, live)| is_absent(id, live));
+        let absent: Vec<ItemId> = absent.map(|(id, _)| id.clone()).collect();
+        if self.in_doubt {
+            self.keep_absent(absent, now);
+        } else {
+            self.gone.extend(absent);
+        }
+    }
+
+    async fn take_page(&mut self, client: &Client, page: Changes) -> Result<(), SyncError> {
+        self.status.tls = page.tls.or(self.status.tls.take());
+        for bad in page.bad {
+            self.unreadable |= bad.id.is_none();
+            self.seen.extend(bad.id.clone());
+            self.report.failed.push(Failed { id: bad.id, names: Vec::new(), reason: bad.reason });
+        }
+        for id in page.del {
+            // Of a store that went back, a removal may be one that was taken back since: what it lacks is kept as well.
+            if self.in_doubt {
+                continue;
+            }
+            self.status.failed.remove(&id);
+            if self.index.get(&id).is_some_and(|live| live.is_in_service()) {
+                self.gone.insert(id);
+            }
+        }
+        let mut wanted: BTreeMap<ItemId, Vec<String>> = BTreeMap::new();
+        let now = Timestamp::now();
+        for item in page.put {
+            if self.in_doubt {
+                self.doubt_item(&item, now).map_err(SyncError::Disk)?;
+            } else {
+                self.status.doubt.rollbacks.remove(&item.id);
+            }
+            let Item { id, version, names, lineages, https } = item;
+            self.seen.insert(id.clone());
+            self.gone.remove(&id);
+            self.status.withheld.remove(&id);
+            self.status.doubt.unconfirmed.remove(&id);
+            let is_current = |live: &Live| *live.version == *version && live.intact && live.is_in_service();
+            match self.index.get_mut(&id) {
+                Some(live) if is_current(live) => {
+                    self.status.failed.remove(&id);
+                    self.report.unchanged += 1;
+                    // One that can't be written is fetched whole.
+                    if live.https != https && self.directory.write_https(&id, &https).is_err() {
+                        wanted.insert(id, names);
+                    } else {
+                        live.https = https;
+                    }
+                }
+                _ if lineages.is_empty() => {
+                    self.status.failed.remove(&id);
+                    self.report.unchanged += 1;
+                }
+                _ => drop(wanted.insert(id, names)),
+            }
+        }
+        self.fetch(client, wanted).await
+    }
+
+    /// What failed before, and what was damaged on disk.
+    async fn mend(&mut self, client: &Client) -> Result<(), SyncError> {
+        let mut wanted: BTreeMap<ItemId, Vec<String>> = BTreeMap::new();
+        let damaged = self
+            .index
+            .iter()
+            .filter(|(id, live)| !live.intact && live.is_in_service() && !self.gone.contains(*id))
+            // The centre does not know it by this name.
+            .filter(|(id, _)| !self.status.doubt.held.contains_key(*id));
+        for (id, live) in damaged {
+            wanted.insert(id.clone(), live.names.iter().map(ToString::to_string).collect());
+        }
+        let is_known = |id: &ItemId| !self.status.doubt.held.contains_key(id);
+        for (id, failure) in self.status.failed.iter().filter(|(id, _)| is_known(id)) {
+            wanted.entry(id.clone()).or_insert_with(|| failure.names.clone());
+        }
+        // What has just failed in this pass can wait for the next one.
+        for failed in &self.report.failed {
+            failed.id.as_ref().map(|id| wanted.remove(id));
+        }
+        self.fetch(client, wanted).await
+    }
+
+    async fn fetch(
+        &mut self,
+        client: &Client,
+        wanted: BTreeMap<ItemId, Vec<String>>,
+    ) -> Result<(), SyncError> {
+        let ids: Vec<ItemId> = wanted.keys().cloned().collect();
+        let mut fetching = self.installer.fetch(client, ids);
+        while let Some(fetched) = fetching.next().await {
+            for (id, outcome) in self.installer.install(fetched?, &self.index, &self.status.doubt.rollbacks) {
+                match outcome {
+                    Installed::Live(live) => {
+                        self.report.published.push(Published::of(&id, &live));
+                        self.status.failed.remove(&id);
+                        self.index.insert(id, live);
+                    }
+                    // The change that says so is on its way.
+                    Installed::Gone => drop(self.status.failed.remove(&id)),
+                    Installed::Failed(reason) => {
+                        let names = wanted.get(&id).cloned().unwrap_or_default();
+                        self.status.note_failure(&id, names.clone(), reason.clone());
+                        self.report.failed.push(Failed { id: Some(id), names, reason });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that may go out of service; the others are remembered.
+    fn judge(&mut self, is_complete: bool, confirmed: bool, now: Timestamp) -> BTreeSet<ItemId> {
+        let mut gone = mem::take(&mut self.status.withheld);
+        gone.append(&mut self.gone);
+        gone.retain(|id| self.index.get(id).is_some_and(Live::is_in_service));
+        let removals = Removals {
+            vanished: gone.len(),
+            live: self.index.values().filter(|live| live.is_in_service()).count(),
+            lately: self.index.values().filter(|live| live.was_removed_lately(now)).count(),
+            listed: if is_complete { self.seen.len() } else { usize::MAX },
+            unreadable: self.unreadable,
+            confirmed,
+        };
+        match judge(removals) {
+            Ok(()) => gone,
+            Err(withheld) => {
+                self.report.withheld = Some(format!("{withheld}; {}", Withheld::REMEDY));
+                self.status.withheld = gone;
+                BTreeSet::new()
+            }
+        }
+    }
+
+    fn put_out_of_service(&mut self, going: &BTreeSet<ItemId>, now: Timestamp) -> Vec<ItemId> {
+        for id in going {
+            self.index.entry(id.clone()).and_modify(|live| live.removed = Some(now));
+        }
+        going.iter().cloned().collect()
+    }
+
+    /// Only after the web servers let go of the names.
+    fn delete_the_long_gone(&mut self, named: &BTreeSet<PathBuf>, now: Timestamp) -> io::Result<()> {
+        let over = |removed: Option<Timestamp>| removed.is_some_and(|since| grace_is_over(since, now));
+        let ids = self.index.iter().filter(|(_, live)| over(live.removed)).map(|(id, _)| id);
+        let ids: Vec<ItemId> = ids.filter(|id| !self.is_named(id, named)).cloned().collect();
+        for id in ids {
+            self.directory.delete(&id)?;
+            self.index.remove(&id);
+            self.report.deleted.push(id);
+        }
+        Ok(())
+    }
+
+    /// Deletes former versions of what was published, but for those that a web server's files still name.
+    fn prune_published(&self, named: &BTreeSet<PathBuf>) -> io::Result<()> {
+        for published in &self.report.published {
+            if let Some(live) = self.index.get(&published.id) {
+                prune(&self.directory.item(&published.id), &live.directory, named)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! One item that a web server can't take, and one that was damaged on disk: everything else goes live, and the centre knows.
+
+use anyhow::{Context as _, Result, ensure};
+use harness::{deadline::until_true, signpost::Daemon};
+use serde_json::Value;
+
+use super::{SERVED, SHOP, Scene, nginx};
+
+/// Too long for the hashes of the test's nginx, whose buckets have 128 bytes.
+fn long_name() -> String {
+    format!("{}.{}.example.com", "a".repeat(60), "b".repeat(60))
+}
+
+async fn edge(scene: &Scene) -> Result<Value> {
+    let fleet = scene.fleet.signpost.issuer_json(&["status", "--fleet"]).await?;
+    let found = fleet["frontends"].as_array().and_then(|all| all.iter().find(|one| one["name"] == "edge"));
+    found.cloned().with_context(|| format!("{fleet:#}"))
+}
+
+async fn until_edge(scene: &Scene, what: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
+    let found = until_true(what, SERVED, async || edge(scene).await.is_ok_and(|edge| is_it(&edge))).await;
+    found.with_context(|| scene.agent.as_ref().and_then(|agent| agent.stderr().ok()).unwrap_or_default())?;
+    edge(scene).await
+}
+
+/// The daemon, once it has noted what the store is.
+async fn issuer(scene: &Scene) -> Result<Daemon> {
+    let issuer = scene.fleet.signpost.start_issuer().await?;
+    until_true("the epoch is known", SERVED, async || {
+        let known = scene.fleet.redis.command(&["HLEN", "sp:epoch"]).await;
+        known.is_ok_and(|known| known != redis::Value::Int(0))
+    })
+    .await?;
+    Ok(issuer)
+}
+
+fn has_problem(edge: &Value, words: &[&str]) -> bool {
+    let problems = edge["problems"].as_array().cloned().unwrap_or_default();
+    problems.iter().any(|problem| words.iter().all(|word| problem.to_string().contains(word)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_name_that_nginx_refuses_keeps_no_other_from_going_live() -> Result<()> {
+    let mut scene = Scene::with(&["nginx"], |signpost, _| signpost.set("agent.probe", "")).await?;
+    let _issuer = issuer(&scene).await?;
+    let nginx = nginx::start(&mut scene).await?;
+    scene.start_agent()?;
+    scene.until_served(SHOP).await?;
+    until_edge(&scene, "all is served", |edge| edge["standing"] == "converged").await?;
+
+    let long = long_name();
+    let refused = scene.renew(&[&long], super::ECDSA).await?;
+    scene.renew(&["new.example.com"], super::ECDSA).await?;
+    scene.until_served("new.example.com").await?;
+    let words = [refused.as_str(), &long, "bucket_size"];
+    until_edge(&scene, "the centre knows which one, and why", |edge| has_problem(edge, &words)).await?;
+    ensure!(scene.served(&long, &[]).is_none());
+    let site = scene.fleet.signpost.issuer_json(&["status", &long]).await?;
+    ensure!(site["sites"][0]["frontends"]["waiting"] == serde_json::json!(["edge"]), "{site:#}");
+    let site = scene.fleet.signpost.issuer_json(&["status", "new.example.com"]).await?;
+    ensure!(site["sites"][0]["frontends"]["served_by"] == serde_json::json!(["edge"]), "{site:#}");
+
+    // The configuration itself is broken: no item's fault, and nothing new is called served.
+    let config = std::fs::read_to_string(nginx.config_path())?;
+    std::fs::write(nginx.config_path(), format!("no_such_directive;\n{config}"))?;
+    scene.renew(&["late.example.com"], super::ECDSA).await?;
+    until_edge(&scene, "the centre has nginx' words", |edge| has_problem(edge, &["no_such_directive"]))
+        .await?;
+    let site = scene.fleet.signpost.issuer_json(&["status", "late.example.com"]).await?;
+    ensure!(site["sites"][0]["frontends"]["waiting"] == serde_json::json!(["edge"]), "{site:#}");
+
+    // Mended, with room for every name.
+    std::fs::write(nginx.config_path(), config.replace("bucket_size 128", "bucket_size 512"))?;
+    if let Some(mut agent) = scene.agent.take() {
+        agent.process.kill9().await?;
+    }
+    scene.start_agent()?;
+    scene.until_served("late.example.com").await?;
+    scene.until_served(&long).await?;
+    until_edge(&scene, "all is served", |edge| edge["standing"] == "converged").await?;
+
+    // A bit that fell over on disk: the size is what it was.
+    let key = scene.of_agent(&format!("live/{refused}/ecdsa-privkey.pem"));
+    let mut content = std::fs::read(&key)?;
+    content[60] ^= 1;
+    std::fs::write(&key, &content)?;
+    until_true("it is fetched again", SERVED, || {
+        std::future::ready(std::fs::read(&key).is_ok_and(|now| now != content && !now.is_empty()))
+    })
+    .await?;
+    scene.until_served(&long).await?;
+    nginx.process().assert_running()
+}
