@@ -7,6 +7,7 @@ use super::{
     site::of_site,
 };
 use crate::{fleet::GroupStanding, sites::Registry};
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::{
@@ -18,6 +19,9 @@ use shared::{
     store::{StoreError, StoredSite},
 };
 use std::sync::Arc;
+
+/// Where the store is far away, one after the other would take as many times as long.
+const DESCRIBED_AT_ONCE: usize = 32;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -68,13 +72,15 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         }
     }
     let mut shown = Vec::new();
-    for site in &sites {
-        let mut described = describe(&context, site).await.map_err(|e| of_store(&e))?;
-        if !names.is_empty() {
-            let standing = GroupStanding::load(store, &site.id).await.map_err(|e| of_store(&e))?;
-            described["frontends"] = json!(standing);
-        }
-        shown.push(described);
+    for some in sites.chunks(DESCRIBED_AT_ONCE) {
+        let described = some.iter().map(async |site| {
+            let mut described = describe(&context, site).await?;
+            if !names.is_empty() {
+                described["frontends"] = json!(GroupStanding::load(store, &site.id).await?);
+            }
+            Ok(described)
+        });
+        shown.extend(try_join_all(described).await.map_err(|e: StoreError| of_store(&e))?);
     }
     let mut document = json!({ "sites": shown, "next": next });
     if names.is_empty() {

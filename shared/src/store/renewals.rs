@@ -4,6 +4,7 @@
 
 use super::{Store, StoreError, keys};
 use crate::domain::Partition;
+use futures_util::future::try_join_all;
 use redis::cmd;
 use std::collections::BTreeMap;
 
@@ -44,13 +45,13 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn renewals_by_hour(&self) -> Result<BTreeMap<i64, u64>, StoreError> {
-        let mut sum = BTreeMap::new();
-        for partition in Partition::all() {
-            let planned: Vec<(i64, i64)> =
-                self.link.query(cmd("HGETALL").arg(keys::renewals(partition))).await?;
-            for (hour, count) in planned {
-                *sum.entry(hour).or_default() += of_field(Some(count));
-            }
+        let asked = Partition::all().map(async |partition| {
+            self.link.query::<Vec<(i64, i64)>>(cmd("HGETALL").arg(keys::renewals(partition))).await
+        });
+        let mut sum: BTreeMap<i64, u64> = BTreeMap::new();
+        for (hour, count) in try_join_all(asked).await?.into_iter().flatten() {
+            let of_hour = sum.entry(hour).or_default();
+            *of_hour = of_hour.saturating_add(of_field(Some(count)));
         }
         Ok(sum)
     }

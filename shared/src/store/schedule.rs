@@ -2,6 +2,7 @@
 
 use super::{Lease, LeaseAttempt, Store, StoreError, keys, scripts};
 use crate::domain::{CertificateId, Class, OrderState, Partition, Place, SiteId, Slot, hour_of};
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use redis::{FromRedisValue, Value, cmd};
 use std::time::Duration;
@@ -207,8 +208,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn load_of_schedule(&self, now_ms: i64) -> Result<Load, StoreError> {
-        let mut load = Load::default();
-        for partition in Partition::all() {
+        // All at once: where the store is far away, one after the other would take as many times as long.
+        let asked = Partition::all().map(async |partition| {
             let mut pipeline = redis::Pipeline::new();
             pipeline.cmd("ZCARD").arg(keys::sites(partition));
             pipeline.cmd("ZCARD").arg(keys::due(partition));
@@ -218,7 +219,10 @@ impl Store {
             for class in Class::ALL {
                 pipeline.cmd("ZCARD").arg(keys::ready(partition, class));
             }
-            let counts: Vec<u64> = self.link.pipe(&pipeline).await?;
+            self.link.pipe::<Vec<u64>>(&pipeline).await
+        });
+        let mut load = Load::default();
+        for (partition, counts) in Partition::all().zip(try_join_all(asked).await?) {
             let [groups, scheduled, overdue, failing, parked, ready @ ..] = counts.as_slice() else {
                 return Err(StoreError::corrupt(keys::due(partition), "a count is missing"));
             };
@@ -239,18 +243,14 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn list_troubled(&self, parked: bool, limit: usize) -> Result<Vec<SiteId>, StoreError> {
-        let mut found = Vec::new();
-        for partition in Partition::all() {
-            if found.len() >= limit {
-                break;
-            }
+        let asked = Partition::all().map(async |partition| {
             let key = if parked { keys::parked(partition) } else { keys::failing(partition) };
-            let mut range = cmd("ZRANGE");
-            range.arg(key).arg(0).arg(limit - found.len() - 1);
-            let ids: Vec<String> = self.link.query(&range).await?;
-            found.extend(ids.iter().filter_map(|id| SiteId::parse(id)));
-        }
-        Ok(found)
+            let mut range = cmd("ZRANGEBYSCORE");
+            range.arg(key).arg("-inf").arg("+inf").arg("LIMIT").arg(0).arg(limit);
+            self.link.query::<Vec<String>>(&range).await
+        });
+        let ids = try_join_all(asked).await?.into_iter().flatten();
+        Ok(ids.filter_map(|id| SiteId::parse(&id)).take(limit).collect())
     }
 
     /// Every group of a partition that fails, or that is parked: those since the longest first.
