@@ -25,12 +25,12 @@ pub fn serve(
     let store_up = Gauge::<i64>::default();
     registry.register("store_up", "Whether the store answered the last command", store_up.clone());
     let readiness = move || {
-        let up = store.is_healthy();
-        store_up.set(i64::from(up));
-        match (stop.is_cancelled(), up) {
+        let obstacle = store.obstacle();
+        store_up.set(i64::from(obstacle.is_none()));
+        match (stop.is_cancelled(), obstacle) {
             (true, _) => Err("ending"),
-            (false, false) => Err("the store does not answer"),
-            (false, true) => Ok(()),
+            (false, Some(obstacle)) => Err(obstacle.to_words()),
+            (false, None) => Ok(()),
         }
     };
     server(listener, Health::new(registry, readiness), end)

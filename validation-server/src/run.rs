@@ -89,7 +89,7 @@ pub(crate) async fn challenge(config: &Config, stop: CancellationToken) -> Resul
         listeners.push(listener::bind_shared(*address, workers)?);
     }
     let page = listener::bind(config.telemetry.address_of(Program::Challenge))?;
-    let store = Store::open(&config.store, Role::Challenge).await?;
+    let Some(store) = open(config, Role::Challenge, &stop).await? else { return Ok(()) };
     let mut registry = new_registry("validation-server", "challenge");
     let role = Challenge::new(&config.challenge, store.clone(), &mut registry);
     let health = Health::new(registry, role.readiness(stop.clone()));
@@ -109,7 +109,7 @@ pub(crate) async fn certificates(config: &Config, stop: CancellationToken) -> Re
         listeners.push(listener::bind(*address)?);
     }
     let page = listener::bind(config.telemetry.address_of(Program::Certificates))?;
-    let store = Store::open(&config.store, Role::Certificates).await?;
+    let Some(store) = open(config, Role::Certificates, &stop).await? else { return Ok(()) };
     let mut registry = new_registry("validation-server", "certificates");
     let role = Certificates::new(config, store.clone(), &mut registry, stop.clone())?;
     let health = Health::new(registry, role.readiness(stop.clone()));
@@ -118,6 +118,26 @@ pub(crate) async fn certificates(config: &Config, stop: CancellationToken) -> Re
     let prepared = async { role.prepare().await };
     tracing::info!(listen = ?config.certificates.listen, workers, "serving certificates");
     beside_monitoring(store, page, health, stop, served, prepared).await
+}
+
+/// Opens the store. An embedded one that doesn't come up is waited for; `None`: told to end before it did.
+async fn open(config: &Config, role: Role, stop: &CancellationToken) -> Result<Option<Store>, Failure> {
+    let may_pass = |error: &StoreError| matches!(error, StoreError::Embedded(error) if error.may_pass());
+    loop {
+        let opened = tokio::select! {
+            opened = Store::open(&config.store, role) => opened,
+            () = stop.cancelled() => return Ok(None),
+        };
+        match opened {
+            Ok(store) => return Ok(Some(store)),
+            Err(error) if may_pass(&error) => tracing::error!(error = chain(&error), "it is tried again"),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(store_check::PAUSE) => {}
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
 }
 
 /// Runs a role with what it needs beside it: the page for monitoring, which outlives the role's own listeners, the

@@ -13,7 +13,7 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 /// Returns once the store was reached and found suitable.
 ///
 /// # Errors
-/// A store that can be reached and must not be used: [`StoreError::Unsuitable`], a newer layout, refused credentials.
+/// A store that can be reached and must not be used: [`StoreError::Unsuitable`], a newer layout.
 pub(crate) async fn until_suitable(store: &Store, confirm_replicas: u32) -> Result<(), StoreError> {
     let health =
         until_reachable("the store can't be reached, it is tried again", || store.check(confirm_replicas))
@@ -44,14 +44,7 @@ where
     }
 }
 
-/// Whether trying again can't help.
+/// Whether trying again can't help. A login that is refused may be let in again.
 pub(crate) fn is_final(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Unsuitable(_)
-            | StoreError::NewerSchema { .. }
-            | StoreError::Refused(_)
-            | StoreError::Url(_)
-            | StoreError::Credentials(_)
-    )
+    matches!(error, StoreError::Unsuitable(_) | StoreError::NewerSchema { .. } | StoreError::Url(_))
 }

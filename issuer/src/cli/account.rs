@@ -220,7 +220,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
 
 impl Desk {
     async fn open(which: Which, config: Config, output: Output) -> Result<Self, Failed> {
-        let context = Context::open(config, output).await?;
+        let context = Context::open_to_change(config, output).await?;
         let ca = context.ca(which.ca.as_deref())?;
         let vault = context.vault(output).await?;
         let client =

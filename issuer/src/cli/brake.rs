@@ -70,7 +70,7 @@ impl Which {
 }
 
 pub(super) async fn pause(arguments: &Pause, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_to_change(config, *output).await?;
     let (what, scope) = arguments.which.parts();
     if let BrakeScope::Ca(ca) = &scope {
         // One with a misspelt name would stop nothing.
@@ -84,7 +84,7 @@ pub(super) async fn pause(arguments: &Pause, config: Config, output: &Output) ->
 }
 
 pub(super) async fn resume(arguments: &Resume, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_to_change(config, *output).await?;
     let (what, scope) = arguments.which.parts();
     let released = context.store.release_brake(what, &scope).await.map_err(|e| of_store(&e))?;
     if !released {

@@ -66,7 +66,7 @@ struct Kit {
 
 pub(super) async fn run(arguments: Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
     let texts = texts(&arguments, *output).await?;
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_to_change(config, *output).await?;
     let ca = context.ca(arguments.ca.as_deref())?;
     let terms = Terms::of(&context.config, Some(&ca.name))
         .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;

@@ -18,28 +18,60 @@ use std::{
 pub(super) struct Context {
     pub(super) config: Config,
     pub(super) store: Store,
+    /// Where it was opened already.
+    vault: Option<Arc<Vault>>,
 }
 
 impl Context {
-    /// Opens the store and asks whether it can be trusted.
+    /// Opens the store for a command that only reads, and asks whether it can be trusted. One that takes no writes at present
+    /// is read all the same, and it is said.
     pub(super) async fn open(config: Config, output: Output) -> Result<Self, Failed> {
         let store = Store::open(&config.store, Role::Issuer).await.map_err(|e| of_store(&e))?;
         let health = store.check(config.store.confirm_replicas).await.map_err(|e| of_store(&e))?;
         for warning in &health.warnings {
             output.note(&format!("warning: {warning}"));
         }
-        Ok(Self { config, store })
+        Ok(Self { config, store, vault: None })
+    }
+
+    /// Opens the store for a command that changes something: it must take writes, and be the one that this node's keyring
+    /// belongs to. Another fleet's is left as it is.
+    pub(super) async fn open_to_change(config: Config, output: Output) -> Result<Self, Failed> {
+        let context = Self::open_with_vault(config, output).await?;
+        context.store.prepare_for_writing().await.map_err(|e| of_store(&e))?;
+        Ok(context)
+    }
+
+    /// One or the other.
+    pub(super) async fn open_for(changes: bool, config: Config, output: Output) -> Result<Self, Failed> {
+        if changes { Self::open_to_change(config, output).await } else { Self::open(config, output).await }
     }
 
     /// The same with the keyring, which verifies, and signs, records that grant something.
     pub(super) async fn open_with_vault(config: Config, output: Output) -> Result<Self, Failed> {
-        let context = Self::open(config, output).await?;
-        context.vault(output).await?;
+        let mut context = Self::open(config, output).await?;
+        context.vault = Some(context.vault(output).await?);
         Ok(context)
+    }
+
+    /// [`Context::open_to_change`], or [`Context::open_with_vault`].
+    pub(super) async fn open_verified_for(
+        changes: bool,
+        config: Config,
+        output: Output,
+    ) -> Result<Self, Failed> {
+        if changes {
+            Self::open_to_change(config, output).await
+        } else {
+            Self::open_with_vault(config, output).await
+        }
     }
 
     /// The keys that private keys are sealed with.
     pub(super) async fn vault(&self, output: Output) -> Result<Arc<Vault>, Failed> {
+        if let Some(vault) = &self.vault {
+            return Ok(Arc::clone(vault));
+        }
         let (vault, made) =
             open_vault(&self.store, &self.config.store).await.map_err(|error| of_vault(&error))?;
         Self::tell_of_new_ring(made, output);
@@ -91,6 +123,7 @@ fn load_with_filter(path: Option<&Path>, quiet: Option<&str>) -> Result<Config, 
 pub(super) fn of_store(error: &StoreError) -> Failed {
     let exit = match error {
         StoreError::Unsuitable(_)
+        | StoreError::LacksRight(_)
         | StoreError::Url(_)
         | StoreError::Credentials(_)
         | StoreError::NewerSchema { .. }

@@ -49,7 +49,9 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
         }
         Command::List => Vec::new(),
     };
-    let context = Context::open(config, *output).await?;
+    let context =
+        Context::open_for(matches!(command, Command::Add { .. } | Command::Remove { .. }), config, *output)
+            .await?;
     let resolver = Resolver::with_servers(&context.config.issuer.resolvers)
         .map_err(|e| Failed::because(Exit::Usage, "resolvers", &e))?;
     let prover = Prover::open(&context.config, context.store.clone(), resolver)

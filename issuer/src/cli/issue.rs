@@ -87,7 +87,7 @@ pub(super) async fn run(
         return Err(refusal(&[wrong, refused].concat()));
     }
     let name_sets = name_sets(names.into_iter().map(|(_, name)| name).collect(), arguments.san)?;
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_to_change(config, *output).await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
     let asked = look_for(&context.store, name_sets, is_renewal).await?;
     for (names, whose) in &asked {

@@ -118,7 +118,12 @@ enum Command {
 pub fn run(arguments: Arguments) -> Exit {
     // Not left to `main`: a future is compiled where it is polled, and everything would be compiled twice.
     match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(run_to_its_end(arguments)),
+        Ok(runtime) => {
+            let exit = runtime.block_on(run_to_its_end(arguments));
+            // What still waits for a name or a disk on a thread of its own is not waited for.
+            runtime.shutdown_background();
+            exit
+        }
         Err(error) => {
             let why = format!("the runtime can't be started: {error}");
             Output::new(arguments.json).fail(&Failed::new(Exit::Failed, "bug", why))

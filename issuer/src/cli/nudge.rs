@@ -46,7 +46,7 @@ pub(super) struct Renew {
 
 /// The daemon does it: within a second where one runs.
 pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_to_change(config, *output).await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
     let mut groups: Vec<SiteId> = Vec::new();
     if arguments.all {
@@ -87,7 +87,7 @@ pub(super) async fn renew(arguments: Renew, config: Config, output: &Output) -> 
         let urge = if arguments.force { Urge::Since(Timestamp::now()) } else { Urge::Due };
         return issue::run(issue::Arguments::for_renewal(arguments.names), urge, config, output).await;
     }
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_to_change(config, *output).await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
     let mut after: Option<SiteId> = None;
     let force = arguments.force.then(Timestamp::now);

@@ -62,7 +62,7 @@ pub(super) async fn plan(arguments: &Arguments, config: Config, output: &Output)
 pub(super) async fn apply(arguments: &Apply, config: Config, output: &Output) -> Result<Exit, Failed> {
     let Apply { arguments, remove } = arguments;
     let file = arguments.read(*output).await?;
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_to_change(config, *output).await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
     let bar = progress(&file, output);
     let applied = apply_file(&registry, &file, *remove, |done| bar.inc(done as u64)).await;

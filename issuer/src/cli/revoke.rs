@@ -40,7 +40,7 @@ enum By {
 pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
     let name =
         DnsName::parse_identifier(&arguments.name).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_to_change(config, *output).await?;
     let vault = context.vault(*output).await?;
     let unknown = || {
         Failed::new(

@@ -21,7 +21,6 @@ use jiff::Timestamp;
 use shared::{
     config::{Config, Program},
     domain::{Event, EventKind},
-    error::Retry,
     store::{Role, Store, StoreError, VaultError, open_vault, report_forever},
     vault::Vault,
 };
@@ -158,7 +157,11 @@ async fn open(
 ) -> Result<Option<(Store, Arc<Vault>)>, Failed> {
     let mut told = false;
     loop {
-        let failed = match try_open(config, *output).await {
+        let opened = tokio::select! {
+            opened = try_open(config, *output) => opened,
+            () = stop.cancelled() => return Ok(None),
+        };
+        let failed = match opened {
             Ok(opened) => return Ok(Some(opened)),
             Err(failed) => failed,
         };
@@ -176,21 +179,23 @@ async fn open(
 
 /// An error, and its text where it may pass by itself.
 async fn try_open(config: &Config, output: Output) -> Result<(Store, Arc<Vault>), (Failed, Option<String>)> {
-    let passing = |error: &StoreError| (error.retry() == Retry::Backoff).then(|| shared::error::chain(error));
+    let passing = |error: &StoreError| error.may_pass().then(|| shared::error::chain(error));
     let of = |error: StoreError| (of_store(&error), passing(&error));
     let store = Store::open(&config.store, Role::Issuer).await.map_err(of)?;
     let health = store.check(config.store.confirm_replicas).await.map_err(of)?;
     for warning in &health.warnings {
         tracing::warn!("{warning}");
     }
-    match open_vault(&store, &config.store).await {
+    let vault = match open_vault(&store, &config.store).await {
         Ok((vault, made)) => {
             Context::tell_of_new_ring(made, output);
-            Ok((store, vault))
+            vault
         }
-        Err(VaultError::Store(error)) => Err(of(error)),
-        Err(error) => Err((of_vault(&error), None)),
-    }
+        Err(VaultError::Store(error)) => return Err(of(error)),
+        Err(error) => return Err((of_vault(&error), None)),
+    };
+    store.prepare_for_writing().await.map_err(of)?;
+    Ok((store, vault))
 }
 
 /// Cancelled by SIGTERM or SIGINT.

@@ -159,7 +159,9 @@ impl Settings {
 }
 
 pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open(config, *output).await?;
+    let context =
+        Context::open_for(!matches!(command, Command::List { .. } | Command::Show { .. }), config, *output)
+            .await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
     match command {
         Command::Add { names, settings, imported } => {

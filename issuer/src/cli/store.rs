@@ -33,6 +33,9 @@ pub(super) async fn run(command: &Command, config: Config, output: &Output) -> R
                     health.append_fsync.as_deref().unwrap_or("unknown"),
                     health.replicas
                 );
+                if !health.takes_writes {
+                    text.push_str(", TAKES NO WRITES");
+                }
                 for warning in &health.warnings {
                     text.push_str(&format!("\nwarning: {warning}"));
                 }

@@ -29,7 +29,7 @@ pub(super) enum Command {
 }
 
 pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open(config, *output).await?;
+    let context = Context::open_for(matches!(command, Command::Set { .. }), config, *output).await?;
     let store = &context.store;
     let tenants = match command {
         Command::List => {

@@ -31,7 +31,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
         Command::Show => None,
         Command::Set { name, file } => Some(wanted(name.as_deref(), file)?),
     };
-    let store = Context::open_with_vault(config, *output).await?.store;
+    let store = Context::open_verified_for(wanted.is_some(), config, *output).await?.store;
     let policy = match wanted {
         Some(policy) => {
             store.set_tls_policy(&policy).await.map_err(|e| of_store(&e))?;

@@ -36,7 +36,7 @@ pub(super) struct Add {
 }
 
 pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open_with_vault(config, *output).await?;
+    let context = Context::open_verified_for(!matches!(command, Command::List), config, *output).await?;
     match command {
         Command::Add(wanted) => add(wanted, &context, output).await,
         Command::List => list(&context, output).await,

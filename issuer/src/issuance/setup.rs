@@ -21,6 +21,7 @@ use crate::{
 use shared::{
     config::{Canary, Config},
     domain::{Backoff, KeyType},
+    error::Fault,
     store::{AccountStatus, Owner, Store, StoreError},
     vault::Vault,
 };
@@ -69,6 +70,20 @@ pub enum SetupError {
     Dns(#[from] dns01::SetupError),
     #[error("the resolvers of the self-check can't be used")]
     Resolver(#[from] ResolverError),
+}
+
+impl SetupError {
+    /// Whether the store is the reason: nobody's fault, and over as soon as it answers again.
+    pub fn is_of_store(&self) -> bool {
+        match self {
+            Self::Store(error) | Self::Account(AccountError::Store(error)) => {
+                error.may_pass()
+                    || error.fault() == Fault::Store
+                    || matches!(error, StoreError::Unsuitable(_))
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Issuance {

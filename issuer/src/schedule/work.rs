@@ -199,8 +199,9 @@ impl Node {
     ) -> Result<(), StoreError> {
         let what = shared::error::chain(error);
         let verdict = match error {
-            UnusableError::Setup(SetupError::Store(_) | SetupError::Account(AccountError::Store(_))) => {
-                return self.put_off(claimed, stored, BRAKED).await;
+            // No failure of the site, nor of its account.
+            UnusableError::Setup(error) if error.is_of_store() => {
+                return self.put_off(claimed, stored, spread(IN_VAIN)).await;
             }
             UnusableError::Setup(SetupError::Directory { .. }) => Verdict::new(
                 Fault::Ca,

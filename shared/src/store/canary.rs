@@ -1,7 +1,11 @@
 //! The canary: a known text, sealed. A node whose keyring can't open it would seal keys that nobody else can read, and is
 //! refused before it does.
 
-use super::{Store, StoreError, keys};
+use super::{
+    Store, StoreError,
+    halt::{Reason, Watcher},
+    keys,
+};
 use crate::{
     config::StoreSection,
     vault::{Keyring, KeyringError, OpenError, SealError, Vault, VaultMarks},
@@ -27,7 +31,7 @@ pub enum VaultError {
 }
 
 /// Opens the vault of a store: the keyring must open the store's canary, or one of the two while a key takes another's
-/// place. A ring is made only for an embedded store that is still empty; anywhere else a missing ring is an error.
+/// place. A ring is made only for an embedded store in which nothing was sealed yet; anywhere else a missing ring is an error.
 ///
 /// From then on the store verifies, and signs, the records that grant something. Returns the vault, and the path of the ring where it was made just now: its user must be told to back it up.
 ///
@@ -81,14 +85,28 @@ pub async fn open_vault(
 }
 
 /// Looks at the store and at the ring's file: which key seals, and which keys there are. Says nothing where nothing has
-/// changed.
+/// changed. A store that was emptied, or in whose place is one that was sealed with other keys, is written into by nobody who
+/// follows: until it is what it was.
 ///
 /// # Errors
 /// [`StoreError`]; the vault is then what it was.
 pub async fn follow_vault(store: &Store, vault: &Vault) -> Result<(), StoreError> {
-    vault.set_marks(store.load_vault_marks().await?);
-    vault.reload();
-    Ok(())
+    let marks = store.load_vault_marks().await?;
+    let mut reason = marks.canaries.is_empty().then_some(Reason::Emptied);
+    if reason.is_none() {
+        vault.set_marks(marks.clone());
+        vault.reload();
+        let ring = vault.ring();
+        let is_ours = marks.canaries.iter().any(|canary| ring.open_canary(canary).is_ok());
+        reason = (!is_ours).then_some(Reason::Foreign);
+    }
+    if store.halt.set(Watcher::Vault, reason) {
+        match reason {
+            Some(reason) => tracing::error!("{}", reason.to_words()),
+            None => tracing::info!("the store is the one that this program was started with"),
+        }
+    }
+    store.halt.check()
 }
 
 impl Store {
@@ -127,9 +145,10 @@ impl Store {
 }
 
 async fn make_ring(store: &Store, path: &Path) -> Result<(Vault, Option<PathBuf>), VaultError> {
-    let records: u64 = store.link.query(&cmd("DBSIZE")).await?;
-    // The layout's version may be there already; anything more may be sealed with a ring that is lost.
-    if records > 1 {
+    // Whatever is sealed belongs to an account, or to the fleet's own CA: without them no ring was lost, whatever is wanted.
+    let mut sealed = cmd("EXISTS");
+    sealed.arg(keys::ACCOUNTS).arg(keys::INTERNAL_CA);
+    if store.link.query::<u64>(&sealed).await? > 0 {
         let error = KeyringError::Missing(path.into());
         let advice = advice(&error, true);
         return Err(VaultError::Keyring(error, advice));
@@ -141,7 +160,14 @@ async fn make_ring(store: &Store, path: &Path) -> Result<(Vault, Option<PathBuf>
         })
     };
     match Keyring::generate(path) {
-        Ok(_) => load(Some(path.into())),
+        Ok(_) => {
+            if let Some(embedded) = &store.embedded
+                && let Err(error) = embedded.give_to_owner(path)
+            {
+                tracing::warn!(%error, ?path, "the keyring can't be given to the user whose store it is");
+            }
+            load(Some(path.into()))
+        }
         // Another program made it in this very moment.
         Err(KeyringError::Unwritable { source, .. })
             if source.kind() == std::io::ErrorKind::AlreadyExists =>

@@ -1,13 +1,18 @@
-//! What is asked of a store before it is trusted.
+//! What is asked of a store before it is trusted, and before it is written into.
 
-use super::{Store, StoreError, keys, open::Role};
+use super::{Store, StoreError, discovery::unlikely_successors, keys, open::Role};
+use crate::domain::Partition;
 use redis::{FromRedisValue, Value, cmd};
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::LazyLock};
 
 /// The version of the layout that this program writes.
 const SCHEMA: u32 = 2;
 /// Functions and the access rights that the roles use came with 7.0.
 const OLDEST_REDIS: (u32, u32) = (7, 0);
+
+/// Keys that never exist: of each server of a Cluster there is one.
+static PROBES: LazyLock<Vec<String>> =
+    LazyLock::new(|| Partition::all().map(|partition| format!("sp:{{{partition}}}:startup-check")).collect());
 
 /// What a store is, and what an operator should know of it.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -19,12 +24,15 @@ pub struct Health {
     /// Connected ones; in a Cluster, of the primary that has the fewest.
     pub replicas: u32,
     pub used_memory_bytes: u64,
+    /// Whether it takes writes at present. One that doesn't can be read all the same.
+    pub takes_writes: bool,
     /// What can be lost, and what should be changed.
     pub warnings: Vec<String>,
 }
 
 impl Store {
-    /// Asks what the store is, and refuses one that would lose things. Issuers also claim the layout's version.
+    /// Asks what the store is, and refuses one that would lose things. Writes nothing: a store that is full, read-only or
+    /// without its replicas can be looked at.
     ///
     /// # Errors
     /// [`StoreError::Unsuitable`] with the setting to change, [`StoreError::NewerSchema`], or that it can't be asked.
@@ -38,23 +46,82 @@ impl Store {
             self.probe_reading("sp:token:startup-check").await?;
             return Ok(health);
         }
+        self.check_schema().await?;
         if self.role == Role::Issuer {
             health.append_fsync = self.append_fsync().await;
             health.warnings = what_can_be_lost(&health, confirm_replicas);
+            health.warnings.extend(self.unequal_priorities(confirm_replicas));
             if health.append_only {
                 health.warnings.extend(self.check_default_user().await?);
             }
-            self.probe_writing().await?;
+            match self.probe_writing().await {
+                Ok(()) => health.takes_writes = true,
+                Err(error) => health.warnings.push(format!(
+                    "the store takes no writes, so nothing can be ordered or changed: {}",
+                    crate::error::chain(&error)
+                )),
+            }
         }
-        self.check_schema().await?;
         Ok(health)
+    }
+
+    /// Makes sure that an issuer may write, claims the layout's version, and brings an older layout up to date.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it takes no writes, or a right is lacking.
+    pub async fn prepare_for_writing(&self) -> Result<(), StoreError> {
+        self.probe_scripts().await?;
+        let _: Option<String> = self.link.query(cmd("SET").arg(keys::SCHEMA).arg(SCHEMA).arg("NX")).await?;
+        match self.check_schema().await? {
+            Some(found) if found < SCHEMA => {
+                tracing::info!(found, "the store's layout is brought up to date");
+                self.adopt_all_into_feed().await?;
+                self.link.query(cmd("SET").arg(keys::SCHEMA).arg(SCHEMA)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks every primary to write nothing: it answers whether it would write something.
+    ///
+    /// # Errors
+    /// [`StoreError`]: why one of them wouldn't.
+    pub(super) async fn probe_writing(&self) -> Result<(), StoreError> {
+        let question = |layout: &super::servers::Layout, slot: u16| {
+            let key = layout.key_at(slot, &PROBES)?;
+            // Of nothing, at the beginning of what isn't there: refused like any write, and without any effect.
+            Some(cmd("SETRANGE").arg(key).arg(0).arg("").clone())
+        };
+        for (_, answer) in self.link.ask_each_for::<i64>(question).await? {
+            answer.map_err(explain_rights)?;
+        }
+        Ok(())
+    }
+
+    /// Sentinel goes by the priority first, and by what a replica has received second.
+    fn unequal_priorities(&self, confirm_replicas: u32) -> Option<String> {
+        let layout = self.link.servers.known()?;
+        let priorities = layout.priorities()?;
+        let unlikely = unlikely_successors(priorities);
+        if unlikely == 0 {
+            return None;
+        }
+        let waits = match confirm_replicas {
+            0 => "a failover may choose a replica that lacks what another one has".to_owned(),
+            _ => format!(
+                "so that nothing confirmed is lost, {} replicas must confirm each write",
+                layout.replicas_to_wait_for(confirm_replicas)
+            ),
+        };
+        Some(format!(
+            "the replicas have different replica-priority ({priorities:?}), and Sentinel promotes by it before it looks at \
+             what they have received: {waits}. Give all of them the same"
+        ))
     }
 
     /// One server's health from its answer to `INFO`.
     fn health_of(&self, info: &str) -> Result<Health, StoreError> {
-        let field = |name: &str| {
-            info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
-        };
+        let field = |name: &str| field(info, name);
         if field("redis_mode") == Some("sentinel") {
             return Err(StoreError::Unsuitable(
                 "store.url names a Sentinel: write redis+sentinel://HOST,HOST/SERVICE".into(),
@@ -72,8 +139,7 @@ impl Store {
                 "Redis {version} is too old: 7.0 or newer is needed"
             )));
         }
-        let policy = field("maxmemory_policy").unwrap_or("unknown");
-        if policy != "noeviction" {
+        if let Some(policy) = evicting_policy(info) {
             return Err(StoreError::Unsuitable(format!(
                 "Redis may throw records away: its maxmemory-policy is {policy}. Set maxmemory-policy noeviction"
             )));
@@ -124,29 +190,23 @@ impl Store {
         Ok(None)
     }
 
-    async fn check_schema(&self) -> Result<(), StoreError> {
-        if self.role == Role::Issuer {
-            let _: Option<String> =
-                self.link.query(cmd("SET").arg(keys::SCHEMA).arg(SCHEMA).arg("NX")).await?;
-        }
-        let found: Option<u32> = self.link.query(cmd("GET").arg(keys::SCHEMA)).await?;
+    /// The version of the layout, where there is one.
+    async fn check_schema(&self) -> Result<Option<u32>, StoreError> {
+        let found: Option<u32> =
+            self.link.query(cmd("GET").arg(keys::SCHEMA)).await.map_err(explain_rights)?;
         match found {
             Some(found) if found > SCHEMA => Err(StoreError::NewerSchema { found, known: SCHEMA }),
-            Some(found) if found < SCHEMA && self.role == Role::Issuer => {
-                tracing::info!(found, "the store's layout is brought up to date");
-                self.adopt_all_into_feed().await?;
-                self.link.query(cmd("SET").arg(keys::SCHEMA).arg(SCHEMA)).await
-            }
-            _ => Ok(()),
+            found => Ok(found),
         }
     }
 
-    async fn probe_reading(&self, key: &str) -> Result<(), StoreError> {
+    pub(super) async fn probe_reading(&self, key: &str) -> Result<(), StoreError> {
         let _: Option<String> = self.link.query(cmd("GET").arg(key)).await.map_err(explain_rights)?;
         Ok(())
     }
 
-    async fn probe_writing(&self) -> Result<(), StoreError> {
+    /// What every script needs.
+    async fn probe_scripts(&self) -> Result<(), StoreError> {
         let key = "sp:startup-check";
         let script = "redis.call('TIME') redis.call('HSET', KEYS[1], 'a', 1) redis.call('HDEL', KEYS[1], 'a') return 1";
         let mut probe = cmd("EVAL");
@@ -168,10 +228,21 @@ impl Health {
             append_only: self.append_only && other.append_only,
             append_fsync: None,
             replicas: self.replicas.min(other.replicas),
-            used_memory_bytes: self.used_memory_bytes + other.used_memory_bytes,
+            used_memory_bytes: self.used_memory_bytes.saturating_add(other.used_memory_bytes),
+            takes_writes: false,
             warnings: Vec::new(),
         }
     }
+}
+
+/// One line of what `INFO` answers.
+pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// The policy of a server that may throw records away.
+pub(super) fn evicting_policy(info: &str) -> Option<&str> {
+    Some(field(info, "maxmemory_policy").unwrap_or("unknown")).filter(|policy| *policy != "noeviction")
 }
 
 fn may_do_everything(user: &HashMap<String, Value>) -> bool {
@@ -181,13 +252,12 @@ fn may_do_everything(user: &HashMap<String, Value>) -> bool {
     text("commands").trim() == "+@all" && text("keys").split_whitespace().any(|keys| keys == "~*")
 }
 
-/// A refusal at start is a matter of the user's rights, most likely.
+/// A right that is lacking is named.
 fn explain_rights(error: StoreError) -> StoreError {
     match error {
-        StoreError::Refused(e) if e.code() == Some("NOPERM") => StoreError::Unsuitable(format!(
-            "the Redis user lacks a right that this program needs: {}. deploy/handbook/durability.md lists the rights of each role",
-            e.detail().unwrap_or("NOPERM")
-        )),
+        StoreError::Refused(e) if e.code() == Some("NOPERM") => {
+            StoreError::LacksRight(e.detail().unwrap_or("NOPERM").to_owned())
+        }
         other => other,
     }
 }

@@ -7,8 +7,9 @@
 
 use super::{
     StoreError,
-    link::{DEADLINE, MOST_TRIES, UNTIL_A_SUCCESSOR},
-    node::Node,
+    halt::Halt,
+    link::{DEADLINE, SETUP, UNTIL_A_SUCCESSOR, is_broken},
+    node::{DialError, Node},
     parts::{asking, by_slot, first_slot, put_together},
     scripts::Script,
     servers::{Reaction, Servers, is_absent},
@@ -22,11 +23,24 @@ use tokio::time::{Instant, sleep, timeout};
 pub(super) struct ConfirmedPool {
     servers: Arc<Servers>,
     replicas: u32,
+    halt: Arc<Halt>,
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    Late,
+    Server(RedisError),
+    Store(StoreError),
 }
 
 impl ConfirmedPool {
-    pub(super) const fn new(servers: Arc<Servers>, replicas: u32) -> Self {
-        Self { servers, replicas }
+    pub(super) const fn new(servers: Arc<Servers>, replicas: u32, halt: Arc<Halt>) -> Self {
+        Self { servers, replicas, halt }
+    }
+
+    /// How many replicas must have each write, as far as it is known who may be promoted.
+    pub(super) fn replicas_to_wait_for(&self) -> u32 {
+        self.servers.known().map_or(self.replicas, |layout| layout.replicas_to_wait_for(self.replicas))
     }
 
     /// Runs a script. It has happened, on as many replicas as are required, when this returns `Ok`; when it returns an
@@ -65,33 +79,32 @@ impl ConfirmedPool {
 
     /// Runs commands of one slot on its server.
     async fn confirm(&self, slot: Option<u16>, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
+        self.halt.check()?;
         let slot = slot.or_else(|| first_slot(pipeline));
         let mut on_the_move: Option<Arc<Node>> = None;
         let until = Instant::now() + DEADLINE;
-        let mut tries = MOST_TRIES;
+        let mut tries = self.servers.most_tries();
         loop {
-            let layout = timeout(DEADLINE, self.servers.layout())
-                .await
-                .map_err(|_| StoreError::Timeout(DEADLINE))??;
+            let layout =
+                timeout(SETUP, self.servers.layout()).await.map_err(|_| StoreError::Timeout(SETUP))??;
             let moving = on_the_move.take();
             let node = moving.as_ref().map_or_else(|| layout.node_of(slot), Ok)?;
             let _place = node.places.acquire().await.expect("the semaphore is never closed");
+            let replicas = layout.replicas_to_wait_for(self.replicas);
             let sent = if moving.is_some() { asking(pipeline) } else { pipeline.clone() };
-            let error = match timeout(DEADLINE, self.send(node, sent)).await {
-                Ok(Ok(values)) => {
+            let error = match self.send(node, sent, replicas).await {
+                Ok(values) => {
                     // A primary that lost its replicas may be one no more.
-                    return self.count(values).inspect_err(|_| self.servers.doubt(&layout));
+                    return count(values, replicas).inspect_err(|_| self.servers.doubt(&layout));
                 }
-                Ok(Err(error)) => error,
-                Err(_) => {
+                Err(Unanswered::Server(error)) => error,
+                Err(Unanswered::Store(error)) => return Err(error),
+                Err(Unanswered::Late) => {
                     node.forget_idle();
                     self.servers.doubt(&layout);
                     return Err(StoreError::Timeout(DEADLINE));
                 }
             };
-            if error.clone().into_server_errors().is_none() {
-                node.forget_idle();
-            }
             let reaction = self.servers.react(&layout, node, &error);
             if is_absent(&error) && matches!(reaction, Reaction::Again) {
                 sleep(UNTIL_A_SUCCESSOR).await;
@@ -106,29 +119,61 @@ impl ConfirmedPool {
         }
     }
 
-    async fn send(&self, node: &Node, mut pipeline: Pipeline) -> Result<Vec<Value>, RedisError> {
-        if self.replicas > 0 {
-            pipeline.cmd("WAIT").arg(self.replicas).arg(wait_ms());
+    /// A connection that was used before may have been closed while nobody looked: the write, which is safe to repeat, goes
+    /// out once more over a new one.
+    async fn send(
+        &self,
+        node: &Node,
+        mut pipeline: Pipeline,
+        replicas: u32,
+    ) -> Result<Vec<Value>, Unanswered> {
+        if replicas > 0 {
+            pipeline.cmd("WAIT").arg(replicas).arg(wait_ms());
         }
-        let mut connection = node.connection().await?;
-        let values = pipeline.query_async(&mut connection).await?;
-        node.give_back(connection);
-        Ok(values)
-    }
-
-    /// The values without the count of replicas, where it is enough.
-    fn count(&self, mut values: Vec<Value>) -> Result<Vec<Value>, StoreError> {
-        if self.replicas > 0 {
-            let got = match values.pop() {
-                Some(Value::Int(got)) => u32::try_from(got).unwrap_or(0),
-                _ => 0,
+        loop {
+            let mut taken = match timeout(SETUP, node.connection()).await {
+                Ok(Ok(taken)) => taken,
+                Ok(Err(DialError::Server(error))) => return Err(Unanswered::Server(error)),
+                Ok(Err(error)) => return Err(Unanswered::Store(error.into())),
+                Err(_) => return Err(Unanswered::Late),
             };
-            if got < self.replicas {
-                return Err(StoreError::Unconfirmed { wanted: self.replicas, got });
+            match timeout(DEADLINE, pipeline.query_async(taken.connection())).await {
+                Ok(Ok(values)) => {
+                    taken.give_back();
+                    return Ok(values);
+                }
+                Ok(Err(error)) if is_broken(&error) => {
+                    node.forget_idle();
+                    if !taken.was_used() {
+                        return Err(Unanswered::Server(error));
+                    }
+                }
+                Ok(Err(error)) => {
+                    if self.servers.is_another(&error) {
+                        node.forget_idle();
+                    } else {
+                        taken.give_back();
+                    }
+                    return Err(Unanswered::Server(error));
+                }
+                Err(_) => return Err(Unanswered::Late),
             }
         }
-        Ok(values)
     }
+}
+
+/// The values without the count of replicas, where it is enough.
+fn count(mut values: Vec<Value>, replicas: u32) -> Result<Vec<Value>, StoreError> {
+    if replicas > 0 {
+        let got = match values.pop() {
+            Some(Value::Int(got)) => u32::try_from(got).unwrap_or(0),
+            _ => 0,
+        };
+        if got < replicas {
+            return Err(StoreError::Unconfirmed { wanted: replicas, got });
+        }
+    }
+    Ok(values)
 }
 
 fn last(mut values: Vec<Value>) -> Value {

@@ -1,15 +1,45 @@
-//! How a server is dialled: who we are, over what, and how soon a dead one is noticed.
+//! How a server is dialled: who we are, over what, and how soon a dead one is noticed. Passwords and roots in files are
+//! read for each connection: what was changed there counts from the next one on.
 //!
 //! The library's own clients for Sentinel and Cluster are not used: built on native TLS they can't be given private roots,
 //! and a `WAIT` must go out on the very connection that the write went out on.
 
-use super::StoreError;
+use super::{Embedded, Role, StoreError};
 use crate::config::{HostPort, Secret};
 use redis::{
     Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, TlsCertificates,
     io::tcp::{TcpSettings, socket2},
 };
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// How one server is dialled.
+pub(super) enum Recipe {
+    /// By a URL of the library's own kind.
+    Url {
+        url: Secret,
+        files: Files,
+    },
+    Address {
+        dial: Arc<Dial>,
+        address: HostPort,
+    },
+    Embedded {
+        embedded: Arc<Embedded>,
+        role: Role,
+    },
+}
+
+/// What stands in files.
+#[derive(Clone, Default)]
+pub(super) struct Files {
+    pub(super) password: Option<PathBuf>,
+    /// PEM.
+    pub(super) roots: Option<PathBuf>,
+}
 
 /// Everything but the address.
 pub(super) struct Dial {
@@ -19,9 +49,34 @@ pub(super) struct Dial {
     pub(super) database: u32,
     /// In the place of the login's.
     pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
-    /// PEM.
-    pub(super) roots: Option<Vec<u8>>,
+    pub(super) files: Files,
+}
+
+impl Recipe {
+    /// A client for one connection. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`StoreError`]: a URL or a file that can't be used.
+    pub(super) fn client(&self) -> Result<Client, StoreError> {
+        match self {
+            Self::Url { url, files } => {
+                client(url.reveal().into_connection_info().map_err(StoreError::Url)?, files, true)
+            }
+            Self::Address { dial, address } => dial.client(address),
+            Self::Embedded { embedded, role } => {
+                Client::open(with_settings(embedded.connection_info(*role)?)).map_err(StoreError::Url)
+            }
+        }
+    }
+
+    /// The place that is dialled, for people.
+    pub(super) fn place(&self) -> String {
+        match self {
+            Self::Url { url, .. } => place_of_url(url.reveal()),
+            Self::Address { address, .. } => address.to_string(),
+            Self::Embedded { embedded, .. } => embedded.socket().display().to_string(),
+        }
+    }
 }
 
 impl Dial {
@@ -34,41 +89,31 @@ impl Dial {
             let settings = info.redis_settings().clone().set_username(user);
             info = info.set_redis_settings(settings);
         }
-        let roots = self.roots.as_deref().filter(|_| self.tls);
-        client(info, self.password.as_deref(), roots)
+        client(info, &self.files, self.tls)
     }
 }
 
-/// A client of the server that a URL of the library's own kind names.
-pub(super) fn client_of_url(
-    url: &str,
-    password: Option<&str>,
-    roots: Option<&[u8]>,
-) -> Result<Client, StoreError> {
-    client(url.into_connection_info().map_err(StoreError::Url)?, password, roots)
+/// A URL without its login and parameters.
+fn place_of_url(url: &str) -> String {
+    let without_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let without_login = without_scheme.rsplit_once('@').map_or(without_scheme, |(_, rest)| rest);
+    without_login.split(['?', '#']).next().unwrap_or_default().to_owned()
 }
 
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
+fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
     std::fs::read(path).map_err(|e| StoreError::Credentials(format!("{} can't be read: {e}", path.display())))
 }
 
-pub(super) fn read_password(path: &Path) -> Result<String, StoreError> {
-    Ok(String::from_utf8_lossy(&read(path)?).trim().to_owned())
-}
-
-fn client(
-    mut info: ConnectionInfo,
-    password: Option<&str>,
-    roots: Option<&[u8]>,
-) -> Result<Client, StoreError> {
-    if let Some(password) = password {
+fn client(mut info: ConnectionInfo, files: &Files, may_be_tls: bool) -> Result<Client, StoreError> {
+    if let Some(path) = &files.password {
+        let password = String::from_utf8_lossy(&read(path)?).trim().to_owned();
         let settings = info.redis_settings().clone().set_password(password);
         info = info.set_redis_settings(settings);
     }
     let info = with_settings(info);
-    match roots {
+    match files.roots.as_deref().filter(|_| may_be_tls) {
         Some(roots) => {
-            let roots = TlsCertificates { client_tls: None, root_cert: Some(roots.to_vec()) };
+            let roots = TlsCertificates { client_tls: None, root_cert: Some(read(roots)?) };
             Client::build_with_tls(info, roots).map_err(StoreError::Url)
         }
         None => Client::open(info).map_err(StoreError::Url),
@@ -88,4 +133,34 @@ pub(super) fn with_settings(info: ConnectionInfo) -> ConnectionInfo {
         .set_user_timeout(Duration::from_secs(2));
     let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
     info.set_tcp_settings(tcp).set_redis_settings(redis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_told_without_the_login() {
+        for (url, place) in [
+            ("rediss://user:p%40ss@redis.example:6380/2", "redis.example:6380/2"),
+            ("redis://10.0.0.1:6379", "10.0.0.1:6379"),
+            ("redis+unix:///run/redis.sock?user=a&pass=b", "/run/redis.sock"),
+        ] {
+            assert_eq!(place_of_url(url), place);
+        }
+    }
+
+    #[test]
+    fn a_password_that_was_changed_in_its_file_counts_for_the_next_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        let files = Files { password: Some(file.clone()), roots: None };
+        let recipe = Recipe::Url { url: Secret::from("redis://user@h:1/".to_owned()), files };
+        assert!(matches!(recipe.client(), Err(StoreError::Credentials(_))));
+        for password in ["one", "two"] {
+            std::fs::write(&file, format!("{password}\n")).unwrap();
+            let client = recipe.client().unwrap();
+            assert_eq!(client.get_connection_info().redis_settings().password(), Some(password));
+        }
+    }
 }

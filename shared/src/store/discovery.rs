@@ -2,18 +2,42 @@
 
 use super::{StoreError, dial::Dial};
 use crate::config::HostPort;
-use futures_util::future::join_all;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, Value, cmd};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Value,
+    aio::MultiplexedConnection, cmd,
+};
 use std::{collections::HashMap, time::Duration};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// How long one of those who are asked may take: less than a command's deadline, so that another can be asked.
-const ANSWER_DEADLINE: Duration = Duration::from_millis(400);
+/// How long one of those who are asked may take: name, TCP, TLS, login and answer are seven round trips.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the rest is waited for once most have answered: one of them may know of a later failover.
+const STRAGGLERS: Duration = Duration::from_millis(100);
+/// After this the next node of a Cluster is asked, too: one that is cut off says nothing at all.
+const NEXT_ONE_AFTER: Duration = Duration::from_millis(300);
 
 /// The Sentinels that watch a service.
 pub(super) struct Sentinels {
     pub(super) dial: Dial,
     pub(super) addresses: Vec<HostPort>,
     pub(super) service: String,
+}
+
+/// What the Sentinels say.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Watched {
+    pub(super) primary: HostPort,
+    /// The `replica-priority` of each replica; `None` where it can't be told.
+    pub(super) priorities: Option<Vec<u64>>,
+}
+
+/// What one of them says.
+#[derive(Debug)]
+struct Answer {
+    epoch: u64,
+    primary: HostPort,
+    priorities: Option<Vec<u64>>,
 }
 
 /// Slots that one primary serves.
@@ -27,20 +51,22 @@ pub(super) struct Range {
 impl Sentinels {
     /// The primary, as most of the Sentinels say that know of the latest failover: the one that leads it counts it before it
     /// names the successor.
-    pub(super) async fn primary(&self) -> Result<HostPort, StoreError> {
-        let mut question = cmd("SENTINEL");
-        question.arg("MASTER").arg(&self.service);
-        let answers =
-            join_all(self.addresses.iter().map(|address| ask(&self.dial, address, &question))).await;
+    pub(super) async fn ask(&self) -> Result<Watched, StoreError> {
+        let mut asked: FuturesUnordered<_> =
+            self.addresses.iter().map(|address| self.ask_one(address)).collect();
         let (mut found, mut error) = (Vec::new(), None);
-        for answer in answers {
-            match answer.and_then(|value| parse_primary(value).map_err(RedisError::from)) {
-                Ok(primary) => found.push(primary),
+        let mut until = Instant::now() + ANSWER_DEADLINE * 2;
+        while let Ok(Some(answer)) = timeout_at(until, asked.next()).await {
+            match answer {
+                Ok(answer) => found.push(answer),
                 Err(e) => error = Some(e),
             }
+            if found.len() * 2 > self.addresses.len() {
+                until = until.min(Instant::now() + STRAGGLERS);
+            }
         }
-        if let Some(primary) = latest(found) {
-            return Ok(primary);
+        if let Some(latest) = latest(found) {
+            return Ok(latest);
         }
         match error {
             Some(e) if e.to_string().contains("No such master") => Err(StoreError::Unsuitable(format!(
@@ -53,19 +79,69 @@ impl Sentinels {
             }
         }
     }
+
+    async fn ask_one(&self, address: &HostPort) -> Result<Answer, RedisError> {
+        within_time(address, async {
+            let mut connection = connect(&self.dial, address).await?;
+            let mut both = Pipeline::new();
+            both.cmd("SENTINEL").arg("MASTER").arg(&self.service);
+            both.cmd("SENTINEL").arg("REPLICAS").arg(&self.service);
+            let answers: Vec<Result<Value, RedisError>> =
+                both.ignore_errors().query_async(&mut connection).await?;
+            let mut answers = answers.into_iter();
+            let mut next = || {
+                let missing = || (ErrorKind::UnexpectedReturnType, "a Sentinel left an answer out").into();
+                answers.next().unwrap_or_else(|| Err(missing()))
+            };
+            let (primary, priorities) = (next(), next());
+            let (epoch, primary) = parse_primary(primary?)?;
+            let priorities = priorities.ok().and_then(|replicas| parse_priorities(replicas).ok());
+            Ok(Answer { epoch, primary, priorities })
+        })
+        .await
+    }
 }
 
-/// Of the addresses of the highest epoch the one that is named most often.
-fn latest(found: Vec<(u64, HostPort)>) -> Option<HostPort> {
-    let epoch = found.iter().map(|(epoch, _)| *epoch).max()?;
-    let named =
-        |wanted: &HostPort| found.iter().filter(|(of, primary)| *of == epoch && primary == wanted).count();
-    let most = found.iter().filter(|(of, _)| *of == epoch).max_by_key(|(_, primary)| named(primary))?;
-    Some(most.1.clone())
+/// Of the answers of the highest epoch one that names the address that is named most often.
+fn latest(mut found: Vec<Answer>) -> Option<Watched> {
+    let epoch = found.iter().map(|answer| answer.epoch).max()?;
+    found.retain(|answer| answer.epoch == epoch);
+    let named = |wanted: &HostPort| found.iter().filter(|answer| answer.primary == *wanted).count();
+    // One that may say what the replicas' priorities are knows more.
+    let best = found.iter().max_by_key(|answer| (named(&answer.primary), answer.priorities.is_some()))?;
+    Some(Watched { primary: best.primary.clone(), priorities: best.priorities.clone() })
 }
 
-/// The slots, as one node of a Cluster knows them.
-pub(super) async fn ask_for_slots(dial: &Dial, node: &HostPort) -> Result<Vec<Range>, StoreError> {
+/// The slots, as the first node of a Cluster says that answers.
+pub(super) async fn ask_for_slots(dial: &Dial, nodes: &[HostPort]) -> Result<Vec<Range>, StoreError> {
+    let mut left = nodes.iter();
+    let mut asked = FuturesUnordered::new();
+    let mut last_error = None;
+    loop {
+        if let Some(node) = left.next() {
+            asked.push(ask_node_for_slots(dial, node));
+        }
+        let patience = if left.len() > 0 { NEXT_ONE_AFTER } else { ANSWER_DEADLINE * 2 };
+        tokio::select! {
+            Some(answer) = asked.next() => match answer {
+                Ok(ranges) => return Ok(ranges),
+                Err(error) => last_error = Some(error),
+            },
+            () = sleep(patience), if left.len() > 0 => {}
+            else => break,
+        }
+        if asked.is_empty() && left.len() == 0 {
+            break;
+        }
+    }
+    Err(last_error.unwrap_or_else(|| {
+        StoreError::Unavailable(
+            (ErrorKind::ClusterConnectionNotFound, "no node of the Cluster is known").into(),
+        )
+    }))
+}
+
+async fn ask_node_for_slots(dial: &Dial, node: &HostPort) -> Result<Vec<Range>, StoreError> {
     let mut question = cmd("CLUSTER");
     question.arg("SLOTS");
     let answer = ask(dial, node, &question).await.map_err(|e| {
@@ -84,8 +160,16 @@ pub(super) async fn ask_for_slots(dial: &Dial, node: &HostPort) -> Result<Vec<Ra
     Ok(ranges)
 }
 
-/// Asks over a connection of its own, and gives up early.
+/// Asks over a connection of its own.
 async fn ask(dial: &Dial, address: &HostPort, question: &Cmd) -> Result<Value, RedisError> {
+    within_time(address, async {
+        let mut connection = connect(dial, address).await?;
+        question.query_async(&mut connection).await
+    })
+    .await
+}
+
+async fn connect(dial: &Dial, address: &HostPort) -> Result<MultiplexedConnection, RedisError> {
     let client = dial.client(address).map_err(|e| match e {
         StoreError::Url(e) => e,
         other => (ErrorKind::InvalidClientConfig, "the address can't be used", other.to_string()).into(),
@@ -93,13 +177,23 @@ async fn ask(dial: &Dial, address: &HostPort, question: &Cmd) -> Result<Value, R
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(ANSWER_DEADLINE))
         .set_response_timeout(Some(ANSWER_DEADLINE));
-    let asked = async {
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        question.query_async(&mut connection).await
-    };
-    tokio::time::timeout(ANSWER_DEADLINE, asked)
+    client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+async fn within_time<T>(
+    address: &HostPort,
+    asked: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, RedisError> {
+    timeout(ANSWER_DEADLINE, asked)
         .await
         .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer in time", format!("from {address}")).into()))
+}
+
+/// How many replicas may be taken for confirming although they are not the one that would be promoted: Sentinel never
+/// promotes those of priority 0, and goes by the priority before it goes by what a replica has received.
+pub(super) fn unlikely_successors(priorities: &[u64]) -> usize {
+    let best = priorities.iter().filter(|priority| **priority > 0).min();
+    priorities.iter().filter(|priority| best != Some(*priority)).count()
 }
 
 /// The configuration epoch, which grows with every failover, and the address.
@@ -112,6 +206,20 @@ fn parse_primary(answer: Value) -> Result<(u64, HostPort), redis::ParsingError> 
         Some((number("config-epoch").unwrap_or(0), HostPort { host, port }))
     };
     found().ok_or_else(|| redis::ParsingError::from("a Sentinel named no address"))
+}
+
+/// Of the replicas that are connected. One that is down for the Sentinel confirms nothing, and isn't promoted.
+fn parse_priorities(answer: Value) -> Result<Vec<u64>, redis::ParsingError> {
+    let mut found = Vec::new();
+    for fields in Vec::<HashMap<String, String>>::from_redis_value(answer)? {
+        let flags = fields.get("flags").map_or("", String::as_str);
+        if flags.contains("s_down") || flags.contains("disconnected") {
+            continue;
+        }
+        let priority = fields.get("slave-priority").and_then(|text| text.parse().ok());
+        found.push(priority.ok_or_else(|| redis::ParsingError::from("a replica without a priority"))?);
+    }
+    Ok(found)
 }
 
 fn parse_slots(answer: Value, asked: &HostPort) -> Result<Vec<Range>, redis::ParsingError> {
@@ -169,10 +277,35 @@ mod tests {
     #[test]
     fn the_latest_failover_counts_and_then_the_majority() {
         let at = |port| HostPort { host: "h".into(), port };
-        assert_eq!(latest(vec![(1, at(1)), (2, at(2)), (1, at(1))]), Some(at(2)));
+        let found = |answers: &[(u64, u16)]| {
+            let answer =
+                |(epoch, port): &(u64, u16)| Answer { epoch: *epoch, primary: at(*port), priorities: None };
+            latest(answers.iter().map(answer).collect()).map(|watched| watched.primary)
+        };
+        assert_eq!(found(&[(1, 1), (2, 2), (1, 1)]), Some(at(2)));
         // The leader counts the failover and still names the dead one.
-        assert_eq!(latest(vec![(2, at(1)), (2, at(2)), (2, at(2))]), Some(at(2)));
-        assert_eq!(latest(Vec::new()), None);
+        assert_eq!(found(&[(2, 1), (2, 2), (2, 2)]), Some(at(2)));
+        assert_eq!(found(&[]), None);
+    }
+
+    #[test]
+    fn priorities_are_read_of_replicas_that_are_there() {
+        let replica = |flags: &str, priority: &str| {
+            let fields = [("name", "r"), ("flags", flags), ("slave-priority", priority)];
+            Value::Map(fields.iter().map(|(k, v)| (text(k), text(v))).collect())
+        };
+        let answer =
+            Value::Array(vec![replica("slave", "100"), replica("s_down,slave", "1"), replica("slave", "0")]);
+        assert_eq!(parse_priorities(answer).unwrap(), [100, 0]);
+    }
+
+    #[test]
+    fn only_the_preferred_replicas_are_likely_to_be_promoted() {
+        for (priorities, unlikely) in
+            [(&[][..], 0), (&[100, 100], 0), (&[100, 0], 1), (&[10, 100, 100], 2), (&[0, 0], 2)]
+        {
+            assert_eq!(unlikely_successors(priorities), unlikely, "{priorities:?}");
+        }
     }
 
     #[test]

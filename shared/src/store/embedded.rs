@@ -3,22 +3,35 @@
 //! The program that needs it first starts it, detached; all others attach; it outlives them. A file lock that the server
 //! inherits says that it lives: whoever gets the lock knows that nobody serves, and starts it.
 
-use super::Role;
+use super::{
+    Role,
+    embedded_owner::{Owner, user_name},
+};
 use crate::config::StoreSection;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 use std::{
     fs::{File, Permissions, TryLockError},
-    io::{self, Read, Write},
-    os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
+    io::{self, Write},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    time::{sleep, timeout},
 };
 
 /// A unix socket's path has room for 107 bytes; the design leaves some.
 const MAX_SOCKET_PATH: usize = 100;
 /// How long a start may take: a large append-only file is read first.
 const START_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How long a server may say nothing at all, not even that it loads.
+const SILENT_DEADLINE: Duration = Duration::from_secs(10);
+/// When it is said what is waited for.
+const SAID_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a stop may take.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -45,6 +58,21 @@ pub enum EmbeddedError {
         "redis-server can't be started: install it (apt-get install redis-server), or name a Redis with store.url"
     )]
     NoServer(#[source] io::Error),
+    #[error(
+        "the embedded store in {path} belongs to the user {owner}, and this is {me}: run it as {owner} (sudo -u {owner} ...), or \
+         give it back where {owner} has it by mistake (chown -R)"
+    )]
+    NotOwner { path: PathBuf, owner: String, me: String },
+    #[error(
+        "the embedded store in {path} is gone although this program uses it: it is not begun anew while it runs. Put the \
+         directory back, or restart the program"
+    )]
+    Removed { path: PathBuf },
+    #[error(
+        "the redis-server of {path} runs and has said nothing for {} s: it was stopped (kill -CONT lets it go on), or its \
+         disk hangs", SILENT_DEADLINE.as_secs()
+    )]
+    Frozen { path: PathBuf },
     #[error("redis-server did not come up within {} s; its log {log} ends with:\n{tail}", START_DEADLINE.as_secs())]
     Silent { log: PathBuf, tail: String },
     #[error("redis-server ended at once; its log {log} ends with:\n{tail}")]
@@ -84,12 +112,26 @@ impl Embedded {
     /// Attaches to the server, starting it where nobody has. Two programs may do this in the same instant.
     ///
     /// # Errors
-    /// [`EmbeddedError`] with the end of the server's log when it doesn't come up.
+    /// [`EmbeddedError`]: it is another user's, or with the end of the server's log where it doesn't come up.
     pub async fn ensure_running(&self) -> Result<(), EmbeddedError> {
-        let this = self.clone();
-        tokio::task::spawn_blocking(move || this.start_or_attach())
-            .await
-            .unwrap_or_else(|e| Err(self.files(io::Error::other(e))))
+        let owner = Owner::of_new(&self.directory).map_err(|e| self.not_usable(e))?;
+        self.start_or_attach(owner).await
+    }
+
+    /// The same for a program that has used it: what was removed meanwhile is not begun anew.
+    pub(super) async fn revive(&self) -> Result<(), EmbeddedError> {
+        if !self.directory.exists() {
+            return Err(EmbeddedError::Removed { path: self.directory.clone() });
+        }
+        self.start_or_attach(Owner::of(&self.directory).map_err(|e| self.not_usable(e))?).await
+    }
+
+    /// Gives a file that belongs to the store to the user whose store it is.
+    ///
+    /// # Errors
+    /// The file can't be given away.
+    pub(super) fn give_to_owner(&self, path: &Path) -> io::Result<()> {
+        Owner::of(&self.directory)?.give(path)
     }
 
     /// Whether a server holds the lock.
@@ -103,6 +145,11 @@ impl Embedded {
     /// # Errors
     /// [`super::StoreError`] when it can't be told to end, or doesn't.
     pub async fn stop(&self) -> Result<bool, super::StoreError> {
+        if self.directory.exists()
+            && let Err(error) = std::fs::read_dir(&self.directory)
+        {
+            return Err(self.not_usable(error).into());
+        }
         if !self.is_running() {
             return Ok(false);
         }
@@ -116,7 +163,7 @@ impl Embedded {
             if Instant::now() >= deadline {
                 return Err(EmbeddedError::Silent { log: self.log_path(), tail: self.log_tail() }.into());
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(10)).await;
         }
         Ok(true)
     }
@@ -137,6 +184,9 @@ impl Embedded {
     }
 
     pub(super) fn connection_info(&self, role: Role) -> Result<ConnectionInfo, EmbeddedError> {
+        if !self.directory.exists() {
+            return Err(EmbeddedError::Removed { path: self.directory.clone() });
+        }
         let path = self.secret_path(role);
         let password =
             std::fs::read_to_string(&path).map_err(|source| EmbeddedError::Files { path, source })?;
@@ -146,81 +196,102 @@ impl Embedded {
         Ok(info.set_redis_settings(user))
     }
 
-    fn start_or_attach(&self) -> Result<(), EmbeddedError> {
-        let deadline = Instant::now() + START_DEADLINE;
-        std::fs::create_dir_all(&self.directory).map_err(|e| self.files(e))?;
+    async fn start_or_attach(&self, owner: Owner) -> Result<(), EmbeddedError> {
+        let began = Instant::now();
+        let (mut silent_since, mut said) = (began, false);
         loop {
-            if self.answers() {
-                return Ok(());
+            match self.look().await {
+                Look::Answers => return Ok(()),
+                Look::Loading => silent_since = Instant::now(),
+                Look::Forbidden(error) => return Err(self.not_usable(error)),
+                Look::Silent => {}
             }
             let lock = File::options()
                 .create(true)
                 .truncate(false)
                 .write(true)
                 .open(self.lock_path())
-                .map_err(|e| self.files(e))?;
+                .map_err(|e| self.not_usable(e))?;
             match lock.try_lock() {
                 // Nobody serves, and nobody else is about to: the lock goes to the server with its standard input's neighbour.
-                Ok(()) => return self.start(lock, deadline),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(EmbeddedError::Silent { log: self.log_path(), tail: self.log_tail() });
-                }
+                Ok(()) => return self.start(lock, owner).await,
+                Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(e)) => return Err(self.files(e)),
             }
+            if silent_since.elapsed() >= SILENT_DEADLINE {
+                return Err(EmbeddedError::Frozen { path: self.directory.clone() });
+            }
+            self.wait(began, &mut said).await?;
         }
     }
 
-    fn start(&self, lock: File, deadline: Instant) -> Result<(), EmbeddedError> {
+    /// A moment, as long as there is time; says what is waited for once it takes long.
+    async fn wait(&self, began: Instant, said: &mut bool) -> Result<(), EmbeddedError> {
+        if began.elapsed() >= START_DEADLINE {
+            return Err(EmbeddedError::Silent { log: self.log_path(), tail: self.log_tail() });
+        }
+        if began.elapsed() >= SAID_AFTER && !std::mem::replace(said, true) {
+            tracing::warn!(store = %self.directory.display(), "waiting for the embedded redis-server to answer");
+        }
+        sleep(Duration::from_millis(10)).await;
+        Ok(())
+    }
+
+    async fn start(&self, lock: File, owner: Owner) -> Result<(), EmbeddedError> {
+        let began = Instant::now();
         std::fs::set_permissions(&self.directory, Permissions::from_mode(0o750))
             .map_err(|e| self.files(e))?;
         self.write_settings().map_err(|e| self.files(e))?;
         let _ = std::fs::remove_file(self.socket());
+        // What somebody left here who is not the owner would keep the owner out.
+        owner.give_all(&self.directory).map_err(|e| self.files(e))?;
+        let mut command = Command::new("redis-server");
         // The server's standard input is the lock: it holds it for as long as it lives, and nobody else inherits it.
-        let mut server = Command::new("redis-server")
+        command
             .arg(self.directory.join("redis.conf"))
             .current_dir(&self.directory)
             .stdin(Stdio::from(lock))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map_err(EmbeddedError::NoServer)?;
+            .process_group(0);
+        owner.become_it(&mut command);
+        let mut server = command.spawn().map_err(EmbeddedError::NoServer)?;
+        let mut said = false;
         loop {
-            if self.answers() {
+            if matches!(self.look().await, Look::Answers) {
                 return Ok(());
             }
             if server.try_wait().map_err(|e| self.files(e))?.is_some() {
                 return Err(EmbeddedError::Ended { log: self.log_path(), tail: self.log_tail() });
             }
-            if Instant::now() >= deadline {
-                return Err(EmbeddedError::Silent { log: self.log_path(), tail: self.log_tail() });
-            }
-            std::thread::sleep(Duration::from_millis(10));
+            self.wait(began, &mut said).await?;
         }
     }
 
     /// Whether a server answers and has loaded its data. `NOAUTH` is an answer; `LOADING` is not.
-    fn answers(&self) -> bool {
-        let ask = || -> io::Result<Vec<u8>> {
-            let mut stream = UnixStream::connect(self.socket())?;
-            stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+    async fn look(&self) -> Look {
+        let ask = async {
+            let mut stream = UnixStream::connect(self.socket()).await?;
             let password = std::fs::read_to_string(self.secret_path(Role::Challenge))?;
-            write!(stream, "AUTH {} {}\r\nPING\r\n", Role::Challenge.as_str(), password.trim())?;
-            let mut answer = vec![0; 128];
-            let mut got = 0;
+            let question = format!("AUTH {} {}\r\nPING\r\n", Role::Challenge.as_str(), password.trim());
+            stream.write_all(question.as_bytes()).await?;
+            let (mut answer, mut got) = (vec![0; 128], 0);
             while answer[..got].iter().filter(|byte| **byte == b'\n').count() < 2 {
-                match stream.read(&mut answer[got..])? {
+                match stream.read(&mut answer[got..]).await? {
                     0 => break,
                     read => got += read,
                 }
             }
             answer.truncate(got);
-            Ok(answer)
+            Ok::<_, io::Error>(answer)
         };
-        ask().is_ok_and(|answer| answer.windows(5).any(|window| window == b"+PONG"))
+        let has = |answer: &[u8], word: &[u8]| answer.windows(word.len()).any(|window| window == word);
+        match timeout(Duration::from_millis(500), ask).await {
+            Ok(Ok(answer)) if has(&answer, b"+PONG") => Look::Answers,
+            Ok(Ok(answer)) if has(&answer, b"LOADING") => Look::Loading,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => Look::Forbidden(error),
+            _ => Look::Silent,
+        }
     }
 
     /// A user for each role with no more rights than it needs; passwords that are made once and kept.
@@ -281,9 +352,41 @@ impl Embedded {
         lines[lines.len().saturating_sub(3)..].join("\n")
     }
 
+    /// Of a permission that is lacking it is said whose store it is.
+    fn not_usable(&self, source: io::Error) -> EmbeddedError {
+        if source.kind() != io::ErrorKind::PermissionDenied {
+            return self.files(source);
+        }
+        let me = rustix::process::geteuid().as_raw();
+        let owner = Owner::uid_of(&self.directory).unwrap_or(0);
+        EmbeddedError::NotOwner { path: self.directory.clone(), owner: user_name(owner), me: user_name(me) }
+    }
+
     fn files(&self, source: io::Error) -> EmbeddedError {
         EmbeddedError::Files { path: self.directory.clone(), source }
     }
+}
+
+impl EmbeddedError {
+    /// Whether it may pass while a program waits.
+    pub const fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Silent { .. }
+                | Self::Ended { .. }
+                | Self::Frozen { .. }
+                | Self::DiskFull { .. }
+                | Self::Removed { .. }
+        )
+    }
+}
+
+/// What came of asking the server.
+enum Look {
+    Answers,
+    Loading,
+    Silent,
+    Forbidden(io::Error),
 }
 
 /// The rights of a role. The role that faces the world reads tokens and nothing else.

@@ -47,6 +47,10 @@ pub enum StoreError {
     NewerSchema { found: u32, known: u32 },
     #[error("{0}")]
     Unsuitable(String),
+    #[error(
+        "the Redis user lacks a right that this program needs: {0}. deploy/handbook/durability.md lists the rights of each role"
+    )]
+    LacksRight(String),
     #[error("store.url can't be used")]
     Url(#[source] redis::RedisError),
     #[error("{0}")]
@@ -68,6 +72,7 @@ impl StoreError {
             | Self::Unsigned { .. }
             | Self::NewerSchema { .. }
             | Self::Unsuitable(_)
+            | Self::LacksRight(_)
             | Self::Url(_)
             | Self::Credentials(_) => Fault::Operator,
         }
@@ -89,6 +94,14 @@ impl StoreError {
         }
     }
 
+    /// Whether it may pass while a program waits: the store comes back, a login is let in again, a right is given, a file is
+    /// put right. Not so what the configuration itself has wrong.
+    pub fn may_pass(&self) -> bool {
+        self.retry() == Retry::Backoff
+            || matches!(self, Self::Refused(_) | Self::LacksRight(_) | Self::Credentials(_))
+            || matches!(self, Self::Embedded(error) if error.may_pass())
+    }
+
     pub(super) fn corrupt(
         key: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -108,6 +121,8 @@ impl From<redis::RedisError> for StoreError {
                 "LOADING" | "OOM" | "READONLY" | "MISCONF" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN"
                 | "MOVED" | "ASK" | "NOREPLICAS" | "BUSY",
             ) => Self::Unavailable(error),
+            // It has room again in a moment.
+            Some("ERR") if super::node::has_no_room(&error) => Self::Unavailable(error),
             Some(_) => Self::Refused(error),
             None if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() => {
                 Self::Unavailable(error)

@@ -6,24 +6,27 @@
 
 use super::{Role, Store, StoreError, keys, scripts};
 use redis::cmd;
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
 use tokio::sync::watch;
-
-/// Pause between two questions of the watchdog.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// Questions after which who serves what is asked for again, whether there was a reason or not: a primary that was cut
-/// off answers us as before.
-const ASK_AGAIN_EVERY: u32 = 10;
 
 /// What the watchdog knows of the primaries, by the first slot that each serves.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     ids: HashMap<u16, String>,
     /// Those whose id is in the store.
     recorded: HashSet<u16>,
+}
+
+impl Seen {
+    /// In a Cluster, slots may have gone to other primaries.
+    pub(super) fn keep(&mut self, slots: &[u16]) {
+        self.ids.retain(|slot, _| slots.contains(slot));
+    }
+
+    /// The store was emptied: nothing is in it any more.
+    pub(super) fn forget_records(&mut self) {
+        self.recorded.clear();
+    }
 }
 
 impl Store {
@@ -41,57 +44,8 @@ impl Store {
         Ok(epoch.unwrap_or(0))
     }
 
-    /// Asks again and again, so that a silent store is noticed within three seconds while nothing else is asked, its
-    /// connection replaced, and a failover noticed. Never returns.
-    pub async fn watch(&self) {
-        let mut seen = Seen::default();
-        let mut was_healthy = true;
-        for turn in 1_u32.. {
-            tokio::time::sleep(WATCH_EVERY).await;
-            if turn % ASK_AGAIN_EVERY == 0
-                && let Ok(layout) = self.link.servers.layout().await
-            {
-                self.link.servers.doubt(&layout);
-            }
-            let answer = self.look(&mut seen).await;
-            match (&answer, was_healthy) {
-                (Err(error), true) => {
-                    tracing::error!(error = crate::error::chain(error), "the store does not answer");
-                }
-                (Ok(()), false) => tracing::info!("the store answers again"),
-                _ => {}
-            }
-            was_healthy = answer.is_ok();
-        }
-    }
-
-    /// Asks every primary who it is.
-    async fn look(&self, seen: &mut Seen) -> Result<(), StoreError> {
-        let answers = self.link.ask_each::<String>(cmd("INFO").arg("replication")).await?;
-        // In a Cluster, slots may have gone to other primaries.
-        seen.ids.retain(|slot, _| answers.iter().any(|(known, _)| known == slot));
-        let mut trouble = None;
-        for (slot, answer) in answers {
-            match answer {
-                Ok(info) if field(&info, "role") == Some("slave") => {
-                    if let Ok(layout) = self.link.servers.layout().await {
-                        self.link.servers.doubt(&layout);
-                    }
-                }
-                Ok(info) => {
-                    if let Some(id) = field(&info, "master_replid") {
-                        self.note(seen, slot, id).await;
-                    }
-                }
-                // A user without this right has its answer all the same.
-                Err(StoreError::Refused(_)) => {}
-                Err(error) => trouble = Some(error),
-            }
-        }
-        trouble.map_or(Ok(()), Err)
-    }
-
-    async fn note(&self, seen: &mut Seen, slot: u16, id: &str) {
+    /// The primary of a slot has this replication id.
+    pub(super) async fn note(&self, seen: &mut Seen, slot: u16, id: &str) {
         let before = seen.ids.insert(slot, id.to_owned());
         let mut changed = before.as_deref().is_some_and(|before| before != id);
         if changed || before.is_none() {
@@ -124,8 +78,4 @@ impl Store {
         let keys = [keys::EPOCH.to_owned()];
         self.link.script(&scripts::RAISE_EPOCH, &keys, &[field.as_bytes(), id.as_bytes()]).await
     }
-}
-
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }

@@ -1,55 +1,67 @@
 //! The connection for reads and for writes that may be lost: it heals itself.
 //!
-//! The library reconnects when the connection breaks, but never gives up one whose peer is silent. So each command has a
-//! deadline, and a command that misses it replaces the connection. A watchdog ([`Store::watch`](super::Store::watch)) does
-//! the same while nothing else is asked.
+//! Each command has a deadline, and one that misses it, or that the connection breaks under, replaces the connection. A
+//! watchdog ([`Store::watch`](super::Store::watch)) asks while nothing else is asked. What can't have reached the server, and
+//! what only reads, is asked once more over a new connection: a proxy may have closed one that was idle.
 
 use super::{
     Embedded, StoreError,
-    node::Node,
+    halt::Halt,
+    node::{DIAL_DEADLINE, DialError, Line, Node},
     parts::{Answered, asking, by_slot, first_slot, put_together},
     scripts::Script,
-    servers::{Reaction, Servers, is_absent},
+    servers::{Layout, Reaction, Servers, is_absent},
     slots::slot_of,
 };
 use futures_util::future::try_join_all;
 use redis::{
     Cmd, FromRedisValue, Pipeline, RedisError, Value,
-    aio::{ConnectionLike, ConnectionManager},
+    aio::{ConnectionLike, MultiplexedConnection},
 };
-use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, timeout_at};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long a command may take before its connection is replaced.
 pub(super) const DEADLINE: Duration = Duration::from_millis(1500);
-/// Servers that one command is sent to at most, each having said that it is another's.
-pub(super) const MOST_TRIES: usize = 4;
+/// How long a command waits for a connection, and for who serves.
+pub(super) const SETUP: Duration = DIAL_DEADLINE;
 /// Between two tries at a server that is gone.
 pub(super) const UNTIL_A_SUCCESSOR: Duration = Duration::from_millis(50);
+/// When it is said what is waited for.
+const SAID_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct Link {
     pub(super) servers: Arc<Servers>,
     embedded: Option<Arc<Embedded>>,
+    halt: Arc<Halt>,
+    /// Whether it was said that there is no answer, since the last one.
+    said: AtomicBool,
 }
 
 impl Link {
     /// Connects when it is first used.
-    pub(super) const fn new(servers: Arc<Servers>, embedded: Option<Arc<Embedded>>) -> Self {
-        Self { servers, embedded }
+    pub(super) const fn new(servers: Arc<Servers>, embedded: Option<Arc<Embedded>>, halt: Arc<Halt>) -> Self {
+        Self { servers, embedded, halt, said: AtomicBool::new(false) }
     }
 
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        parse(self.run(slot_of(command), Request::Command(command)).await?)
+        parse(self.told(self.run(slot_of(command), Request::Command(command))).await?)
     }
 
     /// Sends several commands at once. In a Cluster they may be of several slots; nothing is said about their order then.
     pub(super) async fn pipe<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, StoreError> {
         if !self.servers.are_many() || pipeline.is_transaction() {
-            return parse(self.run(first_slot(pipeline), Request::Pipeline(pipeline)).await?);
+            return parse(self.told(self.run(first_slot(pipeline), Request::Pipeline(pipeline))).await?);
         }
         let parts = by_slot(pipeline);
         let answers = parts.iter().map(async |part| {
-            let answer = self.run(part.slot, Request::Pipeline(&part.pipeline)).await?;
+            let answer = self.told(self.run(part.slot, Request::Pipeline(&part.pipeline))).await?;
             parse::<Vec<Value>>(answer)
         });
         let answers = try_join_all(answers).await?;
@@ -76,9 +88,24 @@ impl Link {
         &self,
         command: &Cmd,
     ) -> Result<Vec<(u16, Result<T, StoreError>)>, StoreError> {
+        self.ask_each_for(|_, _| Some(command.clone())).await
+    }
+
+    /// Asks every server what is to be asked of the one with this first slot, if anything.
+    pub(super) async fn ask_each_for<T: FromRedisValue>(
+        &self,
+        question: impl Fn(&Layout, u16) -> Option<Cmd>,
+    ) -> Result<Vec<(u16, Result<T, StoreError>)>, StoreError> {
+        self.told(self.ask_until_answered(question)).await
+    }
+
+    async fn ask_until_answered<T: FromRedisValue>(
+        &self,
+        question: impl Fn(&Layout, u16) -> Option<Cmd>,
+    ) -> Result<Vec<(u16, Result<T, StoreError>)>, StoreError> {
         let until = Instant::now() + DEADLINE;
         loop {
-            let answers = self.ask_each_once(command, until).await?;
+            let answers = self.ask_each_once(&question).await?;
             let is_gone = |answer: &Result<T, StoreError>| matches!(answer, Err(StoreError::Unavailable(error)) if is_absent(error));
             // As with a single command: it may have a successor in a moment.
             let again = self.servers.may_change() && answers.iter().any(|(_, answer)| is_gone(answer));
@@ -91,32 +118,56 @@ impl Link {
 
     async fn ask_each_once<T: FromRedisValue>(
         &self,
-        command: &Cmd,
-        until: Instant,
+        question: &impl Fn(&Layout, u16) -> Option<Cmd>,
     ) -> Result<Vec<(u16, Result<T, StoreError>)>, StoreError> {
-        let layout =
-            timeout_at(until, self.servers.layout()).await.map_err(|_| StoreError::Timeout(DEADLINE))??;
-        let asked = layout.shards().into_iter().map(async |(slot, node)| {
-            let answer = self.ask(&node, Request::Command(command), until).await;
+        let layout = self.layout().await?;
+        let shards = layout.shards();
+        let questions =
+            shards.iter().filter_map(|(slot, node)| Some((*slot, node, question(&layout, *slot)?)));
+        let asked = questions.map(async |(slot, node, command)| {
+            let answer = self.ask(node, Request::Command(&command)).await;
             if let Err(Trouble::Late) = &answer {
                 self.servers.doubt(&layout);
             } else if let Err(Trouble::Server(error)) = &answer {
-                self.servers.react(&layout, &node, error);
+                self.servers.react(&layout, node, error);
             }
             (slot, answer.map_err(StoreError::from).and_then(parse))
         });
         Ok(futures_util::future::join_all(asked).await)
     }
 
+    async fn layout(&self) -> Result<Arc<Layout>, StoreError> {
+        timeout(SETUP, self.servers.layout()).await.map_err(|_| StoreError::Timeout(SETUP))?
+    }
+
+    /// Says after a second what is waited for, once until there is an answer.
+    async fn told<T>(&self, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        tokio::pin!(asked);
+        let answer = tokio::select! {
+            answer = &mut asked => answer,
+            () = sleep(SAID_AFTER) => {
+                if !self.said.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(store = self.servers.place(), "the store has not answered for a second: waiting for it");
+                }
+                asked.await
+            }
+        };
+        if answer.is_ok() && self.said.load(Ordering::Relaxed) {
+            self.said.store(false, Ordering::Relaxed);
+        }
+        answer
+    }
+
     async fn run(&self, slot: Option<u16>, request: Request<'_>) -> Result<Value, StoreError> {
+        if !request.only_reads() {
+            self.halt.check()?;
+        }
         let until = Instant::now() + DEADLINE;
-        let mut tries = MOST_TRIES;
+        let mut tries = self.servers.most_tries();
         loop {
-            let layout = timeout_at(until, self.servers.layout())
-                .await
-                .map_err(|_| StoreError::Timeout(DEADLINE))??;
+            let layout = self.layout().await?;
             let node = layout.node_of(slot)?;
-            let trouble = match self.ask(node, request, until).await {
+            let trouble = match self.ask(node, request).await {
                 Ok(value) => return Ok(value),
                 Err(trouble) => trouble,
             };
@@ -133,19 +184,19 @@ impl Link {
             }
             match reaction {
                 Reaction::Again if tries > 0 && Instant::now() < until => {}
-                Reaction::AskAt(node) => return Ok(self.ask_at(&node, request, until).await?),
+                Reaction::AskAt(node) => return Ok(self.ask_at(&node, request).await?),
                 Reaction::Again | Reaction::GiveUp => return Err(trouble.into()),
             }
         }
     }
 
-    async fn ask_at(&self, node: &Node, request: Request<'_>, until: Instant) -> Result<Value, Trouble> {
+    async fn ask_at(&self, node: &Node, request: Request<'_>) -> Result<Value, Trouble> {
         match request {
-            Request::Pipeline(pipeline) => self.ask(node, Request::Pipeline(&asking(pipeline)), until).await,
+            Request::Pipeline(pipeline) => self.ask(node, Request::Pipeline(&asking(pipeline))).await,
             Request::Command(command) => {
                 let mut alone = Pipeline::new();
                 alone.add_command(command.clone());
-                let value = self.ask(node, Request::Pipeline(&asking(&alone)), until).await?;
+                let value = self.ask(node, Request::Pipeline(&asking(&alone))).await?;
                 let mut values: Vec<Value> = parse(value).map_err(Trouble::Store)?;
                 Ok(values.pop().unwrap_or(Value::Nil))
             }
@@ -153,36 +204,59 @@ impl Link {
     }
 
     /// Asks one server.
-    async fn ask(&self, node: &Node, request: Request<'_>, mut until: Instant) -> Result<Value, Trouble> {
-        let mut revived = false;
+    async fn ask(&self, node: &Node, request: Request<'_>) -> Result<Value, Trouble> {
+        let (mut revived, mut again) = (false, request.only_reads());
         loop {
-            let used = node.manager();
-            let mut connection = ConnectionManager::clone(&used);
-            match timeout_at(until, request.send(&mut connection)).await {
-                Ok(Ok(value)) => {
-                    node.set_healthy(true);
-                    return Ok(value);
+            let trouble = match timeout(SETUP, node.line()).await {
+                Ok(Ok(line)) => match self.ask_over(node, line, request).await {
+                    Ok(value) => return Ok(value),
+                    Err(Trouble::Server(error)) if again && is_broken(&error) => {
+                        again = false;
+                        continue;
+                    }
+                    Err(trouble) => trouble,
+                },
+                Ok(Err(DialError::Server(error))) => Trouble::Server(error),
+                Ok(Err(DialError::Files(text))) => Trouble::Store(StoreError::Credentials(text)),
+                Err(_) => Trouble::Late,
+            };
+            // A store of our own that nobody runs is started again; the command never reached it.
+            match (&trouble, &self.embedded) {
+                (Trouble::Server(error), Some(embedded)) if is_absent(error) && !revived => {
+                    revived = true;
+                    embedded.revive().await.map_err(|e| Trouble::Store(e.into()))?;
+                    node.forget_failure();
                 }
-                Err(_) => {
-                    node.set_healthy(false);
-                    node.replace(&used);
-                    return Err(Trouble::Late);
-                }
-                Ok(Err(error)) => {
-                    if matches!(StoreError::from(error.clone()), StoreError::Unavailable(_)) {
+                _ => {
+                    if trouble.is_away() {
                         node.set_healthy(false);
                     }
-                    // A store of our own that nobody runs is started again; the command never reached it.
-                    match &self.embedded {
-                        Some(embedded) if is_absent(&error) && !revived => {
-                            revived = true;
-                            embedded.ensure_running().await.map_err(|e| Trouble::Store(e.into()))?;
-                            node.replace(&used);
-                            until = Instant::now() + DEADLINE;
-                        }
-                        _ => return Err(Trouble::Server(error)),
-                    }
+                    return Err(trouble);
                 }
+            }
+        }
+    }
+
+    async fn ask_over(&self, node: &Node, line: Line, request: Request<'_>) -> Result<Value, Trouble> {
+        let mut connection = line.connection.clone();
+        match timeout(DEADLINE, request.send(&mut connection)).await {
+            Ok(Ok(value)) => {
+                node.set_healthy(true);
+                Ok(value)
+            }
+            Err(_) => {
+                node.forget(&line);
+                Err(Trouble::Late)
+            }
+            Ok(Err(error)) if error.is_timeout() => {
+                node.forget(&line);
+                Err(Trouble::Late)
+            }
+            Ok(Err(error)) => {
+                if is_broken(&error) || self.servers.is_another(&error) {
+                    node.forget(&line);
+                }
+                Err(Trouble::Server(error))
             }
         }
     }
@@ -213,14 +287,50 @@ impl From<Trouble> for StoreError {
     }
 }
 
+impl Trouble {
+    /// Whether the server can't be used, whatever is asked.
+    fn is_away(&self) -> bool {
+        match self {
+            Self::Late => true,
+            Self::Server(error) => match super::error::first_of_pipeline(error.clone()).code() {
+                Some(code) => matches!(code, "LOADING" | "MASTERDOWN" | "CLUSTERDOWN"),
+                None => true,
+            },
+            Self::Store(error) => matches!(error, StoreError::Credentials(_) | StoreError::Embedded(_)),
+        }
+    }
+}
+
+/// Commands that change nothing: they may be asked twice.
+const READS: &str = "GET MGET STRLEN EXISTS TTL PTTL HGET HMGET HGETALL HVALS HLEN HEXISTS HRANDFIELD ZRANGE ZREVRANGE ZRANGEBYLEX \
+                     ZRANGEBYSCORE ZCARD ZCOUNT ZSCORE XRANGE XREVRANGE XLEN XREAD XINFO SMEMBERS SISMEMBER SCARD INFO TIME DBSIZE PING";
+
 impl Request<'_> {
-    async fn send(self, connection: &mut ConnectionManager) -> Result<Value, RedisError> {
+    async fn send(self, connection: &mut MultiplexedConnection) -> Result<Value, RedisError> {
         match self {
             // An error reply is a value to the library until it is asked for.
             Self::Command(command) => connection.req_packed_command(command).await?.extract_error(),
             Self::Pipeline(pipeline) => pipeline.query_async(connection).await,
         }
     }
+
+    fn only_reads(self) -> bool {
+        let reads = |command: &Cmd| {
+            let Some(redis::Arg::Simple(name)) = command.args_iter().next() else { return false };
+            READS.split_ascii_whitespace().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+        };
+        match self {
+            Self::Command(command) => reads(command),
+            Self::Pipeline(pipeline) => pipeline.cmd_iter().all(reads),
+        }
+    }
+}
+
+/// Whether there is no answer because the connection broke, and not because the server is silent.
+pub(super) fn is_broken(error: &RedisError) -> bool {
+    error.clone().into_server_errors().is_none()
+        && !error.is_timeout()
+        && (error.is_io_error() || error.is_connection_dropped())
 }
 
 fn parse<T: FromRedisValue>(value: Value) -> Result<T, StoreError> {

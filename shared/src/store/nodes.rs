@@ -93,8 +93,10 @@ impl Store {
                 .map_err(|e| StoreError::corrupt(format!("{} {name}", keys::NODES), e))?;
             let silent_ms = now_ms.saturating_sub(record.seen_ms);
             if silent_ms > record.ttl_ms.max(FORGOTTEN_AFTER_MS) {
-                // It may come back in this moment: then its next report lists it again.
-                let _: i64 = self.link.query(cmd("HDEL").arg(keys::NODES).arg(&name)).await?;
+                // It may come back in this moment: then its next report lists it again. A store that takes no writes is
+                // looked at all the same.
+                let _: Result<i64, StoreError> =
+                    self.link.query(cmd("HDEL").arg(keys::NODES).arg(&name)).await;
             } else if silent_ms <= record.ttl_ms {
                 let seen = Timestamp::from_millisecond(record.seen_ms)
                     .map_err(|e| StoreError::corrupt(keys::NODES, e))?;

@@ -4,15 +4,16 @@ use super::{
     Embedded, StoreError,
     chains::KnownChains,
     confirmed::ConfirmedPool,
-    dial::{Dial, client_of_url, read, read_password, with_settings},
+    dial::{Dial, Files, Recipe},
     discovery::Sentinels,
     grants::Grants,
+    halt::Halt,
     link::Link,
     node::Node,
     servers::Servers,
+    watch::Standing,
 };
 use crate::config::{Secret, StoreSection, StoreUrl};
-use redis::Client;
 use std::{fmt, sync::Arc};
 use tokio::sync::watch;
 
@@ -34,6 +35,8 @@ pub struct Store {
     pub(super) role: Role,
     pub(super) failovers: Arc<watch::Sender<u64>>,
     pub(super) grants: Grants,
+    pub(super) halt: Arc<Halt>,
+    pub(super) standing: Arc<Standing>,
 }
 
 impl Role {
@@ -69,26 +72,27 @@ impl Store {
             None => {
                 let embedded = Arc::new(Embedded::at(section)?);
                 embedded.ensure_running().await?;
-                let info = with_settings(embedded.connection_info(role)?);
-                let client = Client::open(info).map_err(StoreError::Url)?;
-                (Servers::single(Node::new(None, client)?), Some(embedded))
+                let recipe = Recipe::Embedded { embedded: Arc::clone(&embedded), role };
+                (Servers::single(Node::new(None, recipe)?), Some(embedded))
             }
         };
-        let servers = Arc::new(servers);
+        let (servers, halt) = (Arc::new(servers), Arc::<Halt>::default());
         Ok(Self {
-            link: Arc::new(Link::new(Arc::clone(&servers), embedded.clone())),
-            confirmed: Arc::new(ConfirmedPool::new(servers, section.confirm_replicas)),
+            link: Arc::new(Link::new(Arc::clone(&servers), embedded.clone(), Arc::clone(&halt))),
+            confirmed: Arc::new(ConfirmedPool::new(servers, section.confirm_replicas, Arc::clone(&halt))),
             chains: Arc::default(),
             embedded,
             role,
             failovers: Arc::new(watch::Sender::new(0)),
             grants: Grants::default(),
+            halt,
+            standing: Arc::default(),
         })
     }
 
-    /// Whether every server answered its last command. Programs that run for long also run [`Store::watch`].
+    /// Whether nothing is known to stand in the way. Programs that run for long also run [`Store::watch`].
     pub fn is_healthy(&self) -> bool {
-        self.link.servers.are_healthy()
+        self.obstacle().is_none()
     }
 
     /// The embedded store, where this is one.
@@ -98,29 +102,29 @@ impl Store {
 }
 
 fn servers_of_url(url: &str, section: &StoreSection) -> Result<Servers, StoreError> {
-    let password = section.password_file.as_deref().map(read_password).transpose()?;
-    let roots = section.trusted_roots_file.as_deref().map(read).transpose()?;
+    let files = Files { password: section.password_file.clone(), roots: section.trusted_roots_file.clone() };
     match StoreUrl::parse(url).map_err(|e| StoreError::Unsuitable(e.to_string()))? {
-        StoreUrl::Single(url) => {
-            let client = client_of_url(url.reveal(), password.as_deref(), roots.as_deref())?;
-            Ok(Servers::single(Node::new(None, client)?))
-        }
+        StoreUrl::Single(url) => Ok(Servers::single(Node::new(None, Recipe::Url { url, files })?)),
         StoreUrl::Sentinel(url) => {
             let to_sentinels = Dial {
                 tls: url.sentinel_tls,
                 login: Secret::default(),
                 database: 0,
                 user: url.sentinel_user,
-                password: url.sentinel_password_file.as_deref().map(read_password).transpose()?,
-                roots: roots.clone(),
+                files: Files { password: url.sentinel_password_file, roots: files.roots.clone() },
             };
+            let dial = Dial { tls: url.tls, login: url.login, database: url.database, user: None, files };
+            // A file that can't be used is found at the start.
+            for address in url.sentinels.iter().take(1) {
+                to_sentinels.client(address)?;
+                dial.client(address)?;
+            }
             let sentinels = Sentinels { dial: to_sentinels, addresses: url.sentinels, service: url.service };
-            let dial =
-                Dial { tls: url.tls, login: url.login, database: url.database, user: None, password, roots };
             Ok(Servers::behind_sentinels(sentinels, dial))
         }
         StoreUrl::Cluster(url) => {
-            let dial = Dial { tls: url.tls, login: url.login, database: 0, user: None, password, roots };
+            let dial = Dial { tls: url.tls, login: url.login, database: 0, user: None, files };
+            url.nodes.first().map(|some| dial.client(some)).transpose()?;
             Ok(Servers::cluster(url.nodes, dial))
         }
     }

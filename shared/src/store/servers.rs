@@ -5,8 +5,8 @@
 
 use super::{
     StoreError,
-    dial::Dial,
-    discovery::{Range, Sentinels, ask_for_slots},
+    dial::{Dial, Recipe},
+    discovery::{Range, Sentinels, ask_for_slots, unlikely_successors},
     node::Node,
     slots,
 };
@@ -21,6 +21,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::runtime::Handle;
 
 /// Many commands fail at once; it is asked once for all of them.
 const ASK_AT_MOST_EVERY: Duration = Duration::from_millis(100);
@@ -36,17 +37,21 @@ pub(super) struct Servers {
     /// Whom of a Cluster to ask first otherwise: another one each time, since one may be dead.
     turn: AtomicUsize,
     reachable: AtomicBool,
+    /// Where it is asked: whoever needs the answer may have gone before it comes.
+    runtime: Handle,
 }
 
 enum Target {
     Single,
-    Sentinel { sentinels: Sentinels, dial: Dial },
-    Cluster { seeds: Vec<HostPort>, dial: Dial },
+    Sentinel { sentinels: Sentinels, dial: Arc<Dial> },
+    Cluster { seeds: Vec<HostPort>, dial: Arc<Dial> },
 }
 
 /// Who serves what, as it was when it was asked.
 pub(super) struct Layout {
     ranges: Vec<(u16, u16, Arc<Node>)>,
+    /// The `replica-priority` of each replica, where Sentinels say so.
+    priorities: Option<Vec<u64>>,
     doubted: AtomicBool,
 }
 
@@ -61,18 +66,18 @@ pub(super) enum Reaction {
 
 impl Servers {
     pub(super) fn single(node: Node) -> Self {
-        let layout = Layout::new(vec![(0, slots::LAST, Arc::new(node))]);
+        let layout = Layout::new(vec![(0, slots::LAST, Arc::new(node))], None);
         let servers = Self::of(Target::Single);
         servers.layout.store(Some(Arc::new(layout)));
         servers
     }
 
     pub(super) fn behind_sentinels(sentinels: Sentinels, dial: Dial) -> Self {
-        Self::of(Target::Sentinel { sentinels, dial })
+        Self::of(Target::Sentinel { sentinels, dial: Arc::new(dial) })
     }
 
     pub(super) fn cluster(seeds: Vec<HostPort>, dial: Dial) -> Self {
-        Self::of(Target::Cluster { seeds, dial })
+        Self::of(Target::Cluster { seeds, dial: Arc::new(dial) })
     }
 
     fn of(target: Target) -> Self {
@@ -83,12 +88,18 @@ impl Servers {
             hint: Mutex::default(),
             turn: AtomicUsize::new(0),
             reachable: AtomicBool::new(true),
+            runtime: Handle::current(),
         }
     }
 
     /// Whether keys are spread over several servers.
     pub(super) fn are_many(&self) -> bool {
         matches!(self.target, Target::Cluster { .. })
+    }
+
+    /// How often one command is sent at most, each server having said that it is another's.
+    pub(super) const fn most_tries(&self) -> usize {
+        if self.may_change() { 4 } else { 2 }
     }
 
     /// Whether another server may take a server's place.
@@ -102,20 +113,29 @@ impl Servers {
             && self.layout.load().as_ref().is_none_or(|layout| layout.nodes().all(|node| node.is_healthy()))
     }
 
-    /// Who serves what; asks where that isn't known, or doubted.
-    pub(super) async fn layout(&self) -> Result<Arc<Layout>, StoreError> {
-        let certain = |layout: &Arc<Layout>| !layout.doubted.load(Ordering::Relaxed);
-        if let Some(layout) = self.layout.load_full().filter(certain) {
+    /// Who serves what; asks where that isn't known, or doubted. What was begun goes on where nobody waits for it any more.
+    pub(super) async fn layout(self: &Arc<Self>) -> Result<Arc<Layout>, StoreError> {
+        if let Some(layout) = self.layout.load_full().filter(|layout| layout.is_certain()) {
             return Ok(layout);
         }
+        let (this, came) = (Arc::clone(self), Instant::now());
+        let found = self.runtime.spawn(async move { this.find_out(came).await });
+        found.await.unwrap_or_else(|_| Err(no_server("the program ends")))
+    }
+
+    /// For somebody who came at that moment: what was answered since is the answer for all who waited.
+    async fn find_out(&self, came: Instant) -> Result<Arc<Layout>, StoreError> {
         let mut asked = self.asked.lock().await;
         let known = self.layout.load_full();
+        if asked.is_some_and(|(at, answered)| !answered && at > came) {
+            return known.ok_or_else(|| no_server("nobody says who serves the store"));
+        }
         if let Some(layout) = &known {
             // What changed since may be asked a little later; those who could not be reached just now are left alone.
             let pause =
                 asked.map_or(Duration::ZERO, |(at, _)| ASK_AT_MOST_EVERY.saturating_sub(at.elapsed()));
             let in_vain = asked.is_some_and(|(_, answered)| !answered) && !pause.is_zero();
-            if certain(layout) || in_vain {
+            if layout.is_certain() || in_vain {
                 return Ok(Arc::clone(layout));
             }
             tokio::time::sleep(pause).await;
@@ -138,6 +158,28 @@ impl Servers {
         }
     }
 
+    /// What is known without asking.
+    pub(super) fn known(&self) -> Option<Arc<Layout>> {
+        self.layout.load_full()
+    }
+
+    /// Where the store is, for people.
+    pub(super) fn place(&self) -> String {
+        match &self.target {
+            Target::Sentinel { sentinels, .. } => {
+                format!("the service {} (by its Sentinels)", sentinels.service)
+            }
+            Target::Cluster { seeds, .. } => {
+                let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
+                format!("the Cluster at {}", seeds.join(", "))
+            }
+            Target::Single => self
+                .known()
+                .and_then(|layout| layout.nodes().next().map(|node| node.place()))
+                .unwrap_or_default(),
+        }
+    }
+
     /// What it was until now may not be so any more.
     pub(super) fn doubt(&self, layout: &Layout) {
         if !matches!(self.target, Target::Single) {
@@ -145,9 +187,23 @@ impl Servers {
         }
     }
 
+    /// Whether the answer says that the connection leads to a server that is another one by now: replaced, demoted, loading
+    /// its data, or with users of its own.
+    pub(super) fn is_another(&self, error: &RedisError) -> bool {
+        match super::error::first_of_pipeline(error.clone()).code() {
+            Some("READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH") => true,
+            Some("MOVED") => !self.are_many(),
+            _ => false,
+        }
+    }
+
     /// What an error of `node` says about who serves what.
     pub(super) fn react(&self, layout: &Layout, node: &Node, error: &RedisError) -> Reaction {
-        let Some(dial) = self.dial() else { return Reaction::GiveUp };
+        let code = super::error::first_of_pipeline(error.clone());
+        let Some(dial) = self.dial() else {
+            // The address may lead to another server by now.
+            return if code.code() == Some("READONLY") { Reaction::Again } else { Reaction::GiveUp };
+        };
         if let Some((address, moved)) = redirection(error, node) {
             if moved {
                 *self.hint.lock().expect("nothing panics while holding it") = Some(address);
@@ -157,7 +213,7 @@ impl Servers {
             let target = layout.node_at(&address).map_or_else(|| new_node(dial, address), Ok);
             return target.map_or(Reaction::GiveUp, Reaction::AskAt);
         }
-        match super::error::first_of_pipeline(error.clone()).code() {
+        match code.code() {
             Some("READONLY") => {
                 self.doubt(layout);
                 Reaction::Again
@@ -170,7 +226,7 @@ impl Servers {
         }
     }
 
-    const fn dial(&self) -> Option<&Dial> {
+    const fn dial(&self) -> Option<&Arc<Dial>> {
         match &self.target {
             Target::Single => None,
             Target::Sentinel { dial, .. } | Target::Cluster { dial, .. } => Some(dial),
@@ -181,18 +237,13 @@ impl Servers {
         match &self.target {
             Target::Single => unreachable!("the one server is known from the start and never doubted"),
             Target::Sentinel { sentinels, dial } => {
-                let primary = sentinels.primary().await?;
-                Layout::of(vec![Range { first: 0, last: slots::LAST, primary }], known, dial)
+                let watched = sentinels.ask().await?;
+                let range = Range { first: 0, last: slots::LAST, primary: watched.primary };
+                Layout::of(vec![range], watched.priorities, known, dial)
             }
             Target::Cluster { seeds, dial } => {
-                let mut last_error = None;
-                for address in self.whom_to_ask(seeds, known) {
-                    match ask_for_slots(dial, &address).await {
-                        Ok(ranges) => return Layout::of(ranges, known, dial),
-                        Err(error) => last_error = Some(error),
-                    }
-                }
-                Err(last_error.unwrap_or_else(|| no_server("no node of the Cluster is known")))
+                let ranges = ask_for_slots(dial, &self.whom_to_ask(seeds, known)).await?;
+                Layout::of(ranges, None, known, dial)
             }
         }
     }
@@ -211,12 +262,21 @@ impl Servers {
 }
 
 impl Layout {
-    fn new(ranges: Vec<(u16, u16, Arc<Node>)>) -> Self {
-        Self { ranges, doubted: AtomicBool::new(false) }
+    fn new(ranges: Vec<(u16, u16, Arc<Node>)>, priorities: Option<Vec<u64>>) -> Self {
+        Self { ranges, priorities, doubted: AtomicBool::new(false) }
+    }
+
+    fn is_certain(&self) -> bool {
+        !self.doubted.load(Ordering::Relaxed)
     }
 
     /// Servers that were known before keep their connections.
-    fn of(ranges: Vec<Range>, known: Option<&Self>, dial: &Dial) -> Result<Self, StoreError> {
+    fn of(
+        ranges: Vec<Range>,
+        priorities: Option<Vec<u64>>,
+        known: Option<&Self>,
+        dial: &Arc<Dial>,
+    ) -> Result<Self, StoreError> {
         let mut nodes: HashMap<HostPort, Arc<Node>> = HashMap::new();
         let mut found = Vec::with_capacity(ranges.len());
         for Range { first, last, primary } in ranges {
@@ -231,7 +291,29 @@ impl Layout {
             found.push((first, last, node));
         }
         found.sort_by_key(|(first, ..)| *first);
-        Ok(Self::new(found))
+        Ok(Self::new(found, priorities))
+    }
+
+    /// The `replica-priority` of each replica, where Sentinels say so.
+    pub(super) fn priorities(&self) -> Option<&[u64]> {
+        self.priorities.as_deref()
+    }
+
+    /// How many replicas must have a write so that `wanted` of those have it that are likely to be promoted.
+    pub(super) fn replicas_to_wait_for(&self, wanted: u32) -> u32 {
+        if wanted == 0 {
+            return 0;
+        }
+        let unlikely = self.priorities().map_or(0, unlikely_successors);
+        wanted.saturating_add(u32::try_from(unlikely).unwrap_or(u32::MAX))
+    }
+
+    /// One of these keys that the server with this first slot serves.
+    pub(super) fn key_at<'a>(&self, first_slot: u16, keys: &'a [String]) -> Option<&'a String> {
+        let node = self.node_of(Some(first_slot)).ok()?;
+        keys.iter().find(|key| {
+            self.node_of(Some(slots::slot_of_key(key.as_bytes()))).is_ok_and(|other| Arc::ptr_eq(node, other))
+        })
     }
 
     /// The server of a slot; any one for what has no key.
@@ -255,7 +337,7 @@ impl Layout {
         found
     }
 
-    fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.ranges.iter().map(|(.., node)| node)
     }
 
@@ -264,9 +346,9 @@ impl Layout {
     }
 }
 
-fn new_node(dial: &Dial, address: HostPort) -> Result<Arc<Node>, StoreError> {
-    let client = dial.client(&address)?;
-    Node::new(Some(address), client).map(Arc::new)
+fn new_node(dial: &Arc<Dial>, address: HostPort) -> Result<Arc<Node>, StoreError> {
+    let recipe = Recipe::Address { dial: Arc::clone(dial), address: address.clone() };
+    Node::new(Some(address), recipe).map(Arc::new)
 }
 
 fn no_server(what: &'static str) -> StoreError {

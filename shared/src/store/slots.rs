@@ -34,7 +34,7 @@ fn key_of(command: &Cmd) -> Option<&[u8]> {
     }
 }
 
-fn slot_of_key(key: &[u8]) -> u16 {
+pub(super) fn slot_of_key(key: &[u8]) -> u16 {
     crc16(hashed_part(key)) % SLOTS
 }
 

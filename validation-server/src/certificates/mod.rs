@@ -51,7 +51,7 @@ use serving::monitoring::NotReady;
 use shared::{
     config::{Config, StoreSection},
     error::chain,
-    store::{Role, Store, StoreError, VaultError, open_vault, report_forever},
+    store::{Role, Store, VaultError, open_vault, report_forever},
     tls::{AuthorityError, InternalCa},
     vault::Vault,
 };
@@ -146,12 +146,12 @@ impl Certificates {
     pub(crate) fn readiness(&self, stop: CancellationToken) -> impl Fn() -> Result<(), NotReady> + use<> {
         let role = self.clone();
         move || {
-            let up = role.store.is_healthy();
-            role.store_up.set(up.into());
+            let obstacle = role.store.obstacle();
+            role.store_up.set(obstacle.is_none().into());
             if stop.is_cancelled() {
                 Err("ending")
-            } else if !up {
-                Err("the store does not answer")
+            } else if let Some(obstacle) = obstacle {
+                Err(obstacle.to_words())
             } else if role.vault.get().is_none() {
                 Err("no issuer has set the store up yet, or the keyring has not been checked against it")
             } else if !role.tls.is_set() {
@@ -184,7 +184,7 @@ impl Certificates {
         }
     }
 
-    /// A store that no issuer has set up yet is waited for.
+    /// A store that no issuer has set up yet is waited for: the role has no right to do so, and is refused until then.
     async fn opened_vault(&self) -> Result<Arc<Vault>, Failure> {
         let mut told = false;
         loop {
@@ -198,7 +198,7 @@ impl Certificates {
                     }
                     return Ok(vault);
                 }
-                Err(VaultError::Store(error)) if !unusable(&error) => {
+                Err(VaultError::Store(error)) if !store_check::is_final(&error) => {
                     if !std::mem::replace(&mut told, true) {
                         tracing::warn!(
                             error = chain(&error),
@@ -223,9 +223,4 @@ impl Certificates {
         .await?;
         opened.map_err(|e| Failure::configuration(&e))
     }
-}
-
-/// The role has no right to set a store up: that it is refused says that no issuer has done so.
-fn unusable(error: &StoreError) -> bool {
-    store_check::is_final(error) && !matches!(error, StoreError::Refused(_))
 }

@@ -78,13 +78,15 @@ impl Challenge {
     pub(crate) fn readiness(&self, stop: CancellationToken) -> impl Fn() -> Result<(), NotReady> + use<> {
         let role = self.clone();
         move || {
-            let up = role.store.is_healthy() && role.suitable.load(Ordering::Relaxed);
-            role.store_up.set(up.into());
+            let obstacle = role.store.obstacle();
+            let is_suitable = role.suitable.load(Ordering::Relaxed);
+            role.store_up.set((obstacle.is_none() && is_suitable).into());
             role.cached.set(i64::try_from(role.answers.cached()).unwrap_or(i64::MAX));
-            match (stop.is_cancelled(), up) {
-                (true, _) => Err("ending"),
-                (false, false) => Err("the store does not answer"),
-                (false, true) => Ok(()),
+            match (stop.is_cancelled(), obstacle, is_suitable) {
+                (true, ..) => Err("ending"),
+                (false, Some(obstacle), _) => Err(obstacle.to_words()),
+                (false, None, false) => Err("the store does not answer"),
+                (false, None, true) => Ok(()),
             }
         }
     }

@@ -98,7 +98,9 @@ pub(super) struct Set {
 const ENROL_HOURS: u32 = 24;
 
 pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
-    let context = Context::open_with_vault(config, *output).await?;
+    let context =
+        Context::open_verified_for(!matches!(command, Command::List | Command::Show { .. }), config, *output)
+            .await?;
     match command {
         Command::Add(wanted) => add(wanted, &context, output).await,
         Command::List => {

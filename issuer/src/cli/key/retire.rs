@@ -21,7 +21,7 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, config: Config, output: Output) -> Result<Exit, Failed> {
-    let context = Context::open(config, output).await?;
+    let context = Context::open_to_change(config, output).await?;
     let vault = context.vault(output).await?;
     let id = &arguments.id;
     let needed = |why: String| Err(Failed::new(Exit::Failed, "needed", format!("{id} stays: {why}")));
