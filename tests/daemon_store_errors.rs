@@ -9,7 +9,7 @@ use harness::{
     daemon::{SOON, seconds},
     deadline::until_true,
     redis_proxy::Mode,
-    signpost::Started,
+    signpost::{Run, Started},
     stage::Stage,
 };
 use serde_json::Value;
@@ -50,10 +50,28 @@ impl Scene {
 
     /// While the store is away no order is started, and `status` says so.
     async fn nothing_is_ordered(&self, since: u64, word: &str) -> Result<()> {
-        let began = std::time::Instant::now();
         let run = self.stage.signpost.issuer(&["--json", "status"]).await?.with_code(1)?;
         ensure!(run.json()?["error"] == "store", "{}", run.stdout);
+        self.is_said(&run, since, word).await
+    }
+
+    /// While it takes no writes no order is started; `status` shows what is there, and says so. Nothing is changed.
+    async fn nothing_is_written(&self, since: u64, word: &str) -> Result<()> {
+        let refused =
+            self.stage.signpost.issuer(&["--json", "site", "add", "x.example"]).await?.with_code(1)?;
+        ensure!(refused.json()?["error"] == "store", "{}", refused.stdout);
+        let run = self.stage.signpost.issuer(&["--json", "status"]).await?.with_code(0)?;
+        ensure!(run.json()?["sites"].as_array().is_some_and(|sites| sites.len() == 2), "{}", run.stdout);
+        self.is_said(&run, since, word).await
+    }
+
+    async fn is_said(&self, run: &Run, since: u64, word: &str) -> Result<()> {
+        let began = std::time::Instant::now();
         ensure!(run.stderr.to_lowercase().contains(word), "{word}: {}", run.stderr);
+        until_true("the daemon is not ready", LIMIT, || async {
+            self.stage.signpost.readiness().await.is_some_and(|(status, _)| status == 503)
+        })
+        .await?;
         until_true("it is away for a while", LIMIT, || async { began.elapsed() > AWAY }).await?;
         let after = self.refused.count();
         // One that was under way when the store went may still have been asked for.
@@ -64,6 +82,10 @@ impl Scene {
     /// Everything goes on: what was due, what came meanwhile, and what was served is served.
     async fn goes_on(&self, served: &str) -> Result<()> {
         self.stage.proxy.clear_rules();
+        until_true("the daemon is ready", LIMIT, || async {
+            self.stage.signpost.readiness().await.is_some_and(|(status, _)| status == 200)
+        })
+        .await?;
         let within = |name: &'static str| async move {
             let valid = |site: &Value| site["state"] == "valid";
             self.stage.until_site_within(LIMIT, name, "it is issued", valid).await
@@ -117,7 +139,7 @@ async fn a_store_that_is_a_replica_now() -> Result<()> {
     // Of a primary that isn't there.
     scene.stage.redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await?;
     let since = scene.refused.count();
-    scene.nothing_is_ordered(since, "read only").await?;
+    scene.nothing_is_written(since, "read only").await?;
     scene.stage.redis.command(&["REPLICAOF", "NO", "ONE"]).await?;
     scene.goes_on(&served).await
 }
@@ -129,7 +151,7 @@ async fn a_store_that_is_full() -> Result<()> {
     let before = scene.stage.keys("sp:*").await?.len();
     scene.stage.redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).await?;
     let since = scene.refused.count();
-    scene.nothing_is_ordered(since, "maxmemory").await?;
+    scene.nothing_is_written(since, "maxmemory").await?;
     let during = scene.stage.keys("sp:*").await?.len();
     ensure!(during >= before - 1, "{before} keys became {during}");
     scene.stage.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await?;

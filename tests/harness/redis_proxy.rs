@@ -98,7 +98,7 @@ pub struct RedisProxy {
 }
 
 struct Shared {
-    upstream: Address,
+    upstream: Mutex<Address>,
     triggers: Mutex<Vec<Armed>>,
     next_id: AtomicU64,
     fired: AtomicU64,
@@ -121,7 +121,7 @@ impl RedisProxy {
         let running = CancellationToken::new();
         let (mode, modes) = watch::channel(Mode::Pass);
         let shared = Arc::new(Shared {
-            upstream: upstream.clone(),
+            upstream: Mutex::new(upstream.clone()),
             triggers: Mutex::new(Vec::new()),
             next_id: AtomicU64::new(0),
             fired: AtomicU64::new(0),
@@ -150,6 +150,11 @@ impl RedisProxy {
     /// Changes what happens to bytes from now on, on all connections.
     pub fn set_mode(&self, mode: Mode) {
         self.mode.send_replace(mode);
+    }
+
+    /// Where new connections lead from now on: the address follows another server.
+    pub fn lead_to(&self, upstream: &Address) {
+        *self.shared.upstream.lock().expect("no panic while held") = upstream.clone();
     }
 
     /// Closes every established connection; new ones are accepted.
@@ -199,7 +204,8 @@ async fn serve(client: TcpStream, shared: &Shared, mode: watch::Receiver<Mode>) 
     client.set_nodelay(true)?;
     let connection = Connection { shared, mode, waiting: Mutex::new(Waiting::default()) };
     let (from_client, to_client) = client.into_split();
-    match &shared.upstream {
+    let upstream = shared.upstream.lock().expect("no panic while held").clone();
+    match &upstream {
         Address::Tcp(address) => {
             let server = TcpStream::connect(address).await?;
             server.set_nodelay(true)?;

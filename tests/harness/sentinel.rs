@@ -78,6 +78,11 @@ impl SentinelStore {
         format!("redis+sentinel://{}/{SERVICE}", addresses.join(","))
     }
 
+    /// Where the Sentinels listen.
+    pub fn sentinels(&self) -> Vec<SocketAddr> {
+        self.sentinels.iter().map(|sentinel| sentinel.address).collect()
+    }
+
     /// The number of the primary that most Sentinels name, and that says so itself.
     pub async fn primary(&self) -> Result<usize> {
         until("the Sentinels agree on a primary", FAILOVER_LIMIT, async || self.agreed().await).await

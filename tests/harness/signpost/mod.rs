@@ -228,6 +228,14 @@ impl Signpost {
         self.start_daemon("validation-server", &["certificates"], "certificates", address).await
     }
 
+    /// What the page for monitoring of `issuer run` says: the status of `/readyz`, and why.
+    pub async fn readiness(&self) -> Option<(u16, String)> {
+        let url = format!("http://{}/readyz", self.address("telemetry.listen.issuer").ok()?);
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().ok()?;
+        let answer = client.get(url).send().await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
+    }
+
     async fn start_daemon(
         &self,
         program: &str,
