@@ -46,13 +46,17 @@ async fn a_pause_is_kept_by_all_and_the_order_with_it() -> Result<()> {
     stage.issue(&["a.example"]).await?;
     let busy = Answer::page(503, "text/html", "<html>busy</html>").header("retry-after", "600");
     stage.proxy.add_rule(Rule::on(Endpoint::Finalize).nth(1).does(Action::Answer(busy)));
-    stage.issue_ending(3, &["b.example"]).await?;
+    stage.issue_ending(1, &["b.example"]).await?;
     let before = stage.proxy.requests();
-    let again = stage.issue_ending(3, &["b.example"]).await?.to_string();
-    ensure!(stage.proxy.requests().total() == before.total(), "{}", stage.proxy.requests());
-    // The same endpoint, another order.
-    stage.issue_ending(3, &["c.example"]).await?;
-    ensure!(stage.proxy.requests().of(Endpoint::Finalize) == before.of(Endpoint::Finalize), "{again}");
+    // The same endpoint, another order, and nobody who asks by hand.
+    let _daemon = stage.start_daemon()?;
+    stage.json(&["site", "add", "c.example"]).await?;
+    stage.until_site("c.example", "it waits", |site| site["failure"]["class"] == "limit").await?;
+    let after = stage.proxy.requests();
+    ensure!(after.of(Endpoint::Finalize) == before.of(Endpoint::Finalize), "{after}");
+    ensure!(after.of(Endpoint::Authorization) == before.of(Endpoint::Authorization), "{after}");
+    // A person may ask; the order is gone on with.
+    stage.issue(&["b.example"]).await?;
     ensure!(stage.proxy.orders_for(&["b.example"]).len() == 1, "the order was given up");
     Ok(())
 }

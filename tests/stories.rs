@@ -7,6 +7,7 @@ mod audit;
 mod brakes;
 mod ca_changes;
 mod ca_faults;
+mod ca_pauses;
 mod canary;
 mod challenge_answers;
 mod confirmed_writes;

@@ -161,6 +161,12 @@ impl Account {
         Self { client: self.client.counted(counter), only_for, ..self.clone() }
     }
 
+    /// The same account, whose requests do not wait for the end of a pause that the CA has asked for.
+    #[must_use]
+    pub fn by_hand(self) -> Self {
+        Self { client: self.client.by_hand(), ..self }
+    }
+
     /// The account as the CA knows it now.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer<T> {
     pub value: T,
-    /// As the server said it, not clamped. [`poll_delay`](super::poll_delay) makes a polling pause of it.
+    /// As far as it is believed. [`poll_delay`](super::poll_delay) makes a polling pause of it.
     pub retry_after: Option<Duration>,
 }
 

@@ -5,6 +5,7 @@ use super::{
     answer::Answer,
     directory::Directory,
     jws::{self, Signatory},
+    moments::Moment,
     nonce::{Nonce, NoncePool},
     pacing::{self, Pacer},
     problem::ProblemKind,
@@ -48,6 +49,8 @@ pub struct ClientSettings {
 pub struct Client {
     inner: Arc<Inner>,
     counter: Option<RequestCounter>,
+    /// Somebody waits for the answer.
+    by_hand: bool,
 }
 
 #[derive(Debug)]
@@ -85,7 +88,7 @@ impl Client {
             nonce_fetch: tokio::sync::Mutex::new(()),
             clock_offset_seconds: AtomicI64::new(NO_OFFSET),
         };
-        Ok(Self { inner: Arc::new(inner), counter: None })
+        Ok(Self { inner: Arc::new(inner), counter: None, by_hand: false })
     }
 
     pub fn directory_url(&self) -> &str {
@@ -147,7 +150,13 @@ impl Client {
     /// The same client, whose requests are counted by `counter` too.
     #[must_use]
     pub fn counted(&self, counter: RequestCounter) -> Self {
-        Self { inner: Arc::clone(&self.inner), counter: Some(counter) }
+        Self { counter: Some(counter), ..self.clone() }
+    }
+
+    /// The same client, whose requests do not wait for the end of a pause that the CA has asked for.
+    #[must_use]
+    pub fn by_hand(&self) -> Self {
+        Self { by_hand: true, ..self.clone() }
     }
 
     /// Seconds that the CA's clock was ahead of this machine's, by the last answer that had a `Date`.
@@ -220,9 +229,10 @@ impl Client {
 
     async fn send(&self, url: &str, what: Send) -> Result<Reply, RequestError> {
         let endpoint = pacing::endpoint_of(url, &self.inner.directory_url, self.known_directory().as_deref());
-        if let Some(pacer) = &self.inner.pacer {
-            pacing::wait(&**pacer, endpoint).await?;
-        }
+        let tries = match &self.inner.pacer {
+            Some(pacer) => pacing::wait(&**pacer, endpoint, self.by_hand).await?,
+            None => false,
+        };
         self.inner.requests.add();
         if let Some(counter) = &self.counter {
             counter.add();
@@ -233,10 +243,25 @@ impl Client {
         if let Some(offset) = reply.clock_offset_seconds {
             self.inner.clock_offset_seconds.store(offset, Ordering::Relaxed);
         }
-        if let (Some(pacer), 503, Some(pause)) = (&self.inner.pacer, reply.status, reply.retry_after) {
-            pacer.pause(endpoint, pause).await;
+        if let Some(said) = &reply.disbelieved {
+            self.disbelieve(Moment::RetryAfter, said).await;
+        }
+        if let Some(pacer) = &self.inner.pacer {
+            match (reply.status, reply.retry_after) {
+                (503, Some(pause)) if !pause.is_zero() => pacer.pause(endpoint, pause).await,
+                (503, _) => {}
+                _ if tries => pacer.resume(endpoint).await,
+                _ => {}
+            }
         }
         Ok(reply)
+    }
+
+    /// Tells that the CA has named a moment that is not believed.
+    pub(super) async fn disbelieve(&self, kind: Moment, said: &str) {
+        if let Some(pacer) = &self.inner.pacer {
+            pacer.disbelieve(kind, said).await;
+        }
     }
 
     fn keep_nonce(&self, mut reply: Reply) -> Reply {

@@ -1,6 +1,6 @@
 //! Requests that a CA counts by the address they come from, at each endpoint: sent no faster than it takes them.
 
-use super::{directory::Directory, request_error::RequestError};
+use super::{directory::Directory, moments::Moment, request_error::RequestError};
 use std::{fmt::Debug, pin::Pin, time::Duration};
 
 /// The names of the endpoints that CAs limit by themselves; all the rest is `other`.
@@ -9,10 +9,24 @@ pub const ENDPOINTS: [&str; 7] =
 /// Whoever would have to wait longer is told so, and comes again.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
+/// When a request may be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    pub wait: Duration,
+    /// The CA has asked for a pause, and `wait` is what is left of it, or of the time until somebody tries.
+    pub is_paused: bool,
+    /// The CA has asked for a pause, and this request finds out whether it still wants it.
+    pub tries: bool,
+}
+
 /// Says when a request may be sent. What it counts is shared by all who send from the same address.
 pub trait Pacer: Debug + Send + Sync {
-    /// Takes a request's place in the queue for an endpoint: how long to wait before it is sent.
-    fn turn<'a>(&'a self, endpoint: &'static str) -> Pin<Box<dyn Future<Output = Duration> + Send + 'a>>;
+    /// Takes a request's place in the queue for an endpoint. Who asks by hand does not wait for the end of a pause.
+    fn turn<'a>(
+        &'a self,
+        endpoint: &'static str,
+        by_hand: bool,
+    ) -> Pin<Box<dyn Future<Output = Turn> + Send + 'a>>;
 
     /// The CA wants nothing at an endpoint for so long.
     fn pause<'a>(
@@ -20,21 +34,32 @@ pub trait Pacer: Debug + Send + Sync {
         endpoint: &'static str,
         pause: Duration,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+    /// A request that tried was answered.
+    fn resume<'a>(&'a self, endpoint: &'static str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+    /// The CA has named a moment that is not believed.
+    fn disbelieve<'a>(&'a self, kind: Moment, said: &'a str)
+    -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 }
 
-/// Waits until a request may be sent.
+/// Waits until a request may be sent, and answers whether it finds out if a pause is over.
 ///
 /// # Errors
 /// [`RequestError::Paused`] where that is too long for a worker: nothing is sent.
-pub(super) async fn wait(pacer: &dyn Pacer, endpoint: &'static str) -> Result<(), RequestError> {
-    let wait = pacer.turn(endpoint).await;
+pub(super) async fn wait(
+    pacer: &dyn Pacer,
+    endpoint: &'static str,
+    by_hand: bool,
+) -> Result<bool, RequestError> {
+    let Turn { wait, is_paused, tries } = pacer.turn(endpoint, by_hand).await;
     if wait > LONGEST_WAIT {
-        return Err(RequestError::Paused { endpoint, wait });
+        return Err(RequestError::Paused { endpoint, wait, by_the_ca: is_paused });
     }
     if !wait.is_zero() {
         tokio::time::sleep(wait).await;
     }
-    Ok(())
+    Ok(tries)
 }
 
 /// Which endpoint a URL belongs to.

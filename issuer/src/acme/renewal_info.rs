@@ -1,11 +1,14 @@
 //! Renewal information (RFC 9773): when the CA wants a certificate to be replaced.
 
-use super::{answer::Answer, client::Client, request_error::RequestError, timestamp};
+use super::{answer::Answer, client::Client, moments::Moment, request_error::RequestError, timestamp};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use openssl::{error::ErrorStack, x509::X509Ref};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+
+/// What is left of a window whose edges are both not believed.
+const SHORTEST: SignedDuration = SignedDuration::from_hours(1);
 
 /// Names a certificate towards its CA (RFC 9773 section 4.1): the key identifier of the issuer and the serial number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -96,7 +99,22 @@ impl Client {
         let answer = self.fetch_object::<RenewalInfoObject>(&url).await?;
         let value =
             window(answer.value).map_err(|what| RequestError::Malformed { url, what: what.to_owned() })?;
+        let (value, disbelieved) = value.believed(Timestamp::now());
+        if let Some(said) = disbelieved {
+            self.disbelieve(Moment::RenewalWindow, &said.to_string()).await;
+        }
         Ok(Answer { value, retry_after: answer.retry_after })
+    }
+}
+
+impl RenewalInfo {
+    /// As far as it is believed, and the first moment that is not.
+    fn believed(self, now: Timestamp) -> (Self, Option<Timestamp>) {
+        let edges = [self.start, self.end].map(|edge| (edge, Moment::RenewalWindow.believe_at(edge, now)));
+        let disbelieved = edges.iter().find(|(_, found)| found.is_replaced).map(|(said, _)| *said);
+        let [start, end] = edges.map(|(_, found)| found.value);
+        let least = start.saturating_add(SHORTEST).unwrap_or(Timestamp::MAX);
+        (Self { start, end: if end > start { end } else { least }, ..self }, disbelieved)
     }
 }
 
@@ -171,6 +189,24 @@ mod tests {
         assert_eq!(info.start.as_second(), 1_735_790_400);
         assert_eq!(info.end.as_millisecond(), 1_735_876_800_123);
         assert_eq!(info.explanation_url.as_deref(), Some("https://acme.example.com/docs/ari"));
+    }
+
+    #[test]
+    fn a_window_out_of_this_world_is_brought_into_bounds() {
+        let now: Timestamp = "2026-11-30T12:00:00Z".parse().unwrap();
+        let of = |start: &str, end: &str| RenewalInfo {
+            start: start.parse().unwrap(),
+            end: end.parse().unwrap(),
+            explanation_url: None,
+        };
+        let (found, disbelieved) = of("1970-01-01T00:00:00Z", "1970-01-02T00:00:00Z").believed(now);
+        assert_eq!(disbelieved.unwrap().to_string(), "1970-01-01T00:00:00Z");
+        assert!(found.start < found.end && found.end < now, "{found:?}");
+        let (found, disbelieved) = of("2027-01-01T00:00:00Z", "9000-01-01T00:00:00Z").believed(now);
+        assert_eq!(disbelieved.unwrap().to_string(), "9000-01-01T00:00:00Z");
+        assert_eq!(found.start.to_string(), "2027-01-01T00:00:00Z");
+        let sound = of("2027-01-01T00:00:00Z", "2027-01-02T00:00:00Z");
+        assert_eq!(sound.clone().believed(now), (sound, None));
     }
 
     #[test]

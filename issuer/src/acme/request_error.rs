@@ -22,7 +22,12 @@ pub enum RequestError {
     Body { url: String, status: u16, excerpt: String, retry_after: Option<Duration> },
     /// Nothing was sent: the CA takes no more requests at this endpoint before.
     #[error("the CA takes no more requests of the kind {endpoint:?} for {} seconds: it was not asked", .wait.as_secs())]
-    Paused { endpoint: &'static str, wait: Duration },
+    Paused {
+        endpoint: &'static str,
+        wait: Duration,
+        /// The CA has asked for it.
+        by_the_ca: bool,
+    },
     /// A success that can't be understood.
     #[error("{url} answered with {what}")]
     Malformed { url: String, what: String },
@@ -52,7 +57,7 @@ pub struct Refusal {
     /// The HTTP status; the one inside the document is ignored.
     pub status: u16,
     pub problem: Problem,
-    /// As the server said it, not clamped.
+    /// As far as it is believed: see [`Moment::RetryAfter`](super::Moment::RetryAfter).
     pub retry_after: Option<Duration>,
     /// `Link: rel="help"`: where the CA explains the limit.
     pub help: Option<String>,
@@ -89,7 +94,7 @@ impl RequestError {
         }
     }
 
-    /// The server's word on when to come back, not clamped.
+    /// The server's word on when to come back, as far as it is believed.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Problem(refusal) => refusal.retry_after,

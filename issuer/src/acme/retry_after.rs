@@ -1,24 +1,29 @@
 //! The `Retry-After` header (RFC 9110 section 10.2.3): seconds, or a date.
 
+use super::moments::{Believed, Moment};
+use jiff::SignedDuration;
 use std::time::{Duration, SystemTime};
 
 /// The longest pause between two looks at an order or an authorization. Some CAs send a day (86400) while they work.
 pub const LONGEST_POLL: Duration = Duration::from_secs(60);
 /// A server that allows a look at once is still not asked faster than at our own pace, and that is at most this.
 const SHORT_POLL: Duration = Duration::from_secs(1);
-/// More than a year is a mistake of the server, and would overflow somebody's clock.
-const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
 /// How long the server wants to be left alone. A date is taken relative to the answer's own `Date` header where there
-/// is one (`date`), so that a clock that is off does not matter, and else to `now`. A date that has passed is zero.
-pub fn parse(value: &str, date: Option<SystemTime>, now: SystemTime) -> Option<Duration> {
+/// is one (`date`), so that a clock that is off does not matter, and else to `now`. A date that has passed is zero; what is longer
+/// than [`Moment::RetryAfter`] allows is not believed.
+pub fn parse(value: &str, date: Option<SystemTime>, now: SystemTime) -> Option<Believed<Duration>> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        let seconds = value.parse().unwrap_or(u64::MAX);
-        return Some(Duration::from_secs(seconds).min(LONGEST));
+        return Some(believed(Duration::from_secs(value.parse().unwrap_or(u64::MAX))));
     }
     let until = httpdate::parse_http_date(value).ok()?;
-    Some(until.duration_since(date.unwrap_or(now)).unwrap_or(Duration::ZERO).min(LONGEST))
+    Some(believed(until.duration_since(date.unwrap_or(now)).unwrap_or(Duration::ZERO)))
+}
+
+fn believed(said: Duration) -> Believed<Duration> {
+    let found = Moment::RetryAfter.believe(SignedDuration::try_from(said).unwrap_or(SignedDuration::MAX));
+    Believed { value: Duration::try_from(found.value).unwrap_or_default(), is_replaced: found.is_replaced }
 }
 
 /// The pause before an order or an authorization is looked at again.
@@ -41,7 +46,7 @@ mod tests {
     const NOW: Duration = Duration::from_secs(1_445_412_480); // Wed, 21 Oct 2015 07:28:00 GMT
 
     fn parsed(value: &str) -> Option<u64> {
-        parse(value, None, SystemTime::UNIX_EPOCH + NOW).map(|d| d.as_secs())
+        parse(value, None, SystemTime::UNIX_EPOCH + NOW).map(|d| d.value.as_secs())
     }
 
     #[test]
@@ -52,7 +57,10 @@ mod tests {
         assert_eq!(parsed("Wednesday, 21-Oct-15 07:30:00 GMT"), Some(120));
         assert_eq!(parsed("Wed Oct 21 07:30:00 2015"), Some(120));
         assert_eq!(parsed("Wed, 21 Oct 2015 07:00:00 GMT"), Some(0));
-        assert_eq!(parsed("99999999999999999999999"), Some(366 * 86_400));
+        assert_eq!(parsed("99999999999999999999999"), Some(86_400));
+        // A moment in the place of seconds.
+        assert_eq!(parsed("1796000000"), Some(86_400));
+        assert_eq!(parsed("Fri, 31 Dec 9999 23:59:59 GMT"), Some(86_400));
         for bad in ["", "-1", "1.5", "+3", "soon", "12s"] {
             assert_eq!(parsed(bad), None, "{bad}");
         }
@@ -62,8 +70,9 @@ mod tests {
     fn a_date_is_relative_to_the_date_of_the_answer() {
         let server = SystemTime::UNIX_EPOCH + NOW - Duration::from_secs(3600);
         let value = "Wed, 21 Oct 2015 06:29:00 GMT";
-        assert_eq!(parse(value, Some(server), SystemTime::UNIX_EPOCH + NOW), Some(Duration::from_secs(60)));
-        assert_eq!(parse(value, None, SystemTime::UNIX_EPOCH + NOW), Some(Duration::ZERO));
+        let seconds = |date| parse(value, date, SystemTime::UNIX_EPOCH + NOW).unwrap();
+        assert_eq!(seconds(Some(server)), Believed { value: Duration::from_secs(60), is_replaced: false });
+        assert_eq!(seconds(None).value, Duration::ZERO);
     }
 
     #[test]
@@ -81,7 +90,7 @@ mod tests {
         #[test]
         fn parsing_never_panics_and_is_bounded(text in "\\PC{0,40}", offset in 0u64..4_000_000_000) {
             let now = SystemTime::UNIX_EPOCH + Duration::from_secs(offset);
-            prop_assert!(parse(&text, None, now).is_none_or(|d| d <= LONGEST));
+            prop_assert!(parse(&text, None, now).is_none_or(|d| d.value <= Duration::from_secs(86_400)));
         }
     }
 }

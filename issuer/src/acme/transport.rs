@@ -75,7 +75,10 @@ pub(super) struct Reply {
     pub(super) url: String,
     pub(super) status: u16,
     pub(super) nonce: Option<Nonce>,
+    /// As far as it is believed.
     pub(super) retry_after: Option<Duration>,
+    /// The header, where it is not.
+    pub(super) disbelieved: Option<String>,
     /// Seconds that the server's clock is ahead of ours.
     pub(super) clock_offset_seconds: Option<i64>,
     pub(super) body: Vec<u8>,
@@ -161,12 +164,15 @@ impl Reply {
         let headers = response.headers();
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let date = text(header::DATE).and_then(|value| httpdate::parse_http_date(value).ok());
+        let asked = text(header::RETRY_AFTER);
+        let believed = asked.and_then(|value| retry_after::parse(value, date, now));
         let links = headers.get_all(header::LINK).iter().filter_map(|value| value.to_str().ok());
         Self {
             url: url.to_owned(),
             status: response.status().as_u16(),
             nonce: text(REPLAY_NONCE).and_then(Nonce::parse),
-            retry_after: text(header::RETRY_AFTER).and_then(|value| retry_after::parse(value, date, now)),
+            retry_after: believed.map(|believed| believed.value),
+            disbelieved: asked.filter(|_| believed.is_some_and(|it| it.is_replaced)).map(printable),
             clock_offset_seconds: date.map(|date| seconds(date) - seconds(now)),
             body: Vec::new(),
             location: text(header::LOCATION).map(|target| resolve(url, target)),
@@ -243,6 +249,7 @@ mod tests {
             status,
             nonce: None,
             retry_after: Some(Duration::from_secs(9)),
+            disbelieved: None,
             clock_offset_seconds: None,
             body: body.as_bytes().to_vec(),
             location: Some("https://ca.example/acct/9".to_owned()),

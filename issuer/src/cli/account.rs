@@ -2,7 +2,7 @@
 
 use super::{
     context::{Context, of_store},
-    nudge::nudge_all,
+    nudge::nudge_because,
     output::{Exit, Failed, Output, table},
 };
 use crate::{
@@ -17,8 +17,8 @@ use crate::{
 use serde_json::{Value, json};
 use shared::{
     config::Config,
-    domain::{FailureClass, KeyType, SiteId},
-    store::{Account, AccountStatus, StoredAccount, StoredSite},
+    domain::{FailureClass, KeyType},
+    store::{Account, AccountStatus, StoredAccount},
     vault::Vault,
 };
 use std::{
@@ -26,9 +26,6 @@ use std::{
     sync::Arc,
 };
 use zeroize::Zeroizing;
-
-/// Sites that are read at once.
-const PAGE: usize = 500;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -257,19 +254,13 @@ impl Desk {
 
     /// What failed because of the account is tried again at once, by the daemons.
     async fn wake_who_waits(&self) -> Result<(), Failed> {
-        let store = &self.context.store;
-        let registry = Registry::new(store.clone(), Arc::new(self.context.config.clone()));
-        let troubled = store.list_troubled(false, usize::MAX / 2).await.map_err(|e| of_store(&e))?;
-        for ids in troubled.chunks(PAGE) {
-            let stored = store.load_sites(ids).await.map_err(|e| of_store(&e))?;
-            let waits = |stored: &&StoredSite| {
-                let failed =
-                    stored.failure.as_ref().is_some_and(|failure| failure.class == FailureClass::Account);
-                failed && stored.site.ca == self.ca.name && stored.site.account == self.name
-            };
-            let waiting: Vec<SiteId> = stored.iter().filter(waits).map(|stored| stored.id.clone()).collect();
-            nudge_all(&registry, &waiting, None).await?;
-        }
+        let registry = Registry::new(self.context.store.clone(), Arc::new(self.context.config.clone()));
+        nudge_because(&self.context, &registry, |stored, failure| {
+            failure.class == FailureClass::Account
+                && stored.site.ca == self.ca.name
+                && stored.site.account == self.name
+        })
+        .await?;
         Ok(())
     }
 }

@@ -94,6 +94,18 @@ fn terms(config: &Config, name: Option<&str>) -> Result<Terms, Failed> {
 
 fn overview_to_text(shown: &Overview) -> String {
     let mut text = format!("{} ({})", shown.title, shown.ca);
+    for pause in &shown.pauses {
+        let time = |moment: Timestamp| moment.strftime("%F %T UTC").to_string();
+        text.push_str(&format!(
+            "\nPAUSED: since {} it wants no requests of the kind {:?}, until {}; the next one finds out at {} whether it takes them; \
+             `issuer retry --ca {}` asks at once\n",
+            time(pause.since),
+            pause.endpoint,
+            time(pause.until),
+            time(pause.next_try),
+            shown.ca
+        ));
+    }
     if shown.limits.is_empty() {
         return text + ": no limits are known of it; ca." + &shown.ca + ".limits_file can name some";
     }

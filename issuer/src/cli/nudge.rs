@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use serde_json::json;
 use shared::{
     config::Config,
-    domain::{DnsName, SiteId},
+    domain::{DnsName, Failure, SiteId},
+    error::Fault,
+    store::StoredSite,
 };
 use std::sync::Arc;
 
@@ -21,7 +23,7 @@ const PAGE: usize = 500;
 #[derive(Debug, clap::Args)]
 pub(super) struct Retry {
     /// Hostnames whose sites are tried again now, whatever their pause
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present_any = ["all", "ca"])]
     names: Vec<String>,
     /// Everything that fails or is parked
     #[arg(long, conflicts_with = "names")]
@@ -29,6 +31,9 @@ pub(super) struct Retry {
     /// With another order in the place of one that is open; a certificate that the CA has issued for it is fetched first
     #[arg(long, conflicts_with = "all")]
     new_order: bool,
+    /// Everything of this CA that waits because of the CA itself; pauses that it has asked for end
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["names", "all"])]
+    ca: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -49,6 +54,18 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
     let context = Context::open_to_change(config, *output).await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
     let mut groups: Vec<SiteId> = Vec::new();
+    if let Some(name) = &arguments.ca {
+        let ca = context.ca(Some(name))?.name;
+        let lifted = context.store.end_pauses(&ca).await.map_err(|e| of_store(&e))?;
+        let asked = nudge_because(&context, &registry, |stored, failure| {
+            stored.site.ca == ca && failure.fault == Fault::Ca
+        })
+        .await?;
+        output.result(&json!({ "ca": ca, "pauses_ended": lifted, "retried": asked }), || {
+            format!("{lifted} pauses of {ca} have ended; {asked} sites are tried again now, by the daemon")
+        });
+        return Ok(Exit::Done);
+    }
     if arguments.all {
         for parked in [false, true] {
             let troubled = context.store.list_troubled(parked, usize::MAX / 2).await;
@@ -102,6 +119,24 @@ pub(super) async fn renew(arguments: Renew, config: Config, output: &Output) -> 
     let word = if arguments.force { "are renewed" } else { "are looked at, and renewed where they are due" };
     output.result(&json!({ "asked": asked }), || format!("{asked} certificates {word}, by the daemon"));
     Ok(Exit::Done)
+}
+
+/// Tries again, by the daemons, whatever fails for a reason like this.
+pub(super) async fn nudge_because(
+    context: &Context,
+    registry: &Registry,
+    is_meant: impl Fn(&StoredSite, &Failure) -> bool,
+) -> Result<usize, Failed> {
+    let troubled = context.store.list_troubled(false, usize::MAX / 2).await.map_err(|e| of_store(&e))?;
+    let mut asked = 0;
+    for ids in troubled.chunks(PAGE) {
+        let stored = context.store.load_sites(ids).await.map_err(|e| of_store(&e))?;
+        let meant =
+            |stored: &&StoredSite| stored.failure.as_ref().is_some_and(|failure| is_meant(stored, failure));
+        let groups: Vec<SiteId> = stored.iter().filter(meant).map(|stored| stored.id.clone()).collect();
+        asked += nudge_all(registry, &groups, None).await?;
+    }
+    Ok(asked)
 }
 
 pub(super) async fn nudge_all(

@@ -87,7 +87,15 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         let now = Timestamp::now();
         let load = store.load_of_schedule(now.as_millisecond()).await.map_err(|e| of_store(&e))?;
         let brakes = store.load_brakes().await.map_err(|e| of_store(&e))?;
-        document["fleet"] = json!({ "load": load, "brakes": brakes });
+        let mut pauses = Vec::new();
+        for ca in context.config.ca.keys() {
+            for pause in store.list_pauses(ca).await.map_err(|e| of_store(&e))? {
+                let mut shown = json!(pause);
+                shown["ca"] = json!(ca);
+                pauses.push(shown);
+            }
+        }
+        document["fleet"] = json!({ "load": load, "brakes": brakes, "ca_pauses": pauses });
     }
     output.result(&document, || {
         let mut text =
@@ -284,6 +292,16 @@ fn fleet_to_text(fleet: &Value) -> String {
             word("scope"),
             word("since"),
             word("reason")
+        ));
+    }
+    for pause in fleet["ca_pauses"].as_array().into_iter().flatten() {
+        let word = |field: &str| pause[field].as_str().unwrap_or_default().to_owned();
+        text.push_str(&format!(
+            "PAUSED BY THE CA: {} wants no requests of the kind {} until {}: `issuer limits`, `issuer retry --ca {}`\n",
+            word("ca"),
+            word("endpoint"),
+            word("until"),
+            word("ca")
         ));
     }
     text.push('\n');

@@ -165,9 +165,8 @@ impl<'a> Attempt<'a> {
             tally.untouched = true;
             return self.nothing_lacks(tally, names.is_some());
         }
-        let stored = &tally.stored;
-        if let Some(failure) = stored.failure.as_ref().filter(|known| known.holds_back(now, stored.retry)) {
-            return Ok(Outcome::Waiting(failure.clone()));
+        if let Some(failure) = self.must_wait(tally, now) {
+            return Ok(Outcome::Waiting(failure));
         }
         if let Some(stop) = self.stopped(&tally.stored.site, Braked::Issuance).await?
             && !has_open_order
@@ -187,7 +186,6 @@ impl<'a> Attempt<'a> {
             names = self.without(tally, wanted, ahead.doomed)?;
         }
         self.issuance.know_directory().await?;
-        self.issuance.know_account().await?;
         let mut certificates = Pointers::new();
         let mut failed = None;
         for slot in Slot::ALL {

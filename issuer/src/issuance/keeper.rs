@@ -11,7 +11,7 @@ use crate::{
     ca::Ca,
 };
 use shared::{
-    domain::{FailureClass, KeyType},
+    domain::{FailureClass, KeyType, Order},
     error::Fault,
     store::{AccountStatus, Store, StoreError, StoredAccount},
     vault::Vault,
@@ -143,12 +143,19 @@ impl Drop for Looking {
 }
 
 impl Issuance {
-    /// Before anything is ordered: the account is used as it is now.
+    /// The account is used as it is now.
     pub(super) async fn know_account(&self) -> Result<(), Verdict> {
         let of_store = |error: StoreError| Verdict::from_store(&error);
         let stored = self.store.load_account(&self.ca.name, &self.account_name).await.map_err(of_store)?;
         let Some(stored) = stored else { return Ok(()) };
         self.follow(stored).await.map_err(|error| of_account(&error))
+    }
+
+    /// Whether the account of now has placed an order.
+    pub(super) fn is_by_our_account(&self, order: &Order) -> bool {
+        order.ca == self.ca.name
+            && order.account == self.account_name
+            && order.account_url.as_deref().is_none_or(|url| *url == *self.account.url())
     }
 
     async fn follow(&self, stored: StoredAccount) -> Result<(), AccountError> {

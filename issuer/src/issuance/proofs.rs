@@ -7,11 +7,12 @@ use super::{
     verdict::{About, Verdict},
 };
 use crate::{
-    acme::{Authorization, ChallengeKind},
+    acme::{Authorization, ChallengeKind, Moment},
     dns01::{Dns01Error, Holder, Prover, labelled_record, own_record},
+    limits::tell_of_moment,
 };
 use futures_util::future::join_all;
-use jiff::{Timestamp, ToSpan};
+use jiff::{SignedDuration, Timestamp, ToSpan};
 use shared::{
     domain::{AuthorizationRef, ChallengeType, DnsName, FailureClass, PublishedToken, Standing, Token},
     error::Fault,
@@ -96,7 +97,22 @@ impl Work<'_> {
         let answers: Vec<_> =
             over_http(tokens).map(|token| (token.clone(), key.key_authorization(token))).collect();
         let life = ORDER_LIFE_HOURS.hours();
-        let end = expires.unwrap_or_else(|| Timestamp::now().saturating_add(life).unwrap_or(Timestamp::MAX));
+        let now = Timestamp::now();
+        let end = match expires {
+            None => now.saturating_add(life).unwrap_or(Timestamp::MAX),
+            Some(said) => {
+                let end = Moment::Expires.believe_at(said, now);
+                // One that has just run out is no mistake of the CA: the order is found dead.
+                if end.is_replaced
+                    && said.duration_since(now).abs() > SignedDuration::from_hours(ORDER_LIFE_HOURS)
+                {
+                    let ca = &self.issuance.ca;
+                    let said = said.to_string();
+                    tell_of_moment(&self.issuance.store, &ca.name, &ca.title, Moment::Expires, &said).await;
+                }
+                end.value
+            }
+        };
         let until = end.saturating_add(1.hour()).unwrap_or(Timestamp::MAX);
         write(|| self.issuance.store.publish_tokens(&answers, until))
             .await

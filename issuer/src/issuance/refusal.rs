@@ -10,7 +10,12 @@ use shared::{
     domain::{DnsName, FailureClass, NameSet},
     error::Fault,
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
+
+/// A CA that is in trouble is asked again after this, whatever it says.
+const LONGEST_OF_TROUBLE: Duration = Duration::from_secs(3600);
+/// What is believed of a CA at most.
+const LONGEST_OF_LIMIT: Duration = Duration::from_secs(86_400);
 
 impl Verdict {
     /// The CA refused an order of these names, when it was placed or when it was finalized.
@@ -83,8 +88,15 @@ impl Verdict {
     /// The CA refused a request.
     pub fn from_request(error: &RequestError) -> Self {
         let what = shared::error::chain(error);
-        if let RequestError::Paused { wait, .. } = error {
-            return Self { wait: Some(*wait), ..limit(what).keeping_the_order() };
+        if let RequestError::Paused { wait, by_the_ca, .. } = error {
+            let mut verdict = Self { wait: Some(*wait), ..limit(what).keeping_the_order() };
+            if *by_the_ca {
+                verdict.fault = Fault::Ca;
+                verdict.remedy = "wait: the CA has asked for a pause, and one request an hour finds out whether it is over; `issuer limits` shows \
+                                  it, `issuer retry --ca NAME` asks at once"
+                    .to_owned();
+            }
+            return verdict;
         }
         if let RequestError::OtherAccount { .. } = error {
             let remedy = "nothing: the next run, in a moment, orders with the account of now";
@@ -119,7 +131,7 @@ impl Verdict {
             if matches!(error, RequestError::Transport { .. }) {
                 verdict.prospect = Prospect::Silent;
             }
-            return verdict;
+            return verdict.bounded();
         };
         let problem = &refusal.problem;
         let mut verdict = match problem.kind() {
@@ -193,7 +205,18 @@ impl Verdict {
         if verdict.class == FailureClass::Limit && verdict.wait.is_none() {
             verdict.wait = wait_in_text(problem.detail.as_deref().unwrap_or_default(), Timestamp::now());
         }
-        verdict
+        verdict.bounded()
+    }
+
+    /// A CA that is in trouble is asked by somebody once an hour; as long as a limit may last at most, nobody can tell whether it
+    /// does: who asks by hand may try.
+    fn bounded(mut self) -> Self {
+        if self.class == FailureClass::Ca {
+            self.wait = self.wait.map(|wait| wait.min(LONGEST_OF_TROUBLE));
+        } else if self.class == FailureClass::Limit && self.wait.is_some_and(|wait| wait >= LONGEST_OF_LIMIT) {
+            self.fault = Fault::Ca;
+        }
+        self
     }
 }
 

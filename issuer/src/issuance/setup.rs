@@ -142,14 +142,15 @@ impl Issuance {
         })
     }
 
-    /// Before anything is ordered.
+    /// Before anything is ordered: the CA's directory and the account, as they are now.
     pub(super) async fn know_directory(&self) -> Result<(), Verdict> {
         let known = know_directory(&self.store, &self.ca, self.account.client()).await;
         known.map_err(|error| match error {
             SetupError::Directory { source, .. } => Verdict::from_request(&source),
             SetupError::Store(source) => Verdict::from_store(&source),
             other => Verdict::bug(shared::error::chain(&other)),
-        })
+        })?;
+        self.know_account().await
     }
 
     /// Removes records that a run before has left behind, where it was killed. What can't be is left to the next sweep.
@@ -211,7 +212,7 @@ async fn client_with_kept_directory(store: &Store, ca: &Ca) -> Result<Client, Se
         directory_url: ca.directory.clone(),
         trusted_roots: ca.trusted_roots.clone(),
         timeout: CA_TIMEOUT,
-        pacer: FleetPacer::of(store, ca),
+        pacer: Some(FleetPacer::of(store, ca)),
     })
     .map_err(SetupError::Client)?;
     if let Some(directory) = kept_directory(store, ca).await? {

@@ -193,9 +193,7 @@ impl Attempt<'_> {
         let wanted = order.names.iter().all(|name| site.names.contains(name));
         let is_far = matches!(order.state, OrderState::Finalizing(_) | OrderState::Issued(_));
         matches!(order.state, OrderState::Stored(_))
-            || (order.ca == self.issuance.ca.name
-                && order.account == self.issuance.account_name
-                && order.account_url.as_deref().is_none_or(|url| *url == *self.issuance.account.url())
+            || (self.issuance.is_by_our_account(order)
                 && (order.names == *names || (is_far && wanted))
                 && is_of_profile(order, site, self.issuance.ca.section.profile.as_deref())
                 && site.key_types.contains(&order.key_type))

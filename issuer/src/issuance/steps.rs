@@ -76,6 +76,7 @@ impl<'a> Work<'a> {
         asked: Asked<'a>,
     ) -> Self {
         let account = issuance.account.counted(counter.clone());
+        let account = if asked.by_hand { account.by_hand() } else { account };
         Self {
             account,
             issuance,

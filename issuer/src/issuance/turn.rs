@@ -8,7 +8,8 @@ use super::{
 use crate::limits::{Asked, Ticket, Turn, Twin};
 use jiff::{SignedDuration, Timestamp};
 use shared::{
-    domain::{FailureClass, NameSet, OrderClass, Origin, Slot, urgent_from},
+    domain::{Failure, FailureClass, NameSet, OrderClass, Origin, Slot, urgent_from},
+    error::Fault,
     store::Claimant,
 };
 use std::time::{Duration, Instant};
@@ -66,8 +67,23 @@ impl Attempt<'_> {
             },
             same_set,
             claimant,
+            by_hand: self.is_by_hand(tally),
             promised: stored.failure.as_ref().is_some_and(|failure| failure.class == FailureClass::Limit),
         }
+    }
+
+    /// Whether somebody asks for it.
+    pub(super) fn is_by_hand(&self, tally: &Tally) -> bool {
+        self.wanted.is_some() || tally.stored.retry
+    }
+
+    /// Until when nothing is asked, because of what failed before. A limit holds for everybody; a pause that the CA has asked for
+    /// is tried by who asks by hand.
+    pub(super) fn must_wait(&self, tally: &Tally, now: Timestamp) -> Option<Failure> {
+        let failure = tally.stored.failure.as_ref()?;
+        let lasts = failure.holds_back(now, tally.stored.retry);
+        let may_try = failure.fault == Fault::Ca && self.is_by_hand(tally);
+        (lasts && !may_try).then(|| failure.clone())
     }
 
     /// Whether what is served ends soon.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use shared::{
     domain::{LimitScope, NameSet, OrderClass, PublicSuffixes},
-    store::{BucketState, Store, StoreError},
+    store::{BucketState, CaPause, Store, StoreError},
 };
 use std::collections::BTreeSet;
 
@@ -44,6 +44,8 @@ pub struct Overview {
     pub since: Option<Timestamp>,
     /// The names of the limits that are known.
     pub limits: Vec<String>,
+    /// What the CA wants no requests for.
+    pub pauses: Vec<CaPause>,
     /// Those of the accounts, and each that is half empty; the emptiest first.
     pub buckets: Vec<Gauge>,
 }
@@ -87,6 +89,7 @@ pub async fn overview(store: &Store, terms: &Terms) -> Result<Overview, StoreErr
         title: terms.title.clone(),
         since: store.limits_since(&terms.name).await?,
         limits: limits.limits.keys().cloned().collect(),
+        pauses: store.list_pauses(&terms.name).await?,
         buckets,
     })
 }

@@ -19,7 +19,7 @@ mod ticket;
 
 pub use demand::{Demand, Wait};
 pub use gauge::{Gauge, Outlook, Overview, outlook, overview};
-pub(crate) use pacer::FleetPacer;
+pub(crate) use pacer::{FleetPacer, tell_of_moment};
 pub(crate) use refusal::{Network, wait_in_text};
 pub(crate) use registration::Registration;
 pub use registration::TooManyAccounts;
@@ -66,6 +66,8 @@ pub struct Asked<'a> {
     pub claimant: Claimant,
     /// It comes at the turn that it was given.
     pub promised: bool,
+    /// Somebody asks: a pause that the CA has asked for does not hold it up.
+    pub by_hand: bool,
 }
 
 impl Asked<'_> {

@@ -1,7 +1,7 @@
 //! Which limit a CA means when it refuses, and until when. Headers first, the text where there are none.
 
 use super::ticket::UNKNOWN_WAIT;
-use crate::acme::{ProblemKind, RequestError};
+use crate::acme::{Moment, ProblemKind, RequestError};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use shared::domain::Limit;
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
@@ -67,7 +67,8 @@ pub(crate) fn wait_in_text(detail: &str, now: Timestamp) -> Option<Duration> {
     }
     let moment = DateTime::strptime("%Y-%m-%d %H:%M:%S", moment).ok()?;
     let moment = moment.to_zoned(TimeZone::UTC).ok()?.timestamp();
-    Some(Duration::try_from(moment.duration_since(now)).unwrap_or(Duration::ZERO))
+    let believed = Moment::RetryAfter.believe(moment.duration_since(now)).value;
+    Some(Duration::try_from(believed).unwrap_or(Duration::ZERO))
 }
 
 #[cfg(test)]
@@ -95,6 +96,10 @@ mod tests {
                     retry after 1970-01-01 00:18:15 UTC: see https://letsencrypt.org/docs/rate-limits/";
         assert_eq!(wait_in_text(text, now), Some(Duration::from_secs(18 * 60)));
         assert_eq!(wait_in_text("retry after 1969-01-01 00:18:15 UTC", now), Some(Duration::ZERO));
+        assert_eq!(
+            wait_in_text("retry after 9000-01-01 00:18:15 UTC", now),
+            Some(Duration::from_secs(86_400))
+        );
         for text in [
             "",
             "retry after",

@@ -35,6 +35,8 @@
 //! | `sp:{ca:NAME}:limits-since` | string | since when the twin has counted, µs |
 //! | `sp:{ca:NAME}:limit:BUCKET` | hash | a bucket: `t` (TAT), `n`, `s:CLASS`, `q:CLASS`, `c`; expires by itself |
 //! | `sp:{ca:NAME}:asking:BUCKET`, `sp:{ca:NAME}:open:BUCKET` | sorted set | orders that are not answered yet, or that may still spend; expire by themselves |
+//! | `sp:{ca:NAME}:pauses` | hash | by endpoint and address: a pause that the CA has asked for, JSON; expires by itself |
+//! | `sp:{ca:NAME}:told:WHAT` | string | that something was told of the CA; for a day |
 //! | `sp:{ca:NAME}:requests:BUCKET` | string | TAT of an endpoint and an address; expires by itself |
 //! | `sp:frontend:NAME` | string | a frontend, JSON, with a MAC |
 //! | `sp:frontend-key:SHA256` | string | the frontend that a client certificate's key or a token belongs to |
@@ -204,6 +206,14 @@ pub(super) fn known_directory(ca: &str) -> String {
 
 pub(super) fn chain_tops(ca: &str, slot: Slot) -> String {
     format!("sp:{{ca:{ca}}}:chain-tops:{slot}")
+}
+
+pub(super) fn pauses(ca: &str) -> String {
+    format!("sp:{{ca:{ca}}}:pauses")
+}
+
+pub(super) fn told_of_ca(ca: &str, what: &str) -> String {
+    format!("sp:{{ca:{ca}}}:told:{what}")
 }
 
 pub(super) fn limits(ca: &str) -> String {

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use redis::cmd;
 use std::time::Duration;
 
-/// A CA that asks for a longer pause than a year is not taken at its word.
-const MOST_WAIT_US: i64 = 365 * 86_400 * 1_000_000;
+/// A CA that asks for a longer pause than a day is not taken at its word.
+const MOST_WAIT_US: i64 = 86_400 * 1_000_000;
 
 /// Whose order it is: each has a share of a bucket that the others leave to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,37 +220,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn pace_request(&self, ca: &str, bucket: &str, rate: Rate) -> Result<Duration, StoreError> {
-        self.pace(ca, bucket, rate, None).await
-    }
-
-    /// The CA wants a pause at an endpoint.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn pause_requests(
-        &self,
-        ca: &str,
-        bucket: &str,
-        rate: Rate,
-        pause: Duration,
-    ) -> Result<(), StoreError> {
-        self.pace(ca, bucket, rate, Some(pause)).await.map(drop)
-    }
-
-    async fn pace(
-        &self,
-        ca: &str,
-        bucket: &str,
-        rate: Rate,
-        pause: Option<Duration>,
-    ) -> Result<Duration, StoreError> {
-        let arguments = [
-            String::new(),
-            bucket.to_owned(),
-            rate.interval_us().to_string(),
-            rate.burst.to_string(),
-            pause.map(|pause| pause.as_micros().to_string()).unwrap_or_default(),
-        ];
+        let arguments =
+            [String::new(), bucket.to_owned(), rate.interval_us().to_string(), rate.burst.to_string()];
         let wait: String = self.limits_script(&scripts::PACE_REQUEST, ca, &arguments).await?;
         Ok(Duration::from_micros(wait.parse().unwrap_or(0)))
     }

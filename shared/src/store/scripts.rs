@@ -68,6 +68,7 @@ scripts! {
     FAIL_ORDER: "fail_order.lua",
     HOLD_ROLLOVER: "hold_rollover.lua",
     NOTE_AUDIT_REMOVED: "note_audit_removed.lua",
+    PAUSE: "pause.lua",
     POINT_NAME: "point_name.lua",
     PUT_API_TOKEN: "put_api_token.lua",
     RELEASE_NAME: "release_name.lua",

@@ -369,6 +369,7 @@ impl<'a> World<'a> {
                 Kind::New => Claimant::New,
                 Kind::SameSet | Kind::Ari => Claimant::Renewal,
             },
+            by_hand: false,
             promised: of.promised && !forced,
         };
         self.report.asked += 1;

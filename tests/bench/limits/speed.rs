@@ -77,6 +77,7 @@ async fn ask(redis: &Redis, names: usize, askers: usize) -> Result<(Duration, Ve
                     class: OrderClass::New,
                     same_set: false,
                     claimant: Claimant::New,
+                    by_hand: false,
                     promised: false,
                 };
                 let before = Instant::now();
