@@ -133,6 +133,7 @@ async fn a_name_may_be_written_as_its_owner_writes_it() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_no_ca_accepts_is_refused_before_anything_is_stored_or_sent() -> Result<()> {
     let mut stage = Stage::trusting().await?;
+    stage.signpost.set("ca.pebble.public", true)?;
     let long_label = format!("{}.example.com", "a".repeat(64));
     let long_name = format!("{}.com", vec!["a".repeat(60); 5].join("."));
     let rules = [

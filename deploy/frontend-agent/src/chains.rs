@@ -1,11 +1,13 @@
 //! What stands above leaves: the same few certificates above thousands of them, read and verified once.
 
-use crate::verify::VerifyError;
+use crate::verify::{CLOCK_TOLERANCE, VerifyError};
+use jiff::Timestamp;
 use openssl::{
     pkey::{PKey, Public},
     sha::sha256,
     x509::{X509, X509Ref, X509VerifyResult},
 };
+use shared::domain::Leaf;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -25,6 +27,8 @@ pub(crate) struct Above {
     issuer: Option<(X509, PKey<Public>)>,
     /// Who has issued each of them.
     issuers: Vec<String>,
+    /// From when until when each of them is valid.
+    dates: Vec<(usize, Timestamp, Timestamp)>,
 }
 
 impl Chains {
@@ -57,6 +61,11 @@ impl Above {
             }
         }
         let issuers = chain.iter().map(|certificate| issuer_of(certificate)).collect();
+        let mut dates = Vec::new();
+        for (place, certificate) in chain.iter().enumerate() {
+            let (from, until) = Leaf::dates_of(certificate)?;
+            dates.push((place + 2, from, until));
+        }
         let issuer = match chain.into_iter().next() {
             Some(first) => {
                 let key = first.public_key()?;
@@ -64,14 +73,24 @@ impl Above {
             }
             None => None,
         };
-        Ok(Self { issuer, issuers })
+        Ok(Self { issuer, issuers, dates })
     }
 
-    /// Whether a leaf belongs below it, and nobody in the whole chain is refused.
+    /// Whether a leaf belongs below it, all of it is valid now, and nobody in the whole chain is refused.
     ///
     /// # Errors
-    /// [`VerifyError::Chain`], [`VerifyError::Issuer`].
-    pub(crate) fn check(&self, leaf: &X509Ref, refused: &[String]) -> Result<(), VerifyError> {
+    /// [`VerifyError::Chain`], [`VerifyError::ChainDates`], [`VerifyError::Issuer`].
+    pub(crate) fn check(
+        &self,
+        leaf: &X509Ref,
+        refused: &[String],
+        now: Timestamp,
+    ) -> Result<(), VerifyError> {
+        let soon = now.saturating_add(CLOCK_TOLERANCE).unwrap_or(Timestamp::MAX);
+        let is_out = |(_, from, until): &&(usize, Timestamp, Timestamp)| *until <= now || *from > soon;
+        if let Some((place, from, until)) = self.dates.iter().find(is_out) {
+            return Err(VerifyError::ChainDates { place: *place, from: *from, until: *until });
+        }
         if let Some((issuer, key)) = &self.issuer
             && !(is_issued(leaf, issuer) && leaf.verify(key)?)
         {

@@ -13,7 +13,7 @@ use shared::domain::{CertificateError, Leaf, Slot};
 use zeroize::Zeroizing;
 
 /// A clock that is behind the CA's by less than this does no harm.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// A verified pair, ready to be published.
 pub(crate) struct Pair {
@@ -57,6 +57,8 @@ pub(crate) enum VerifyError {
     KeyMismatch,
     #[error("the chain is broken at certificate {0}: it is not signed by the next one")]
     Chain(usize),
+    #[error("certificate {place} of the chain is valid from {from} to {until} only")]
+    ChainDates { place: usize, from: Timestamp, until: Timestamp },
     #[error("it was issued by {0:?}, and agent.refused_issuers has {1:?}")]
     Issuer(String, String),
     #[error("the certificate does not cover {0}")]
@@ -94,7 +96,7 @@ pub(crate) fn verify(
         return Err(VerifyError::Fingerprint { expected, got: leaf.fingerprint_sha256 });
     }
     check_key(&x509, &key, expected.slot)?;
-    chains.above(above)?.check(&x509, expected.refused_issuers)?;
+    chains.above(above)?.check(&x509, expected.refused_issuers, expected.now)?;
     if let Some(name) = expected.names.iter().find(|name| !is_covered(name, &leaf.names)) {
         return Err(VerifyError::Name(name.clone()));
     }
@@ -202,6 +204,21 @@ mod tests {
                     .unwrap();
             assert_eq!((pair.slot, pair.leaf.names.len()), (slot, 2));
         }
+    }
+
+    /// A chain that was read once is judged anew each day.
+    #[test]
+    fn a_chain_ends_with_the_first_of_its_certificates() {
+        let (pki, chains) = (TestPki::new(), Chains::default());
+        let names = ["a.example".to_owned()];
+        let issued = pki.issue(&["a.example"], Slot::Ecdsa, days(-1), days(400));
+        let at = |now| {
+            let expected = Expected { now, ..expected(&issued, &names) };
+            verify(issued.fullchain.clone(), issued.privkey.clone(), &expected, &chains)
+        };
+        at(days(0)).unwrap();
+        let refused = at(days(366)).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(refused.starts_with("certificate 2 of the chain is valid from"), "{refused}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{
     identity::{Identity, Keeper},
     jws::{self, Jws, Signatory},
     problem::ProblemKind,
+    reading,
     request_error::RequestError,
     transport::{Reply, RequestCounter},
 };
@@ -38,12 +39,13 @@ pub struct AccountState {
 }
 
 /// RFC 8555 section 7.1.6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccountStatus {
     Valid,
     Deactivated,
     Revoked,
+    #[default]
     #[serde(other)]
     Unknown,
 }
@@ -63,9 +65,10 @@ pub struct Account {
 /// RFC 8555 section 7.1.2.
 #[derive(Deserialize)]
 struct AccountObject {
+    #[serde(default, deserialize_with = "reading::or_default")]
     status: AccountStatus,
-    #[serde(default)]
-    contact: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "reading::short_list")]
+    contact: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -250,12 +253,7 @@ impl Account {
 
 fn account_state(reply: &Reply, url: String) -> Result<AccountState, RequestError> {
     let object: AccountObject = reply.object()?;
-    Ok(AccountState {
-        url,
-        status: object.status,
-        contact: object.contact.unwrap_or_default(),
-        created: reply.status == 201,
-    })
+    Ok(AccountState { url, status: object.status, contact: object.contact, created: reply.status == 201 })
 }
 
 #[cfg(test)]
@@ -272,7 +270,7 @@ mod tests {
         }"#;
         let object: AccountObject = serde_json::from_str(example).unwrap();
         assert_eq!(object.status, AccountStatus::Valid);
-        assert_eq!(object.contact.unwrap().len(), 2);
+        assert_eq!(object.contact.len(), 2);
         let other: AccountObject = serde_json::from_str(r#"{"status":"paused","contact":null}"#).unwrap();
         assert_eq!(other.status, AccountStatus::Unknown);
     }

@@ -2,7 +2,7 @@
 
 use super::{
     account::Account, answer::Answer, challenge::Challenge, challenge::ChallengeKind, identifier::Identifier,
-    problem::Problem, request_error::RequestError, timestamp,
+    problem::Problem, reading, request_error::RequestError, timestamp,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,21 +13,23 @@ use std::fmt;
 pub struct Authorization {
     /// Without `*.`, also for a wildcard.
     pub identifier: Identifier,
+    #[serde(default, deserialize_with = "reading::or_default")]
     pub status: AuthorizationStatus,
     #[serde(default, deserialize_with = "timestamp::lenient", skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
     /// In any order, also of types that are not known here.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "reading::list")]
     pub challenges: Vec<Challenge>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "reading::or_default")]
     pub wildcard: bool,
 }
 
 /// RFC 8555 section 7.1.6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", from = "String")]
 pub enum AuthorizationStatus {
     /// Also whatever is not known here, and `processing`, which some CAs say while they validate.
+    #[default]
     Pending,
     Valid,
     Invalid,
@@ -125,6 +127,22 @@ mod tests {
         let challenge = authorization.challenge(&ChallengeKind::Http01).unwrap();
         assert_eq!(challenge.url, "https://example.com/acme/chall/prV_B7yEyA4");
         assert_eq!(authorization.challenges[0].token, None);
+        let stored = serde_json::to_string(&authorization).unwrap();
+        assert_eq!(serde_json::from_str::<Authorization>(&stored).unwrap(), authorization);
+    }
+
+    #[test]
+    fn a_challenge_that_can_not_be_used_leaves_the_others() {
+        let odd = r#"{"identifier":{"type":"dns","value":"a.example"},"status":null,"wildcard":null,"challenges":[
+            {"type":"dns-persist-01","issuerDomainNames":["ca.example"],"issuer-domain-names":["ca.example","b.example"]},
+            null, "http-01", {"type":"dns-persist-01","url":"https://a/p","issuerDomainNames":["ca.example"],
+            "issuer-domain-names":["ca.example","b.example"],"status":null,"token":null,"error":null},
+            {"type":"http-01","url":"https://a/h","token":"DGyRejmCefe7v4NfDGDKfA"}]}"#;
+        let authorization: Authorization = serde_json::from_str(odd).unwrap();
+        assert_eq!(authorization.status, AuthorizationStatus::Pending);
+        assert!(!authorization.wildcard && authorization.challenges.len() == 2);
+        assert_eq!(authorization.challenges[0].issuer_domain_names, ["ca.example", "b.example"]);
+        assert_eq!(authorization.challenge(&ChallengeKind::Http01).unwrap().url, "https://a/h");
         let stored = serde_json::to_string(&authorization).unwrap();
         assert_eq!(serde_json::from_str::<Authorization>(&stored).unwrap(), authorization);
     }

@@ -40,7 +40,8 @@ impl Account {
     }
 
     /// Downloads a certificate with the chain whose topmost certificate was issued by the given common name, or, where
-    /// there is none, with the one that the CA prefers. Alternates are only asked for when the first one is another.
+    /// there is none, with the one that the CA prefers. Alternates are only asked for when the first one is another, or has a
+    /// certificate above the leaf that is not valid now: any that has none goes before it.
     ///
     /// # Errors
     /// [`RequestError`] when the CA's own choice can't be had. An alternate that can't is passed over.
@@ -54,19 +55,29 @@ impl Account {
             issuer_common_name
                 .is_none_or(|wanted| chain.topmost_issuer_common_name().as_deref() == Some(wanted))
         };
+        let now = jiff::Timestamp::now().as_second();
+        let is_in_date = |chain: &Chain| chain.check_dates_above(now).is_ok();
         let matched = matches(&first.value.chain);
+        let mut suffices = is_in_date(&first.value.chain);
         let mut chosen = first.map(|first| {
             (PreferredChain { chain: first.chain, url: url.to_owned(), matched }, first.alternates)
         });
-        if !matched {
+        if !matched || !suffices {
             for alternate in std::mem::take(&mut chosen.value.1) {
                 match self.fetch_certificate(&alternate).await {
-                    Ok(other) if matches(&other.value.chain) => {
+                    Ok(other) if matches(&other.value.chain) && is_in_date(&other.value.chain) => {
                         let preferred =
                             PreferredChain { chain: other.value.chain, url: alternate, matched: true };
                         return Ok(Answer { value: preferred, retry_after: other.retry_after });
                     }
-                    Ok(_) => debug!(url = alternate, "the alternate chain ends elsewhere"),
+                    Ok(other) if !suffices && is_in_date(&other.value.chain) => {
+                        suffices = true;
+                        chosen.value.0 =
+                            PreferredChain { chain: other.value.chain, url: alternate, matched: false };
+                    }
+                    Ok(_) => {
+                        debug!(url = alternate, "the alternate chain ends elsewhere, or is out of its dates")
+                    }
                     // The CA's default is what matters: a chain of a retired issuer may be gone.
                     Err(error) => {
                         warn!(url = alternate, %error, "an alternate chain could not be downloaded")

@@ -5,6 +5,7 @@ use super::{
     pem::{self, PemFlaw},
 };
 use openssl::{
+    asn1::Asn1Time,
     error::ErrorStack,
     nid::Nid,
     x509::{GeneralNameRef, X509, X509NameRef, X509Ref},
@@ -59,6 +60,10 @@ pub enum ChainError {
     Expired,
     #[error("certificate {place} of the chain is not issued by the one that follows")]
     BrokenLink { place: usize },
+    #[error("certificate {place} of the chain has expired")]
+    IssuerExpired { place: usize },
+    #[error("certificate {place} of the chain is not valid yet")]
+    IssuerNotYetValid { place: usize },
     #[error("OpenSSL refused the operation")]
     OpenSsl(#[from] ErrorStack),
 }
@@ -113,8 +118,8 @@ impl Chain {
         true
     }
 
-    /// Whether this is what was ordered, and hangs together: the key, the names, the dates of the leaf, and that each
-    /// certificate was issued and signed by the next one. Whether the root is trusted is the clients' affair.
+    /// Whether this is what was ordered, and hangs together: the key, the names, the dates of every certificate, and that each
+    /// was issued and signed by the next one. Whether the root is trusted is the clients' affair.
     ///
     /// # Errors
     /// [`ChainError`], the first thing that is not so.
@@ -138,6 +143,25 @@ impl Chain {
             let [child, parent] = pair else { unreachable!("windows of two have two") };
             if !is_issued_by(child, parent) {
                 return Err(ChainError::BrokenLink { place: place + 1 });
+            }
+        }
+        self.check_dates_above(expected.now_unix)
+    }
+
+    /// Whether every certificate above the leaf is valid now.
+    ///
+    /// # Errors
+    /// [`ChainError::IssuerExpired`], [`ChainError::IssuerNotYetValid`].
+    pub fn check_dates_above(&self, now_unix: i64) -> Result<(), ChainError> {
+        let now = Asn1Time::from_unix(now_unix)?;
+        let soon = Asn1Time::from_unix(now_unix.saturating_add(CLOCK_SKEW_ALLOWED.as_secs() as i64))?;
+        for (above, certificate) in self.issuers().iter().enumerate() {
+            let place = above + 2;
+            if certificate.not_after().compare(&now)? != Ordering::Greater {
+                return Err(ChainError::IssuerExpired { place });
+            }
+            if certificate.not_before().compare(&soon)? == Ordering::Greater {
+                return Err(ChainError::IssuerNotYetValid { place });
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ use super::{
     account::Account,
     answer::Answer,
     problem::{Problem, ProblemKind},
+    reading,
     request_error::{Refusal, RequestError},
     timestamp,
 };
@@ -13,29 +14,64 @@ use shared::domain::Token;
 
 /// One way to prove control.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WireChallenge")]
 pub struct Challenge {
     #[serde(rename = "type")]
     pub kind: ChallengeKind,
     pub url: String,
     /// Absent in some CAs' answers while nothing has happened.
-    #[serde(default)]
     pub status: ChallengeStatus,
     /// Not every kind has one (`dns-persist-01` has none). [`Challenge::parse_token`] checks it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    #[serde(default, deserialize_with = "timestamp::lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub validated: Option<Timestamp>,
     /// What the CA calls itself in records that stay (draft-ietf-acme-dns-persist, in the words of either draft).
-    #[serde(
-        default,
-        rename = "issuerDomainNames",
-        alias = "issuer-domain-names",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(rename = "issuerDomainNames", skip_serializing_if = "Vec::is_empty")]
     pub issuer_domain_names: Vec<String>,
     /// Why the validation failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,
+}
+
+/// As it is sent: both drafts' words may stand side by side.
+#[derive(Deserialize)]
+struct WireChallenge {
+    #[serde(rename = "type")]
+    kind: ChallengeKind,
+    url: String,
+    #[serde(default, deserialize_with = "reading::or_default")]
+    status: ChallengeStatus,
+    #[serde(default, deserialize_with = "reading::optional")]
+    token: Option<String>,
+    #[serde(default, deserialize_with = "timestamp::lenient")]
+    validated: Option<Timestamp>,
+    #[serde(default, rename = "issuerDomainNames", deserialize_with = "reading::short_list")]
+    issuer_domain_names: Vec<String>,
+    #[serde(default, rename = "issuer-domain-names", deserialize_with = "reading::short_list")]
+    issuer_domain_names_of_old: Vec<String>,
+    #[serde(default, deserialize_with = "reading::optional")]
+    error: Option<Problem>,
+}
+
+impl From<WireChallenge> for Challenge {
+    fn from(wire: WireChallenge) -> Self {
+        let mut issuer_domain_names = wire.issuer_domain_names;
+        for name in wire.issuer_domain_names_of_old {
+            if !issuer_domain_names.contains(&name) {
+                issuer_domain_names.push(name);
+            }
+        }
+        Self {
+            kind: wire.kind,
+            url: wire.url,
+            status: wire.status,
+            token: wire.token,
+            validated: wire.validated,
+            issuer_domain_names,
+            error: wire.error,
+        }
+    }
 }
 
 /// RFC 8555 section 8, RFC 8737, and whatever else the CA offers.

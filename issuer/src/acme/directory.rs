@@ -1,7 +1,13 @@
 //! The directory (RFC 8555 section 7.1.1): where a CA does what.
 
-use serde::{Deserialize, Serialize};
+use super::reading;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use shared::domain::bounded;
 use std::collections::BTreeMap;
+
+/// Profiles that are known of one CA.
+const MOST_PROFILES: usize = 100;
 
 /// The URLs of one CA. Entries that are not known (Let's Encrypt adds a random one) are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,18 +16,18 @@ pub struct Directory {
     pub new_nonce: String,
     pub new_account: String,
     pub new_order: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "reading::url", skip_serializing_if = "Option::is_none")]
     pub new_authz: Option<String>,
     /// Required by the RFC, missing at some private CAs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "reading::url", skip_serializing_if = "Option::is_none")]
     pub revoke_cert: Option<String>,
     /// Required by the RFC, missing at some private CAs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "reading::url", skip_serializing_if = "Option::is_none")]
     pub key_change: Option<String>,
     /// RFC 9773. Absent where the CA has no renewal information.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "reading::url", skip_serializing_if = "Option::is_none")]
     pub renewal_info: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "reading::or_default")]
     pub meta: Meta,
 }
 
@@ -29,23 +35,34 @@ pub struct Directory {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Meta {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "reading::url", skip_serializing_if = "Option::is_none")]
     pub terms_of_service: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "reading::text", skip_serializing_if = "Option::is_none")]
     pub website: Option<String>,
     /// What a CAA record must name to allow this CA (RFC 8659).
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "reading::short_list", skip_serializing_if = "Vec::is_empty")]
     pub caa_identities: Vec<String>,
+    #[serde(deserialize_with = "reading::or_default")]
     pub external_account_required: bool,
     /// What the CA calls itself in records that stay, and what it puts before the hash of an account there
     /// (draft-ietf-acme-dns-persist-02).
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "reading::short_list", skip_serializing_if = "Vec::is_empty")]
     pub issuer_domain_names: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "reading::text", skip_serializing_if = "Option::is_none")]
     pub account_hash_prefix: Option<String>,
     /// Name and description of each profile that an order may ask for (draft-ietf-acme-profiles).
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "profiles", skip_serializing_if = "BTreeMap::is_empty")]
     pub profiles: BTreeMap<String, String>,
+}
+
+/// A profile whose description is no text has none.
+fn profiles<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let Value::Object(profiles) = Value::deserialize(deserializer)? else { return Ok(BTreeMap::new()) };
+    let described = profiles.into_iter().take(MOST_PROFILES).map(|(name, described)| {
+        let words = described.as_str().unwrap_or_default();
+        (name, bounded(words, reading::LONGEST_TEXT))
+    });
+    Ok(described.filter(|(name, _)| name.len() <= reading::LONGEST_TEXT).collect())
 }
 
 #[cfg(test)]
@@ -89,5 +106,28 @@ mod tests {
         let directory: Directory = serde_json::from_str(bare).unwrap();
         assert_eq!((directory.renewal_info, directory.meta), (None, Meta::default()));
         assert!(serde_json::from_str::<Directory>(r#"{"newNonce":"https://a/n"}"#).is_err());
+    }
+
+    #[test]
+    fn one_odd_member_does_not_spoil_the_others() {
+        let of = |meta: &str| -> Directory {
+            let text = format!(
+                r#"{{"newNonce":"https://a/n","newAccount":"https://a/a","newOrder":"https://a/o","newAuthz":null,
+                "revokeCert":7,"keyChange":"https://a/k","renewalInfo":null,"meta":{meta}}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let directory = of("null");
+        assert_eq!((directory.revoke_cert, directory.renewal_info), (None, None));
+        assert_eq!((directory.key_change.as_deref(), directory.meta), (Some("https://a/k"), Meta::default()));
+        let meta = of(r#"{"termsOfService":null,"website":[],"caaIdentities":["ca.example",null],
+            "externalAccountRequired":"yes","profiles":{"classic":"as ever","odd":null}}"#)
+        .meta;
+        assert_eq!((meta.terms_of_service, meta.website), (None, None));
+        assert_eq!(
+            (meta.caa_identities, meta.external_account_required),
+            (vec!["ca.example".to_owned()], false)
+        );
+        assert_eq!(meta.profiles.keys().collect::<Vec<_>>(), ["classic", "odd"]);
     }
 }

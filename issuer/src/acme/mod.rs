@@ -38,6 +38,7 @@ mod order;
 mod pacing;
 mod pem;
 mod problem;
+mod reading;
 mod renewal_info;
 mod request_error;
 mod retry_after;

@@ -5,6 +5,7 @@ use super::{
     answer::Answer,
     identifier::Identifier,
     problem::{Problem, ProblemKind},
+    reading,
     renewal_info::CertificateId,
     request_error::RequestError,
     timestamp,
@@ -29,29 +30,32 @@ pub struct NewOrder {
 /// An order as the CA has it (RFC 8555 section 7.1.3).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
+    #[serde(default, deserialize_with = "reading::or_default")]
     pub status: OrderStatus,
     #[serde(default, deserialize_with = "timestamp::lenient", skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "reading::list")]
     pub identifiers: Vec<Identifier>,
     /// URLs, in an order of the CA's own choosing.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "reading::urls")]
     pub authorizations: Vec<String>,
-    pub finalize: String,
+    /// Some CAs name it only where the order was placed.
+    #[serde(default, deserialize_with = "reading::url", skip_serializing_if = "Option::is_none")]
+    pub finalize: Option<String>,
     /// There once the order is valid.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "reading::url", skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
     /// Why the order failed. Often generic: the challenges of its authorizations know more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "reading::optional", skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "reading::text", skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "reading::optional", skip_serializing_if = "Option::is_none")]
     pub replaces: Option<CertificateId>,
 }
 
 /// RFC 8555 section 7.1.6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OrderStatus {
     Pending,
@@ -59,7 +63,8 @@ pub enum OrderStatus {
     Processing,
     Valid,
     Invalid,
-    /// A state that the RFC does not know: look again later.
+    /// A state that the RFC does not know, or none: look again later.
+    #[default]
     #[serde(other)]
     Unknown,
 }
@@ -126,7 +131,15 @@ impl Account {
         let sent = if directory.renewal_info.is_some() { wanted } else { &without };
         let reply = self.post(&directory.new_order, sent).await?;
         let url = reply.location()?.to_owned();
-        Ok(PlacedOrder { url, order: reply.object()?, retry_after: reply.retry_after })
+        let mut order: Order = reply.object()?;
+        if order.finalize.is_none() {
+            let whole = self.fetch_order(&url).await?.value;
+            order = Order { authorizations: order.authorizations, ..whole };
+        }
+        if order.finalize.is_none() {
+            return Err(reply.malformed("an order without a URL to finalize it".to_owned()));
+        }
+        Ok(PlacedOrder { url, order, retry_after: reply.retry_after })
     }
 
     /// An order of this account that nobody has heard of: the answer to newOrder was lost. It is looked for in the account's
@@ -239,7 +252,22 @@ mod tests {
         assert_eq!(order.replaces.unwrap().as_str(), "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE");
         let odd: Order = serde_json::from_str(r#"{"status":"held","finalize":"https://a/f"}"#).unwrap();
         assert_eq!(odd.status, OrderStatus::Unknown);
-        assert!(serde_json::from_str::<Order>(r#"{"status":"valid"}"#).is_err());
+        let bare: Order = serde_json::from_str(r#"{"status":"valid"}"#).unwrap();
+        assert_eq!((bare.status, bare.finalize), (OrderStatus::Valid, None));
+    }
+
+    #[test]
+    fn one_odd_member_does_not_spoil_the_others() {
+        let odd = r#"{"status":"ready","expires":null,"identifiers":[{"type":"dns","value":"a.example"},7,null],
+            "authorizations":null,"finalize":"https://a/f","certificate":null,"error":"none","profile":{},"replaces":[],
+            "notBefore":null,"new":[1]}"#;
+        let order: Order = serde_json::from_str(odd).unwrap();
+        assert_eq!(order.status, OrderStatus::Ready);
+        assert_eq!((order.identifiers.len(), order.authorizations.len()), (1, 0));
+        assert_eq!(order.finalize.as_deref(), Some("https://a/f"));
+        assert_eq!((order.certificate, order.error, order.profile, order.replaces), (None, None, None, None));
+        let stateless: Order = serde_json::from_str(r#"{"status":null}"#).unwrap();
+        assert_eq!(stateless.status, OrderStatus::Unknown);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Problem documents (RFC 9457 as profiled by RFC 8555 section 6.7): why the CA refused.
 
-use super::identifier::Identifier;
-use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use super::{identifier::Identifier, reading};
+use serde::{Deserialize, Serialize};
 use shared::error::{Fault, Retry};
 use std::fmt;
 
@@ -15,28 +14,28 @@ const PREFIXES: [&str; 2] = ["urn:ietf:params:acme:error:", "urn:acme:error:"];
 #[serde(default)]
 pub struct Problem {
     /// The URN as it was sent; [`Problem::kind`] is its meaning.
-    #[serde(rename = "type", deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "type", deserialize_with = "reading::text", skip_serializing_if = "Option::is_none")]
     pub type_urn: Option<String>,
-    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "reading::text", skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
     /// For people. May carry control characters of a validated host; `Display` escapes them.
-    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "reading::text", skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// A page to visit, with `userActionRequired` (RFC 8555 section 7.3.3).
-    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "reading::text", skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
     /// What is wrong with each identifier (RFC 8555 section 6.7.1).
-    #[serde(deserialize_with = "lenient_list", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "reading::short_list", skip_serializing_if = "Vec::is_empty")]
     pub subproblems: Vec<Subproblem>,
     /// What the CA would have taken, with `badSignatureAlgorithm` (RFC 8555 section 6.2).
-    #[serde(deserialize_with = "lenient_list", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "reading::short_list", skip_serializing_if = "Vec::is_empty")]
     pub algorithms: Vec<String>,
 }
 
 /// One identifier's part in a problem (RFC 8555 section 6.7.1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subproblem {
-    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "reading::optional", skip_serializing_if = "Option::is_none")]
     pub identifier: Option<Identifier>,
     #[serde(flatten)]
     pub problem: Box<Problem>,
@@ -99,7 +98,11 @@ problem_kinds! {
 impl Problem {
     /// Reads a body, if it is a problem document: a JSON object that has a type or a detail.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
-        let problem: Self = serde_json::from_slice(body).ok()?;
+        let mut problem: Self = serde_json::from_slice(body).ok()?;
+        // RFC 8555 section 6.7.1: subproblems have none of their own.
+        for subproblem in &mut problem.subproblems {
+            subproblem.problem.subproblems.clear();
+        }
         (problem.type_urn.is_some() || problem.detail.is_some()).then_some(problem)
     }
 
@@ -171,15 +174,6 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
-    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
-}
-
-fn lenient_list<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    let Value::Array(entries) = Value::deserialize(deserializer)? else { return Ok(Vec::new()) };
-    Ok(entries.into_iter().filter_map(|entry| serde_json::from_value(entry).ok()).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +233,24 @@ mod tests {
         ] {
             assert_eq!(Problem::parse(other), None);
         }
+    }
+
+    #[test]
+    fn texts_and_lists_are_no_longer_than_anything_sensible() {
+        let long = "x".repeat(900_000);
+        let subproblem = serde_json::json!({
+            "detail": long, "subproblems": [{"detail": "below"}],
+            "identifier": {"type": "dns", "value": "a.example"},
+        });
+        let document = serde_json::json!({
+            "type": long, "title": long, "detail": long, "instance": long, "subproblems": vec![subproblem; 150],
+        });
+        let problem = Problem::parse(document.to_string().as_bytes()).unwrap();
+        for text in [&problem.type_urn, &problem.title, &problem.detail, &problem.instance] {
+            assert_eq!(text.as_ref().unwrap().chars().count(), 1_000);
+        }
+        assert_eq!(problem.subproblems.len(), 100);
+        assert!(problem.subproblems.iter().all(|sub| sub.problem.subproblems.is_empty()));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Renewal information (RFC 9773): when the CA wants a certificate to be replaced.
 
-use super::{answer::Answer, client::Client, moments::Moment, request_error::RequestError, timestamp};
+use super::{
+    answer::Answer, client::Client, moments::Moment, reading, request_error::RequestError, timestamp,
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use openssl::{error::ErrorStack, x509::X509Ref};
@@ -39,7 +41,7 @@ pub struct RenewalInfo {
 #[serde(rename_all = "camelCase")]
 struct RenewalInfoObject {
     suggested_window: SuggestedWindow,
-    #[serde(default, rename = "explanationURL")]
+    #[serde(default, rename = "explanationURL", deserialize_with = "reading::url")]
     explanation_url: Option<String>,
 }
 

@@ -4,6 +4,7 @@ use super::{
     link::Link,
     nonce::Nonce,
     problem::{Problem, printable},
+    reading,
     request_error::{Refusal, RequestError},
     retry_after,
 };
@@ -14,6 +15,7 @@ use reqwest::{
     redirect::Policy,
 };
 use serde::de::DeserializeOwned;
+use shared::domain::bounded;
 use std::{
     sync::{
         Arc,
@@ -175,7 +177,9 @@ impl Reply {
             disbelieved: asked.filter(|_| believed.is_some_and(|it| it.is_replaced)).map(printable),
             clock_offset_seconds: date.map(|date| seconds(date) - seconds(now)),
             body: Vec::new(),
-            location: text(header::LOCATION).map(|target| resolve(url, target)),
+            location: text(header::LOCATION)
+                .map(|target| resolve(url, target))
+                .filter(|location| location.len() <= reading::LONGEST_URL),
             links: links.flat_map(Link::parse).collect(),
         }
     }
@@ -187,8 +191,11 @@ impl Reply {
 
     /// The object in the body.
     pub(super) fn object<T: DeserializeOwned>(&self) -> Result<T, RequestError> {
-        serde_json::from_slice(&self.body)
-            .map_err(|error| self.malformed(format!("an object that can't be read ({error})")))
+        serde_json::from_slice(&self.body).map_err(|error| {
+            // It may repeat what it could not read.
+            let error = bounded(&printable(&error.to_string()), EXCERPT_CHARS);
+            self.malformed(format!("an object that can't be read ({error})"))
+        })
     }
 
     /// The URL of the object that was made.

@@ -107,7 +107,7 @@ impl Ca {
             name: name.clone(),
             title: title(name, profile),
             trusted_roots: roots(section)?,
-            public: profile.is_some_and(|profile| profile.public),
+            public: is_public(section, profile),
             quirks: profile.map_or_else(Quirks::default, |profile| profile.quirks),
             limits: CaLimits::of(profile, section.limits_file.as_deref())?,
             first_poll: first_poll
@@ -135,7 +135,7 @@ impl Terms {
         Ok(Self {
             name: name.clone(),
             title: title(name, profile),
-            public: profile.is_some_and(|profile| profile.public),
+            public: is_public(section, profile),
             limits: CaLimits::of(profile, section.limits_file.as_deref())?,
             section: section.clone(),
         })
@@ -165,6 +165,11 @@ impl Terms {
     pub fn room(&self, profile: Option<&str>) -> Room {
         room(&self.section, &self.limits, profile.or(self.section.profile.as_deref()))
     }
+}
+
+/// A CA that nobody has described is one's own, unless the configuration says otherwise.
+fn is_public(section: &Section, profile: Option<&Profile>) -> bool {
+    section.public.unwrap_or_else(|| profile.is_some_and(|profile| profile.public))
 }
 
 fn title(name: &str, profile: Option<&Profile>) -> String {
@@ -287,6 +292,10 @@ mod tests {
         let own = config("[ca.letsencrypt]\ndirectory = \"https://127.0.0.1/dir\"\n");
         let ca = Ca::of(&own, None).unwrap();
         assert_eq!((ca.public, ca.first_poll), (false, OWN_FIRST_POLL));
+        let said = config("[ca.mine]\ndirectory = \"https://ca.example/dir\"\npublic = true\n");
+        assert!(Ca::of(&said, None).unwrap().public);
+        let said = config("[ca.letsencrypt]\npublic = false\n");
+        assert!(!Ca::of(&said, None).unwrap().public);
     }
 
     #[test]

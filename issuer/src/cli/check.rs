@@ -72,7 +72,8 @@ pub(super) async fn run(arguments: Arguments, config: Config, output: &Output) -
         .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
     let (asker, of_ca) = ask_ca(&context, &ca, &arguments.account).await?;
     let frontends = arguments.frontend.map(|address| vec![address]);
-    let validator = validator(&context.config).map_err(|e| Failed::because(Exit::Usage, "resolvers", &e))?;
+    let validator =
+        validator(&context.config, ca.public).map_err(|e| Failed::because(Exit::Usage, "resolvers", &e))?;
     let validator = frontends.into_iter().fold(validator, |validator, own| validator.with_frontends(own));
     let canary = Canary::publish(&context.store).await.map_err(|e| of_store(&e))?;
     let resolver = validator.resolver().clone();

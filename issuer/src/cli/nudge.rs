@@ -55,7 +55,7 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
     let mut groups: Vec<SiteId> = Vec::new();
     if let Some(name) = &arguments.ca {
-        let ca = context.ca(Some(name))?.name;
+        let ca = context.ca(Some(name.as_str()))?.name;
         let lifted = context.store.end_pauses(&ca).await.map_err(|e| of_store(&e))?;
         let asked = nudge_because(&context, &registry, |stored, failure| {
             stored.site.ca == ca && failure.fault == Fault::Ca

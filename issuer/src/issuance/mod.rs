@@ -58,7 +58,7 @@ pub use progress::{Progress, Step, Timeline};
 pub(crate) use publication::{look_for_promotion, promote_what_is_due};
 pub(crate) use renewal::{Follows, Oracle, Renewals, place_of_served};
 pub use rollover::{resolve_candidate, roll_over};
-pub(crate) use setup::{DEFAULT_ACCOUNT, client_for, reach, validator};
+pub(crate) use setup::{DEFAULT_ACCOUNT, are_all_public, client_for, reach, validator};
 pub use setup::{Issuance, SetupError};
 pub use site::{Issue, Outcome, Published, Urge, Wanted};
 pub(crate) use site::{lacks_nothing, valid_certificates};

@@ -67,7 +67,7 @@ impl Work<'_> {
     ) -> Result<StoredOrder, Verdict> {
         let ordered = planned.ordered(Ordered {
             order_url: placed.url,
-            finalize_url: placed.order.finalize,
+            finalize_url: placed.order.finalize.unwrap_or_default(),
             authorization_urls: placed.order.authorizations,
             expires: placed.order.expires,
         });

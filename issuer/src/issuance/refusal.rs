@@ -213,7 +213,8 @@ impl Verdict {
     fn bounded(mut self) -> Self {
         if self.class == FailureClass::Ca {
             self.wait = self.wait.map(|wait| wait.min(LONGEST_OF_TROUBLE));
-        } else if self.class == FailureClass::Limit && self.wait.is_some_and(|wait| wait >= LONGEST_OF_LIMIT) {
+        } else if self.class == FailureClass::Limit && self.wait.is_some_and(|wait| wait >= LONGEST_OF_LIMIT)
+        {
             self.fault = Fault::Ca;
         }
         self

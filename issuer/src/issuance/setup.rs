@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     acme::{self, Client, ClientSettings, RequestError},
-    ca::Ca,
+    ca::{Ca, Terms},
     dns::{Resolver, ResolverError},
     dns01::{self, Prover},
     limits::{FleetPacer, Twin},
@@ -125,7 +125,7 @@ impl Issuance {
         let suffixes = Arc::new(move || suffixes::current(&of_suffixes));
         Ok(Self {
             twin: Twin::new(store.clone(), ca.clone(), account_name, suffixes, config.issuer.limit_reserve),
-            checker: Checker::new(reach(config)?, config.issuer.self_check),
+            checker: Checker::new(reach(config, ca.public)?, config.issuer.self_check),
             prover: Prover::open(config, store.clone(), Resolver::with_servers(&config.issuer.resolvers)?)?,
             validation_pace: Pace::new(ca.first_poll),
             issuing_pace: Pace::new(ca.first_poll),
@@ -177,23 +177,29 @@ impl Issuance {
     }
 }
 
-/// Looks at challenge paths as the CA will.
+/// Looks at challenge paths as a CA will; one that is not public looks into private networks, too.
 ///
 /// # Errors
 /// The resolvers of the configuration can't be used.
-pub(crate) fn reach(config: &Config) -> Result<Reach, ResolverError> {
-    Ok(Reach::new(validator(config)?))
+pub(crate) fn reach(config: &Config, is_public: bool) -> Result<Reach, ResolverError> {
+    Ok(Reach::new(validator(config, is_public)?))
 }
 
-/// Fetches as the CA will.
+/// Fetches as a CA will.
 ///
 /// # Errors
 /// The resolvers of the configuration can't be used.
-pub(crate) fn validator(config: &Config) -> Result<Validator, ResolverError> {
+pub(crate) fn validator(config: &Config, is_public: bool) -> Result<Validator, ResolverError> {
     let suffixes = suffixes::current(config);
     let rules = Rules::for_port(config.issuer.http_port, move |host| suffixes.ends_in_known_top_level(host));
+    let rules = if is_public { rules } else { rules.of_private_ca() };
     let resolver = Resolver::with_servers(&config.issuer.resolvers)?;
     Ok(Validator::new(rules, resolver).with_frontends(config.frontends.addresses.clone()))
+}
+
+/// Whether every CA of the configuration is public: else nobody is told that a private address is none.
+pub(crate) fn are_all_public(config: &Config) -> bool {
+    config.ca.keys().all(|name| Terms::of(config, Some(name)).is_ok_and(|terms| terms.public))
 }
 
 /// A client that knows the CA's directory: the one that another program fetched within the hour, or a fresh one.

@@ -5,7 +5,7 @@ use crate::dns::Resolver;
 use crate::limits::Later;
 use jiff::Timestamp;
 use shared::{
-    domain::{DnsName, Failure, FailureClass, NameSet},
+    domain::{DnsName, Failure, FailureClass, LONGEST_SENTENCE, NameSet, bounded},
     error::Fault,
     store::StoreError,
     vault::SealError,
@@ -179,8 +179,8 @@ impl Verdict {
             count: before.map_or(0, |failure| failure.count).saturating_add(1),
             fault: self.fault,
             class: self.class,
-            what: self.what.clone(),
-            remedy: self.remedy.clone(),
+            what: bounded(&self.what, LONGEST_SENTENCE),
+            remedy: bounded(&self.remedy, LONGEST_SENTENCE),
             not_before: self.wait.and_then(|wait| now.checked_add(wait).ok()),
             since: Some(before.map_or(now, |failure| failure.since.unwrap_or(failure.at))),
             next: None,

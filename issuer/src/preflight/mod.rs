@@ -50,6 +50,8 @@ pub struct Rules {
     /// Whether the host of a redirect must end in a public top-level domain. Where it need not, names of the
     /// special-use domains (`.test`, `.example`, `.localhost`, ...) are accepted besides.
     pub require_public_suffix: bool,
+    /// Whether a redirect may lead to any host: single labels, `.lan` and what else a network of one's own has.
+    pub allow_any_host: bool,
     ends_in_public_tld: Arc<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
@@ -69,7 +71,19 @@ impl Rules {
             https_port: 443,
             allow_special_purpose_addresses: for_tests,
             require_public_suffix: !for_tests,
+            allow_any_host: false,
             ends_in_public_tld: Arc::new(ends_in_public_tld),
+        }
+    }
+
+    /// The rules of a CA of one's own, on one's own network: private addresses may be asked, and names need not be public.
+    #[must_use]
+    pub fn of_private_ca(self) -> Self {
+        Self {
+            allow_special_purpose_addresses: true,
+            require_public_suffix: false,
+            allow_any_host: true,
+            ..self
         }
     }
 
@@ -81,7 +95,9 @@ impl Rules {
     fn allows_host(&self, name: &str) -> bool {
         let special_use = ["test", "example", "invalid", "localhost", "local", "internal"];
         let last = name.rsplit('.').next().unwrap_or(name);
-        (self.ends_in_public_tld)(name) || (!self.require_public_suffix && special_use.contains(&last))
+        self.allow_any_host
+            || (self.ends_in_public_tld)(name)
+            || (!self.require_public_suffix && special_use.contains(&last))
     }
 }
 
@@ -92,6 +108,7 @@ impl fmt::Debug for Rules {
             .field("https_port", &self.https_port)
             .field("allow_special_purpose_addresses", &self.allow_special_purpose_addresses)
             .field("require_public_suffix", &self.require_public_suffix)
+            .field("allow_any_host", &self.allow_any_host)
             .finish_non_exhaustive()
     }
 }

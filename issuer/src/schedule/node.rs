@@ -4,7 +4,7 @@ use super::{Counters, renewal_info::Known, trouble::Troubles};
 use crate::{
     ca::Ca,
     dns::{Resolver, ResolverError},
-    issuance::{Issuance, SetupError, reach},
+    issuance::{Issuance, SetupError, are_all_public, reach},
     preflight::{Departure, Reach},
     sites::Registry,
 };
@@ -75,7 +75,7 @@ impl Node {
         let resolver = Resolver::with_servers(&config.issuer.resolvers)?;
         Ok(Self {
             registry: Registry::new(store.clone(), Arc::clone(&config)),
-            reach: reach(&config)?,
+            reach: reach(&config, are_all_public(&config))?,
             departure: Departure::of(&config.frontends, resolver),
             parked: config.issuer.parked_backoff(),
             store,

@@ -74,6 +74,9 @@ pub struct Ca {
     /// The profile that is asked for; absent: the CA chooses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
+    /// Whether it refuses names and addresses that are not public; absent: as the shipped profile says, and a CA of your own doesn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public: Option<bool>,
     /// Whether nothing is ordered where the CA no longer has that profile; else it chooses then.
     pub profile_required: bool,
     /// External account binding: the key id that the CA gave you, and a file with the MAC key.

@@ -146,6 +146,14 @@ impl Leaf {
         })
     }
 
+    /// From when until when a certificate is valid.
+    ///
+    /// # Errors
+    /// [`CertificateError`] when a date can't be read.
+    pub fn dates_of(x509: &X509Ref) -> Result<(Timestamp, Timestamp), CertificateError> {
+        Ok((timestamp(x509.not_before())?, timestamp(x509.not_after())?))
+    }
+
     /// Whether it is valid for a hostname: RFC 6125 section 6.4.3 for wildcards.
     pub fn covers(&self, name: &DnsName) -> bool {
         let below = name.as_str().split_once('.').map(|(_, parent)| parent);
@@ -161,8 +169,9 @@ impl Leaf {
 
 fn timestamp(time: &Asn1TimeRef) -> Result<Timestamp, CertificateError> {
     let since = Asn1Time::from_unix(0)?.diff(time)?;
-    Timestamp::from_second(i64::from(since.days) * 86_400 + i64::from(since.secs))
-        .map_err(|_| CertificateError::Dates)
+    let seconds = i64::from(since.days) * 86_400 + i64::from(since.secs);
+    // RFC 5280 section 4.1.2.5: the last second of the year 9999 means that it has no end.
+    Ok(Timestamp::from_second(seconds).unwrap_or(if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX }))
 }
 
 fn address(octets: &[u8]) -> Option<String> {

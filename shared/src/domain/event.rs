@@ -1,10 +1,13 @@
 //! What happened, as the operator is told: one record for each thing, in plain words.
 
-use super::{DnsName, Failure, Partition, SiteId};
+use super::{DnsName, Failure, LONGEST_SENTENCE, Partition, SiteId, bounded};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::{fmt, str::FromStr};
+
+/// Entries of a list that an event carries: as many as a certificate has names at most.
+const MOST_ENTRIES: usize = 100;
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -142,6 +145,15 @@ impl Severity {
     }
 }
 
+/// Texts within a value, and lists, are no longer than what an event may say.
+fn bounded_value(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(bounded(&text, LONGEST_SENTENCE)),
+        Value::Array(entries) => entries.into_iter().take(MOST_ENTRIES).map(bounded_value).collect(),
+        other => other,
+    }
+}
+
 impl Event {
     /// The newest version of this record that this program can read.
     pub const VERSION: u32 = 1;
@@ -158,7 +170,7 @@ impl Event {
             ca: None,
             tags: Vec::new(),
             failure: None,
-            what: what.into(),
+            what: bounded(&what.into(), LONGEST_SENTENCE),
             remedy: None,
             data: Map::new(),
         }
@@ -191,20 +203,22 @@ impl Event {
     /// The failure behind it, and its remedy.
     #[must_use]
     pub fn because(mut self, failure: &Failure) -> Self {
-        self.remedy = Some(failure.remedy.clone()).filter(|remedy| !remedy.is_empty());
-        self.failure = Some(failure.clone());
+        self.remedy = Some(bounded(&failure.remedy, LONGEST_SENTENCE)).filter(|remedy| !remedy.is_empty());
+        let what = bounded(&failure.what, LONGEST_SENTENCE);
+        let remedy = bounded(&failure.remedy, LONGEST_SENTENCE);
+        self.failure = Some(Failure { what, remedy, ..failure.clone() });
         self
     }
 
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = Some(remedy.into());
+        self.remedy = Some(bounded(&remedy.into(), LONGEST_SENTENCE));
         self
     }
 
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.data.insert(key.to_owned(), value.into());
+        self.data.insert(key.to_owned(), bounded_value(value.into()));
         self
     }
 

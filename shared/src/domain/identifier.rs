@@ -152,9 +152,6 @@ fn check_labels(ascii: &str, text: &str) -> Result<(), NameError> {
     if labels > MAX_LABELS {
         return Err(NameError::TooManyLabels(named()));
     }
-    if labels < 2 {
-        return Err(NameError::NeedsDot(named()));
-    }
     let strict =
         Uts46::new().to_ascii(ascii.as_bytes(), AsciiDenyList::STD3, Hyphens::Check, DnsLength::Verify);
     if strict.ok().as_deref() != Some(ascii) {
@@ -301,7 +298,6 @@ mod tests {
         let long_name = vec!["a".repeat(60); 5].join(".");
         for (written, rule) in [
             ("", "empty"),
-            ("localhost", "needs-dot"),
             ("example.com.", "trailing-dot"),
             ("a..example.com", "empty-label"),
             (".example.com", "empty-label"),

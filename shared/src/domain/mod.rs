@@ -27,6 +27,7 @@ mod sighting;
 mod site;
 mod spread;
 mod tag;
+mod text;
 mod tls_policy;
 
 pub use api_token::{ApiRole, ApiToken, InvalidTokenName, TokenName};
@@ -64,6 +65,7 @@ pub use site::{
 };
 pub use spread::{Candidates, Chosen, Occasion, candidates, hour_of};
 pub use tag::{InvalidTag, is_word, parse_tag};
+pub use text::{LONGEST_SENTENCE, bounded};
 pub use tls_policy::{TlsGroup, TlsPolicy, TlsPolicyError, TlsVersion};
 
 /// A draw as it may be used: between 0 and 1, whatever the caller gave.

@@ -53,25 +53,32 @@ impl PublicSuffixes {
         self.list.suffix(host.as_bytes()).is_some_and(|suffix| suffix.is_known())
     }
 
-    /// The rules of a public CA that need this list. `test_names` lets `.test` and `.example` pass, for CAs that are not public.
+    /// The rules of a public CA that need this list. `own_names` lets pass what only a network of one's own has (`.internal`, `.lan`,
+    /// `.test`), for CAs that are not public.
     ///
     /// # Errors
     /// [`NameError::UnknownTopLevelDomain`] or [`NameError::PublicSuffix`]; an address is [`NameError::IpAddress`].
-    pub fn check_issuable(&self, name: &DnsName, test_names: bool) -> Result<(), NameError> {
+    pub fn check_issuable(&self, name: &DnsName, own_names: bool) -> Result<(), NameError> {
         if name.address().is_some() {
             return Err(NameError::IpAddress(name.to_string()));
         }
         // A wildcard stands for what lies below.
         if let Some(below) = name.as_str().strip_prefix("*.") {
             let below = DnsName::parse(below)?;
-            return self.check_issuable(&below, test_names);
+            return self.check_issuable(&below, own_names);
+        }
+        if !own_names && !name.as_str().contains('.') {
+            return Err(NameError::NeedsDot(name.to_string()));
         }
         let top_level = name.labels().next_back().unwrap_or_default();
-        if test_names && TEST_TOP_LEVELS.contains(&top_level) {
+        if own_names && TEST_TOP_LEVELS.contains(&top_level) {
             return Ok(());
         }
         let Some(suffix) = self.list.suffix(name.as_str().as_bytes()).filter(|suffix| suffix.is_known())
         else {
+            if own_names {
+                return Ok(());
+            }
             return Err(NameError::UnknownTopLevelDomain(name.to_string()));
         };
         if suffix.typ() == Some(Type::Icann) && suffix.as_bytes() == name.as_str().as_bytes() {
@@ -138,11 +145,14 @@ mod tests {
             ("host.internal", "unknown-top-level-domain"),
             ("shop.test", "unknown-top-level-domain"),
             ("*.co.uk", "public-suffix"),
+            ("printer", "needs-dot"),
         ] {
             let name = |text| DnsName::parse_identifier(text).unwrap();
             assert_eq!(list.check_issuable(&name(host), false).unwrap_err().rule(), rule, "{host}");
         }
         assert!(list.check_issuable(&name("shop.test"), true).is_ok());
-        assert!(list.check_issuable(&name("host.internal"), true).is_err());
+        for own in ["host.internal", "nas.lan", "*.wiki.lan", "printer"] {
+            assert!(list.check_issuable(&DnsName::parse_identifier(own).unwrap(), true).is_ok(), "{own}");
+        }
     }
 }

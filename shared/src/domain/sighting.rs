@@ -29,7 +29,7 @@ pub fn sightable(text: &str, suffixes: &PublicSuffixes) -> Result<DnsName, NotSi
     let name =
         DnsName::parse(text.strip_suffix('.').unwrap_or(text)).map_err(|_| NotSightable::NoHostname)?;
     let labels: Vec<&str> = name.labels().collect();
-    if labels.contains(&"*") || name.address().is_some() {
+    if labels.len() < 2 || labels.contains(&"*") || name.address().is_some() {
         return Err(NotSightable::NoHostname);
     }
     if !LABELS.contains(&labels.len()) {

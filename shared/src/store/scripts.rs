@@ -10,6 +10,8 @@ pub(super) struct Script {
     sha1: String,
 }
 
+/// What a script begins with that runs in a full store, too.
+const FREEING: &str = "#!lua flags=allow-oom\n";
 /// What every script of the schedule begins with.
 const SCHEDULE: &str = include_str!("scripts/schedule.lua");
 /// What every script of the limits' twin begins with.
@@ -20,6 +22,16 @@ impl Script {
         let text = text.to_owned();
         let sha1 = hex(&openssl::sha::sha1(text.as_bytes()));
         Self { text, sha1 }
+    }
+
+    /// One that only removes, or gives back what it holds: it runs in a full store, too, or there would be no way out.
+    fn freeing(text: &str) -> Self {
+        Self::new(&format!("{FREEING}{text}"))
+    }
+
+    /// One of the schedule that only removes, or gives back what it holds.
+    fn of_schedule_freeing(text: &str) -> Self {
+        Self::new(&format!("{FREEING}{SCHEDULE}\n{text}"))
     }
 
     /// One that moves a group in the schedule.
@@ -62,8 +74,6 @@ scripts! {
     COMMIT_NOTIFY_STATE: "commit_notify_state.lua",
     ADD_MEMBER: "add_member.lua",
     CLAIM_SIGHTINGS: "claim_sightings.lua",
-    END_MARK: "end_mark.lua",
-    END_SIGHTING: "end_sighting.lua",
     BEGIN_LOOKING: "begin_looking.lua",
     FAIL_ORDER: "fail_order.lua",
     HOLD_ROLLOVER: "hold_rollover.lua",
@@ -71,12 +81,10 @@ scripts! {
     PAUSE: "pause.lua",
     POINT_NAME: "point_name.lua",
     PUT_API_TOKEN: "put_api_token.lua",
-    RELEASE_NAME: "release_name.lua",
     RELEASE_ROLLOVER: "release_rollover.lua",
     RELEASE_NOTIFY_LEAD: "release_notify_lead.lua",
     RENEW_NOTIFY_LEAD: "renew_notify_lead.lua",
     RAISE_EPOCH: "raise_epoch.lua",
-    REMOVE_RECORD: "remove_record.lua",
     REPLACE_FIELD: "replace_field.lua",
     REPLACE_RECORD: "replace_record.lua",
     REWRAP_ORDER: "rewrap_order.lua",
@@ -91,15 +99,28 @@ scripts! {
     Script::of_schedule,
     ACQUIRE_LEASE: "acquire_lease.lua",
     ADOPT_INTO_FEED: "adopt_into_feed.lua",
-    CLAIM: "claim.lua",
-    DELETE_GROUP: "delete_group.lua",
     NUDGE: "nudge.lua",
     PUBLISH: "publish.lua",
     PUT_SITE: "put_site.lua",
-    RELEASE_LEASE: "release_lease.lua",
-    RENEW_LEASE: "renew_lease.lua",
     SETTLE: "settle.lua",
     WRITE_SPEC: "write_spec.lua",
+}
+
+scripts! {
+    Script::freeing,
+    END_MARK: "end_mark.lua",
+    END_SIGHTING: "end_sighting.lua",
+    RELEASE_NAME: "release_name.lua",
+    REMOVE_RECORD: "remove_record.lua",
+}
+
+scripts! {
+    Script::of_schedule_freeing,
+    CLAIM: "claim.lua",
+    DELETE_GROUP: "delete_group.lua",
+    RELEASE_LEASE: "release_lease.lua",
+    REMOVE_SITE: "put_site.lua",
+    RENEW_LEASE: "renew_lease.lua",
 }
 
 scripts! {

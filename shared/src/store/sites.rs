@@ -222,7 +222,9 @@ impl Store {
     pub async fn put_site(&self, change: &SiteChange) -> Result<(), StoreError> {
         let document = to_document(change)?;
         let due = keys::due(change.id.partition());
-        self.confirmed.script::<i64>(&scripts::PUT_SITE, &[due], &[document.as_bytes()]).await.map(drop)
+        // What is to go may go from a full store, too.
+        let script = if change.groups.is_empty() { &scripts::REMOVE_SITE } else { &scripts::PUT_SITE };
+        self.confirmed.script::<i64>(script, &[due], &[document.as_bytes()]).await.map(drop)
     }
 
     /// A group that is no longer wanted and waits for its deletion.

@@ -123,6 +123,20 @@ fn the_dates_are_those_of_the_leaf_with_a_little_skew() {
 }
 
 #[test]
+fn every_certificate_of_the_chain_must_be_valid_now() {
+    let root_key = generate_certificate_key(KeyType::EcdsaP256).unwrap();
+    let middle = |days| issued("Middle", &AUTHORITY.intermediate_key, "Root", &root_key, days, &[]);
+    let root = issued("Root", &root_key, "Root", &root_key, (-9 * DAY, 9 * DAY), &[]);
+    let with = |days| check_at(&parsed(&[&AUTHORITY.leaf, &middle(days), &root]), NOW, &wanted());
+    with((-9 * DAY, 9 * DAY)).unwrap();
+    assert!(matches!(with((-9 * DAY, 0)), Err(ChainError::IssuerExpired { place: 2 })));
+    assert!(matches!(with((DAY, 9 * DAY)), Err(ChainError::IssuerNotYetValid { place: 2 })));
+    let old = issued("Root", &root_key, "Root", &root_key, (-9 * DAY, -DAY), &[]);
+    let chain = parsed(&[&AUTHORITY.leaf, &middle((-DAY, DAY)), &old]);
+    assert!(matches!(check_at(&chain, NOW, &wanted()), Err(ChainError::IssuerExpired { place: 3 })));
+}
+
+#[test]
 fn another_key_or_other_names_are_refused() {
     let chain = whole();
     let other = AUTHORITY.intermediate_key.public_key_to_der().unwrap();
