@@ -85,6 +85,23 @@ pub(super) async fn learn_chain_top(store: &Store, ca: &Ca, slot: Slot, top: &st
     }
 }
 
+/// Tells the operator, once a day, that a certificate came without the chain above it. It is served as it is.
+pub(super) async fn tell_of_lone_leaf(store: &Store, ca: &Ca) {
+    let told = async {
+        if store.is_news_of_ca(&ca.name, "lone-leaf").await? {
+            let what = format!("{} sends certificates without a chain", ca.title);
+            let event = Event::new(EventKind::CaChanged, Timestamp::now(), what).ca(&ca.name).remedy(
+                "where its root does not issue them itself, clients refuse them: ask the CA for its chain",
+            );
+            store.append_event(&event).await?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = told.await {
+        tracing::debug!(error = shared::error::chain(&error), ca = ca.name, "the operator could not be told");
+    }
+}
+
 /// For other programs; and tells what is different from the one that was known before.
 async fn keep(store: &Store, ca: &Ca, fetched: &Directory) -> Result<(), StoreError> {
     let record = serde_json::json!({ "url": ca.directory, "directory": fetched }).to_string();

@@ -2,7 +2,7 @@
 //! fetched with patience.
 
 use super::{
-    directory::learn_chain_top,
+    directory::{learn_chain_top, tell_of_lone_leaf},
     look::{Look, Until, of_what_is_there, refused},
     patience::write,
     refusal::may_blame_profile,
@@ -269,6 +269,10 @@ impl Work<'_> {
             let what =
                 "the CA sent the chain in another order, or with what does not belong to it: put right";
             self.timeline.tell("chain", Some(self.slot), what);
+        }
+        if chain.chain.issuers().is_empty() {
+            self.timeline.tell("chain", Some(self.slot), "the CA sent the certificate without a chain");
+            tell_of_lone_leaf(&self.issuance.store, &self.issuance.ca).await;
         }
         let certificate = self.checked(order, issued, &chain.chain)?;
         Ok((certificate, chain.chain.topmost_issuer_common_name()))

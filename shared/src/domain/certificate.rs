@@ -7,7 +7,14 @@ use openssl::{
     asn1::Asn1Time, asn1::Asn1TimeRef, hash::MessageDigest, sha::sha256, x509::X509, x509::X509Ref,
 };
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+/// Chains whose end is remembered. A CA has a handful.
+const MOST_CHAINS: usize = 64;
 
 /// Names a certificate: the first 16 bytes of the SHA-256 fingerprint of its leaf, in hex.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,6 +77,7 @@ pub struct Leaf {
     pub fingerprint_sha256: String,
     pub spki_sha256: String,
     pub not_before: Timestamp,
+    /// Of the leaf; of a stored certificate, of whatever ends first in its chain.
     pub not_after: Timestamp,
     pub issuer: String,
     pub names: Vec<String>,
@@ -105,10 +113,13 @@ impl Certificate {
     /// # Errors
     /// [`CertificateError`] when the stored leaf is damaged.
     pub fn leaf(&self) -> Result<Leaf, CertificateError> {
-        match &self.known {
-            Some(known) => Ok(known.clone()),
-            None => Leaf::of(X509::from_der(&self.leaf_der)?.as_ref()),
-        }
+        let mut leaf = match &self.known {
+            Some(known) => known.clone(),
+            None => Leaf::of(X509::from_der(&self.leaf_der)?.as_ref())?,
+        };
+        // Of no use once anything above it has ended.
+        leaf.not_after = end_of_chain(&self.chain_pem).map_or(leaf.not_after, |end| end.min(leaf.not_after));
+        Ok(leaf)
     }
 
     /// # Errors
@@ -167,6 +178,26 @@ impl Leaf {
     }
 }
 
+/// When the first of a chain's certificates ends. The same few chains stand above thousands of leaves: each is read once.
+fn end_of_chain(pem: &str) -> Option<Timestamp> {
+    static KNOWN: Mutex<BTreeMap<[u8; 32], Option<Timestamp>>> = Mutex::new(BTreeMap::new());
+    if pem.is_empty() {
+        return None;
+    }
+    let digest = sha256(pem.as_bytes());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(end) = known.get(&digest) {
+        return *end;
+    }
+    let chain = X509::stack_from_pem(pem.as_bytes()).unwrap_or_default();
+    let end = chain.iter().filter_map(|above| Some(Leaf::dates_of(above).ok()?.1)).min();
+    if known.len() >= MOST_CHAINS {
+        known.clear();
+    }
+    known.insert(digest, end);
+    end
+}
+
 fn timestamp(time: &Asn1TimeRef) -> Result<Timestamp, CertificateError> {
     let since = Asn1Time::from_unix(0)?.diff(time)?;
     let seconds = i64::from(since.days) * 86_400 + i64::from(since.secs);
@@ -179,5 +210,53 @@ fn address(octets: &[u8]) -> Option<String> {
         4 => <[u8; 4]>::try_from(octets).ok().map(|o| std::net::Ipv4Addr::from(o).to_string()),
         16 => <[u8; 16]>::try_from(octets).ok().map(|o| std::net::Ipv6Addr::from(o).to_string()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openssl::{
+        ec::{EcGroup, EcKey},
+        nid::Nid,
+        pkey::{PKey, Private},
+        x509::X509Builder,
+    };
+
+    fn certificate(key: &PKey<Private>, until: i64) -> X509 {
+        let mut builder = X509Builder::new().unwrap();
+        builder.set_pubkey(key).unwrap();
+        builder.set_not_before(&Asn1Time::from_unix(1_000_000_000).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::from_unix(until).unwrap()).unwrap();
+        builder.sign(key, MessageDigest::sha256()).unwrap();
+        builder.build()
+    }
+
+    #[test]
+    fn what_ends_first_in_a_chain_decides() {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let with = |above: &[i64]| {
+            let chain = above.iter().map(|until| certificate(&key, *until).to_pem().unwrap());
+            Certificate {
+                leaf_der: certificate(&key, 2_000_000_000).to_der().unwrap(),
+                chain_pem: String::from_utf8(chain.flatten().collect()).unwrap(),
+                sealed_key: Vec::new(),
+                key_type: KeyType::EcdsaP256,
+                ca: String::new(),
+                account: String::new(),
+                issued: Timestamp::UNIX_EPOCH,
+                known: None,
+            }
+        };
+        for (above, end) in [
+            (vec![], 2_000_000_000),
+            (vec![3_000_000_000], 2_000_000_000),
+            (vec![3_000_000_000, 1_900_000_000], 1_900_000_000),
+            // The year 9999: no end at all.
+            (vec![253_402_300_799], 2_000_000_000),
+        ] {
+            assert_eq!(with(&above).leaf().unwrap().not_after.as_second(), end, "{above:?}");
+        }
     }
 }
