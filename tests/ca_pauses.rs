@@ -1,6 +1,6 @@
 //! Moments that a CA names: believed within bounds, told once, kept by all, and ended by an operator.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use harness::{
     ca_proxy::{Action, Answer, Endpoint, Rule},
     stage::Stage,
@@ -21,7 +21,10 @@ async fn pauses(stage: &Stage) -> Result<Vec<Value>> {
 /// A moment where seconds were meant.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_of_years_lasts_a_day_and_is_ended_by_hand() -> Result<()> {
-    let stage = Stage::trusting().await?;
+    let mut stage = Stage::trusting().await?;
+    let file =
+        stage.signpost.write("limits.toml", "[requests.new-order]\nper_second = 100.0\nburst = 100\n")?;
+    stage.signpost.set("ca.pebble.limits_file", file.to_str().context("a path is text")?)?;
     stage.issue(&["warm.example"]).await?;
     stage.proxy.add_rule(Rule::on(Endpoint::NewOrder).nth(1).does(busy("1796000000")));
     let _daemon = stage.start_daemon()?;

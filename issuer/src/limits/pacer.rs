@@ -52,7 +52,7 @@ impl FleetPacer {
     }
 
     async fn pause_at(&self, endpoint: &str, by_hand: bool) -> Result<PauseTurn, StoreError> {
-        if by_hand {
+        if by_hand || !self.rates.contains_key(endpoint) {
             return Ok(PauseTurn::Go);
         }
         let known = *self.unpaused.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,6 +137,10 @@ impl Pacer for FleetPacer {
         pause: Duration,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
+            // Of a CA that is not known to count requests, who was refused waits alone.
+            if !self.rates.contains_key(endpoint) {
+                return;
+            }
             tracing::warn!(ca = self.ca, endpoint, pause_s = pause.as_secs(), "the CA wants a pause");
             if let Err(error) = self.begin(endpoint, pause).await {
                 tracing::warn!(error = shared::error::chain(&error), endpoint, "others do not know of it");
