@@ -26,6 +26,7 @@ mod limits;
 mod limits_arithmetic;
 mod limits_days;
 mod limits_month;
+mod listeners;
 mod no_key_in_the_store;
 mod one_bad_name;
 mod open_orders;

@@ -1,7 +1,7 @@
 //! The daemon's page for monitoring: `/metrics`, `/healthz`, `/readyz` on an address of its own.
 
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
-use serving::monitoring::{Health, server};
+use serving::monitoring::{Health, show};
 use shared::store::Store;
 use std::{future::Future, io, net::TcpListener};
 use tokio_util::sync::CancellationToken;
@@ -11,17 +11,15 @@ pub fn new_registry() -> Registry {
     serving::monitoring::new_registry("issuer", "run")
 }
 
-/// Shows the page until `end`. From `stop` on the daemon is not ready: it finishes what it has begun.
-///
-/// # Errors
-/// The listener can't be used.
+/// Shows the page until `end`. From `stop` on the daemon is not ready: it finishes what it has begun. It fails where the
+/// listener can't be used.
 pub fn serve(
     listener: TcpListener,
     mut registry: Registry,
     store: Store,
     stop: CancellationToken,
     end: CancellationToken,
-) -> io::Result<impl Future<Output = io::Result<()>> + Send> {
+) -> impl Future<Output = io::Result<()>> + Send {
     let store_up = Gauge::<i64>::default();
     registry.register("store_up", "Whether the store answered the last command", store_up.clone());
     let readiness = move || {
@@ -33,5 +31,5 @@ pub fn serve(
             (false, None) => Ok(()),
         }
     };
-    server(listener, Health::new(registry, readiness), end)
+    show(listener, Health::new(registry, readiness), end)
 }

@@ -18,6 +18,12 @@ pub struct BindError {
     source: io::Error,
 }
 
+impl From<BindError> for io::Error {
+    fn from(error: BindError) -> Self {
+        error.source
+    }
+}
+
 /// One socket for `address`. One on `[::]` takes IPv4 too.
 ///
 /// # Errors

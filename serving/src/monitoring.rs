@@ -1,9 +1,10 @@
 //! The listener for monitoring: `/metrics`, `/healthz`, `/readyz`. On an address of its own, loopback by default.
 
-use actix_web::{App, HttpResponse, HttpServer, dev::Server, http::header, web};
+use crate::{Bounds, Entrance, Traffic, of_app, serve};
+use actix_web::{App, HttpResponse, http::header, web};
 use prometheus_client::{metrics::info::Info, registry::Registry};
 use shared::telemetry::{Metrics, render};
-use std::{io, net::TcpListener, sync::Arc};
+use std::{io, net::TcpListener, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Says why the program is not ready, in a few words.
@@ -33,26 +34,37 @@ pub fn new_registry(program: &'static str, role: &'static str) -> Registry {
     registry
 }
 
-/// The server, which runs until `stop`.
+/// Connections at once: whoever looks is the operator's, and needs one.
+const CONNECTIONS: usize = 256;
+
+/// Shows the page until `stop`.
 ///
 /// # Errors
 /// The listener can't be used.
-pub fn server(listener: TcpListener, health: Health, stop: CancellationToken) -> io::Result<Server> {
+pub async fn show(listener: TcpListener, health: Health, stop: CancellationToken) -> io::Result<()> {
     let health = web::Data::new(health);
-    let server = HttpServer::new(move || {
-        App::new()
-            .app_data(health.clone())
-            .route("/metrics", web::get().to(metrics))
-            .route("/healthz", web::get().to(alive))
-            .route("/readyz", web::get().to(ready))
-    })
-    .workers(1)
-    .disable_signals()
-    .shutdown_timeout(1)
-    .shutdown_signal(stop.cancelled_owned())
-    .listen(listener)?
-    .run();
-    Ok(server)
+    let entrance = Entrance {
+        name: "monitoring",
+        sockets: vec![vec![listener]],
+        bounds: Bounds {
+            connections: CONNECTIONS,
+            answer: Duration::from_secs(10),
+            drain: Duration::from_secs(1),
+            ..Bounds::usual()
+        },
+        tls: None,
+        traffic: Traffic::uncounted(),
+    };
+    let app = move || {
+        of_app(
+            App::new()
+                .app_data(health.clone())
+                .route("/metrics", web::get().to(metrics))
+                .route("/healthz", web::get().to(alive))
+                .route("/readyz", web::get().to(ready)),
+        )
+    };
+    serve(entrance, app, stop).await
 }
 
 async fn metrics(health: web::Data<Health>) -> HttpResponse {

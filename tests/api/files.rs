@@ -1,11 +1,21 @@
 //! Every site that is wanted, in one file: what it would change, and making it so.
 
-use anyhow::{Result, ensure};
+use std::{
+    io::{Read as _, Write as _},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use harness::{
+    deadline::until_true,
+    raw_http::{connect, exchange},
+};
 use serde_json::{Value, json};
 
 use crate::service::{Reply, Service};
 
 const NDJSON: &str = "application/x-ndjson";
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn sites(count: usize) -> String {
     (0..count).map(|number| format!("{{\"names\":[\"s{number}.example.com\"]}}\n")).collect()
@@ -109,5 +119,51 @@ async fn what_is_wrong_changes_nothing() -> Result<()> {
         .send_file("POST /apply?sites=3", &token, NDJSON, &sites(3), &[])
         .await?
         .refused(400, "bad-request")?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_only_looks_has_so_many_files_under_way() -> Result<()> {
+    let service = Service::start().await?;
+    let token = service.token("viewer", "read").await?;
+    let plan = async || service.send_file("POST /plan", &token, NDJSON, &sites(3), &[]).await;
+    plan().await?.with(200)?;
+    let begin = || -> Result<std::net::TcpStream> {
+        let mut stream = connect(service.address)?;
+        let head = format!(
+            "POST /api/v1/plan HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\ncontent-type: {NDJSON}\r\n\
+             transfer-encoding: chunked\r\n\r\n1\r\n\n\r\n"
+        );
+        stream.write_all(head.as_bytes())?;
+        Ok(stream)
+    };
+    let mut held: Vec<_> = (0..4).map(|_| begin()).collect::<Result<_>>()?;
+    until_true("four are under way", LIMIT, async || plan().await.is_ok_and(|reply| reply.status == 429))
+        .await?;
+    let refused = plan().await?.refused(429, "busy")?;
+    ensure!(refused.header("Retry-After").is_some(), "{refused:#?}");
+    let other = service.token("other", "read").await?;
+    service.send_file("POST /plan", &other, NDJSON, &sites(3), &[]).await?.with(200)?;
+    // What a client that has gone away was sending is gone with it.
+    held.pop();
+    until_true("there is room", LIMIT, async || plan().await.is_ok_and(|reply| reply.status == 200)).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_is_not_read_on() -> Result<()> {
+    let service = Service::start().await?;
+    for (path, status) in [("/api/v1/plan", 401), ("/api/v1/sites", 401), ("/nowhere", 404)] {
+        let mut stream = connect(service.address)?;
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: {NDJSON}\r\ntransfer-encoding: chunked\r\n\r\n5\r\n"
+        );
+        let answer = exchange(&mut stream, request.as_bytes())?.context("no answer")?;
+        ensure!(
+            answer.status == status && answer.header("connection") == Some("close"),
+            "{path}: {answer:?}"
+        );
+        ensure!(stream.read(&mut [0])? == 0, "{path}: it is still open");
+    }
     Ok(())
 }

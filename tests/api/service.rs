@@ -76,17 +76,17 @@ impl Service {
         let page = TcpListener::bind(config.telemetry.address_of(Program::Issuer))?;
         let telemetry = page.local_addr()?;
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-        let api = Api::new(store.clone(), Arc::clone(&config), Registry::new(store.clone(), config))
+        let mut api = Api::new(store.clone(), Arc::clone(&config), Registry::new(store.clone(), config))
             .with_troubles(|| vec!["first: it is closed today".to_owned()]);
         let mut registry = monitoring::new_registry();
         api.register(&mut registry);
-        let monitored = monitoring::serve(page, registry, store.clone(), stop.clone(), end.clone())?;
+        let monitored = monitoring::serve(page, registry, store.clone(), stop.clone(), end.clone());
         tokio::spawn(monitored);
         tokio::spawn({
             let (store, end) = (store.clone(), end.clone());
             async move { end.run_until_cancelled(store.watch()).await }
         });
-        let served = tokio::spawn(issuer::api::serve(listener, api, stop.clone()));
+        let served = tokio::spawn(issuer::api::serve(vec![listener], api, stop.clone()));
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(40)).build()?;
         let _end = end.drop_guard();
         Ok(Self { stop, served, address, telemetry, signpost, redis_proxy, redis, client, _end })

@@ -7,6 +7,7 @@
 //! - `enrolment`: a client certificate in exchange for a token, and its renewal.
 //! - `forged`: somebody writes to Redis what nobody of the fleet has written.
 //! - `frontends`: every make of frontend, with an agent beside it.
+//! - `listener`: clients who say nothing, or go away while they wait.
 //! - `memory`: what is left of a key that was given out.
 //! - `scopes`: who may read what, by table and by dice.
 //! - `service`: the server's own certificate, TLS, a store that is away, keyrings, the end.
@@ -20,6 +21,7 @@ mod enrolment;
 mod fleet;
 mod forged;
 mod frontends;
+mod listener;
 mod memory;
 mod scopes;
 mod service;

@@ -80,11 +80,11 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
         eprintln!("the configuration is fine");
         return Ok(());
     }
-    // The HTTP server tells of each of its workers; what the operator sets comes after, and wins.
-    let filter = format!("actix_server=warn,{}", config.telemetry.log);
+    // What the operator sets comes after, and wins.
+    let filter = format!("{},{}", serving::LOG_FILTER, config.telemetry.log);
     shared::telemetry::begin_logging(&config.telemetry, Some(&filter))
         .map_err(|e| Failure::Configuration(format!("telemetry.log: {e}")))?;
-    run::raise_open_files_limit();
+    serving::open_files::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

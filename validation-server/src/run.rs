@@ -93,7 +93,7 @@ pub(crate) async fn challenge(config: &Config, stop: CancellationToken) -> Resul
     let mut registry = new_registry("validation-server", "challenge");
     let role = Challenge::new(&config.challenge, store.clone(), &mut registry);
     let health = Health::new(registry, role.readiness(stop.clone()));
-    let served = challenge::serve(listeners, workers, role.answers(), stop.clone());
+    let served = challenge::serve(listeners, &config.challenge, role.answers(), role.traffic(), stop.clone());
     let prepared = async { Ok(role.prepare(config.store.confirm_replicas).await?) };
     tracing::info!(listen = ?config.challenge.listen, workers, "answering challenges");
     beside_monitoring(store, page, health, stop, served, prepared).await
@@ -104,17 +104,17 @@ pub(crate) async fn challenge(config: &Config, stop: CancellationToken) -> Resul
 /// # Errors
 /// [`Failure`].
 pub(crate) async fn certificates(config: &Config, stop: CancellationToken) -> Result<(), Failure> {
+    let workers = workers(config.certificates.workers);
     let mut listeners = Vec::new();
     for address in &config.certificates.listen {
-        listeners.push(listener::bind(*address)?);
+        listeners.push(listener::bind_shared(*address, workers)?);
     }
     let page = listener::bind(config.telemetry.address_of(Program::Certificates))?;
     let Some(store) = open(config, Role::Certificates, &stop).await? else { return Ok(()) };
     let mut registry = new_registry("validation-server", "certificates");
     let role = Certificates::new(config, store.clone(), &mut registry, stop.clone())?;
     let health = Health::new(registry, role.readiness(stop.clone()));
-    let workers = workers(config.certificates.workers);
-    let served = certificates::serve(listeners, workers, role.clone(), stop.clone());
+    let served = certificates::serve(listeners, &config.certificates, role.clone(), stop.clone());
     let prepared = async { role.prepare().await };
     tracing::info!(listen = ?config.certificates.listen, workers, "serving certificates");
     beside_monitoring(store, page, health, stop, served, prepared).await
@@ -152,9 +152,7 @@ async fn beside_monitoring(
 ) -> Result<(), Failure> {
     let end = CancellationToken::new();
     let watched = tokio::spawn(async move { store.watch().await });
-    let monitored = monitoring::server(page, health, end.clone())
-        .map_err(|e| Failure::failed("the address for monitoring can't be used", e))?;
-    let monitored = tokio::spawn(monitored);
+    let monitored = tokio::spawn(monitoring::show(page, health, end.clone()));
     let prepared = async {
         match prepared.await {
             Ok(()) => std::future::pending().await,
@@ -200,16 +198,6 @@ pub(crate) fn stop_on_signals() -> Result<CancellationToken, Failure> {
         cancelled.cancel();
     });
     Ok(stop)
-}
-
-/// Each connection is an open file, and the usual limit of 1024 is soon reached by slow clients.
-pub(crate) fn raise_open_files_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files can't be raised");
-    }
 }
 
 fn workers(configured: usize) -> usize {

@@ -47,6 +47,12 @@ use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use shared::{error::chain, text::printable};
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use tracing_subscriber::{
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 /// Wipes what is freed, wherever it was: a private key passes through buffers of libraries, and through those that grow.
 #[global_allocator]
@@ -87,7 +93,11 @@ const BAD_CONFIGURATION: u8 = 2;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(ansi).with_target(false).init();
+    // The protocol layer has a line for each malformed request, which anybody on this machine could write.
+    let lines = Targets::new().with_default(LevelFilter::INFO).with_target("actix_http", LevelFilter::OFF);
+    let log =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
+    tracing_subscriber::registry().with(log.with_filter(lines)).init();
     match execute(&arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILED),

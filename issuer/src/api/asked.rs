@@ -4,6 +4,7 @@ use super::{
     Api,
     refusal::{Code, Refusal},
     routes::Route,
+    uploads::Upload,
 };
 use actix_web::{
     HttpRequest,
@@ -14,12 +15,9 @@ use futures_util::StreamExt;
 use openssl::sha::Sha256;
 use serde::de::DeserializeOwned;
 use shared::digest::hex;
-use std::io::Write;
-use tempfile::NamedTempFile;
 
-/// The largest body, and the largest file of sites: a million names.
+/// The largest body that is no file.
 const MOST_BYTES: usize = 256 << 10;
-const MOST_BYTES_OF_FILE: usize = 256 << 20;
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const LONGEST_KEY: usize = 255;
 
@@ -33,14 +31,17 @@ pub(super) struct Asked {
 enum Body {
     Json(Bytes),
     /// On disk, however large it is; with its digest.
-    File(NamedTempFile, [u8; 32]),
+    File(Upload, [u8; 32]),
 }
 
 impl Asked {
+    /// Of whoever has the token of this name.
+    ///
     /// # Errors
     /// A body that is too large, that breaks off, or that isn't JSON by its type, or a file where the route takes one.
     pub(super) async fn read(
         api: Api,
+        token: &str,
         route: &Route,
         request: HttpRequest,
         payload: Payload,
@@ -50,7 +51,7 @@ impl Asked {
                 let message = "the body must be application/x-ndjson or application/toml";
                 return Err(Refusal::new(Code::NotAFile, message));
             }
-            let body = to_disk(payload).await?;
+            let body = to_disk(api.uploads.begin(token)?, payload).await?;
             return Ok(Self { api, request, body });
         }
         let too_large = || Refusal::new(Code::TooLarge, format!("the body has more than {MOST_BYTES} bytes"));
@@ -67,7 +68,7 @@ impl Asked {
     ///
     /// # Errors
     /// The route takes none.
-    pub(super) fn into_file(self) -> Result<(Api, NamedTempFile), Refusal> {
+    pub(super) fn into_file(self) -> Result<(Api, Upload), Refusal> {
         match self.body {
             Body::File(file, _) => Ok((self.api, file)),
             Body::Json(_) => Err(Refusal::new(Code::NotAFile, "the body is no file")),
@@ -147,23 +148,13 @@ fn type_of(request: &HttpRequest) -> String {
     kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-async fn to_disk(mut payload: Payload) -> Result<Body, Refusal> {
-    let unwritable = |e: std::io::Error| {
-        tracing::error!(error = %e, "a file of sites can't be kept for the time of its request");
-        Refusal::new(Code::StoreUnavailable, "there is no place for the file")
-    };
-    let mut file = NamedTempFile::new().map_err(unwritable)?;
-    let (mut digest, mut length) = (Sha256::new(), 0);
+async fn to_disk(mut file: Upload, mut payload: Payload) -> Result<Body, Refusal> {
+    let mut digest = Sha256::new();
     while let Some(part) = payload.next().await {
         let part =
             part.map_err(|e| Refusal::new(Code::BadRequest, format!("the body can't be read: {e}")))?;
-        length += part.len();
-        if length > MOST_BYTES_OF_FILE {
-            let message = format!("the file has more than {MOST_BYTES_OF_FILE} bytes");
-            return Err(Refusal::new(Code::TooLarge, message));
-        }
         digest.update(&part);
-        file.write_all(&part).map_err(unwritable)?;
+        file.append(&part)?;
     }
     Ok(Body::File(file, digest.finish()))
 }

@@ -5,6 +5,7 @@ use super::{
     asked::Asked,
     authorized::{Authorized, Read, Write},
     refusal::{Code, Refusal},
+    uploads::Upload,
 };
 use crate::{
     lists::TextFile,
@@ -48,27 +49,35 @@ fn default_source() -> String {
 pub(super) async fn plan(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
     let ToPlan { limit, source } = asked.query()?;
     let (api, file) = asked.into_file()?;
-    let (registry, file) = (api.registry.clone(), site_file(file, source, limit)?);
+    let (registry, sites) = (api.registry.clone(), site_file(&file, source, limit)?);
     // Long, and not for a thread that answers others.
-    let planned = api.work(async move { plan_file(&registry, &file, |_| {}).await }).await?;
-    Ok(answer(&planned?))
+    let planned = api.work(async move {
+        let planned = plan_file(&registry, &sites, |_| {}).await;
+        drop(file);
+        planned
+    });
+    Ok(answer(&planned.await??))
 }
 
 /// Goes on when the client goes away: the whole file, or as much of it as the store takes.
 pub(super) async fn apply(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
     let ToApply { limit, source, remove } = asked.query()?;
     let (api, file) = asked.into_file()?;
-    let (registry, file) = (api.registry.clone(), site_file(file, source, limit)?);
-    let applied = api.work(async move { apply_file(&registry, &file, remove, |_| {}).await });
+    let (registry, sites) = (api.registry.clone(), site_file(&file, source, limit)?);
+    let applied = api.work(async move {
+        let applied = apply_file(&registry, &sites, remove, |_| {}).await;
+        drop(file);
+        applied
+    });
     Ok(answer(&applied.await??))
 }
 
-fn site_file(file: tempfile::NamedTempFile, source: String, listed: usize) -> Result<SiteFile, Refusal> {
+fn site_file(file: &Upload, source: String, listed: usize) -> Result<SiteFile, Refusal> {
     if !is_word(&source) {
         let message = "source: 1 to 63 characters of a-z, A-Z, 0-9, -, _ and .";
         return Err(Refusal::new(Code::BadRequest, message));
     }
-    Ok(SiteFile { file: TextFile::of(file.into_file()), source, listed })
+    Ok(SiteFile { file: TextFile::of(file.open()?), source, listed })
 }
 
 fn answer(applied: &Applied) -> Answer {

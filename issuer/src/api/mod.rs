@@ -4,6 +4,7 @@
 //! - `routes` is the one table: path, method, role, handler, and what the OpenAPI document says of it.
 //! - A handler takes an `Authorized<Role>`, so that what it demands is seen in its signature; the table doesn't compile
 //!   with another role. It takes an `Asked`, which is the request, and gives an `Answer` or a `Refusal`.
+//! - `uploads` are the files of sites that are under way, within bounds.
 //! - `refusal` holds the table of error codes; `once` keeps answers for requests that are repeated.
 //! - `sites`, `files`, `certificates`, `events`, `status`, `limits`, `forecast`, `brakes`, `tenants`, `tokens`: the resources.
 //! - `openapi` makes the document, of which `openapi.json` is a copy that a test compares.
@@ -32,18 +33,21 @@ mod status;
 mod tenants;
 mod tls_policy;
 mod tokens;
+mod uploads;
 mod view;
 
 pub use openapi::{COMMITTED as COMMITTED_OPENAPI, document as openapi};
 pub use refusal::Code;
 pub use routes::{ROUTES, Route};
-pub use server::serve;
+pub use server::{WORKERS, serve};
 
 use crate::sites::Registry;
 use authorized::Uses;
 use counters::Counters;
+use serving::Traffic;
 use shared::{config::Config, store::Store};
 use std::sync::Arc;
+use uploads::Uploads;
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -53,7 +57,9 @@ pub struct Api {
     registry: Registry,
     troubles: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     counters: Counters,
+    traffic: Traffic,
     uses: Arc<Uses>,
+    uploads: Uploads,
     /// The program's own: what is long is worked on there.
     runtime: tokio::runtime::Handle,
 }
@@ -67,7 +73,9 @@ impl Api {
             registry,
             troubles: Arc::new(Vec::new),
             counters: Counters::default(),
+            traffic: Traffic::uncounted(),
             uses: Arc::default(),
+            uploads: Uploads::default(),
             runtime: tokio::runtime::Handle::current(),
         }
     }
@@ -92,7 +100,8 @@ impl Api {
     }
 
     /// Has the API counted among the program's metrics.
-    pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
+    pub fn register(&mut self, registry: &mut prometheus_client::registry::Registry) {
         self.counters.register(registry);
+        self.traffic = Traffic::new(registry);
     }
 }

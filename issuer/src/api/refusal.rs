@@ -4,6 +4,7 @@ use super::answer::Answer;
 use crate::sites::{SiteError, WishError};
 use actix_web::http::StatusCode;
 use serde_json::{Value, json};
+use serving::seldom::Seldom;
 use shared::{error::chain, store::StoreError};
 
 macro_rules! codes {
@@ -111,6 +112,9 @@ codes! {
     KeyReused "key-reused" UNPROCESSABLE_ENTITY
         "The idempotency key belongs to another request of the last 24 hours."
         "Use a new key for each request, and the same one only to repeat it.";
+    Busy "busy" TOO_MANY_REQUESTS
+        "Files of sites that are under way take as much as they may: four of a token, 256 MiB together; 1 GiB of all tokens."
+        "Repeat the request after the seconds in the header Retry-After.";
     Damaged "damaged" INTERNAL_SERVER_ERROR
         "A record in the store can't be read."
         "The issuer's log names the record and the cause.";
@@ -129,13 +133,13 @@ impl Code {
 
     /// Whether the same request can be answered otherwise a moment later.
     fn is_passing(self) -> bool {
-        self.status_code().is_server_error() || matches!(self, Self::Changed | Self::InProgress)
+        self.status_code().is_server_error() || matches!(self, Self::Changed | Self::InProgress | Self::Busy)
     }
 
     fn retry_after_seconds(self) -> Option<u32> {
         match self {
             Self::StoreUnavailable | Self::Changed => Some(1),
-            Self::InProgress | Self::Timeout => Some(5),
+            Self::InProgress | Self::Timeout | Self::Busy => Some(5),
             _ => None,
         }
     }
@@ -179,10 +183,18 @@ impl Refusal {
     }
 }
 
-/// Logged here, once; the caller learns no more than that it may try again.
+/// Logged here; the caller learns no more than that it may try again.
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        tracing::error!(error = chain(&error), "a request to the API met an error of the store");
+        // A program that asks again and again while the store is away has no line for each time.
+        static TOLD: Seldom = Seldom::new();
+        let tell = |unsaid| {
+            tracing::error!(error = chain(&error), unsaid, "a request to the API met an error of the store");
+        };
+        match error {
+            StoreError::Corrupt { .. } | StoreError::NewerSchema { .. } => tell(0),
+            _ => TOLD.say(tell),
+        }
         match error {
             StoreError::Conflict => {
                 Self::new(Code::Changed, "the record was changed in this moment: nothing was written")

@@ -97,6 +97,7 @@ impl Route {
                 Code::TooLarge,
                 if self.described.takes_file { Code::NotAFile } else { Code::NotJson },
             ]);
+            codes.extend(self.described.takes_file.then_some(Code::Busy));
         }
         if !self.described.query.is_empty() {
             codes.push(Code::BadRequest);

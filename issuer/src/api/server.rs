@@ -10,10 +10,11 @@ use super::{
     routes,
 };
 use actix_web::{
-    App, HttpRequest, HttpResponse, HttpServer, Route,
+    App, HttpRequest, HttpResponse, Route,
     http::Method,
     web::{self, Data, Payload},
 };
+use serving::{Bounds, Entrance, of_app};
 use std::{future::Future, io, net::TcpListener, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -21,40 +22,41 @@ pub(super) const BASE: &str = "/api/v1";
 /// How long a request may be worked on; and a file of a hundred thousand sites.
 const LIMIT: Duration = Duration::from_secs(30);
 const LIMIT_OF_FILE: Duration = Duration::from_secs(3600);
-/// How long a client may take to send the head of its request, and how long its body.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
+/// How long a client may take to send the body of its request.
 const BODY_LIMIT: Duration = Duration::from_secs(15);
 const BODY_LIMIT_OF_FILE: Duration = Duration::from_secs(600);
 /// How long open requests may take to be answered once the program has been told to end.
 const DRAIN: Duration = Duration::from_secs(10);
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const CONNECTIONS: usize = 1_000;
 /// The work is the store's; two threads wait for it.
-const WORKERS: usize = 2;
+pub const WORKERS: usize = 2;
 
-/// Serves until `stop`, then finishes what is open.
+/// Serves until `stop`, then finishes what is open. `sockets` are one for each of [`WORKERS`].
 ///
 /// # Errors
 /// The listener can't be used.
-pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve(sockets: Vec<TcpListener>, api: Api, stop: CancellationToken) -> io::Result<()> {
+    let section = &api.config.issuer;
+    let bounds = Bounds {
+        connections: CONNECTIONS,
+        of_one_address: Some(section.max_connections_per_address),
+        unlimited_addresses: section.unlimited_addresses.clone(),
+        answer: BODY_LIMIT_OF_FILE + LIMIT_OF_FILE,
+        drain: DRAIN,
+        ..Bounds::usual()
+    };
+    let entrance =
+        Entrance { name: "api", sockets: vec![sockets], bounds, tls: None, traffic: api.traffic.clone() };
     let api = Data::new(api);
-    // What is built here can't go to another thread, the running server can.
-    let server = HttpServer::new(move || {
-        App::new()
-            .app_data(api.clone())
-            .service(web::scope(BASE).configure(routes::configure))
-            .default_service(web::to(no_such_route))
-    })
-    .workers(WORKERS)
-    .client_request_timeout(HEAD_LIMIT)
-    .keep_alive(KEEP_ALIVE)
-    .max_connections(CONNECTIONS)
-    .disable_signals()
-    .shutdown_timeout(DRAIN.as_secs())
-    .shutdown_signal(stop.cancelled_owned())
-    .listen(listener)?
-    .run();
-    server.await
+    let app = move || {
+        of_app(
+            App::new()
+                .app_data(api.clone())
+                .service(web::scope(BASE).configure(routes::configure))
+                .default_service(web::to(no_such_route)),
+        )
+    };
+    serving::serve(entrance, app, stop).await
 }
 
 /// A route whose requests go to `handler`: first the token is looked at, then the body is read, then it is worked on.
@@ -95,7 +97,8 @@ where
         true => (LIMIT_OF_FILE, BODY_LIMIT_OF_FILE),
         false => (LIMIT, BODY_LIMIT),
     };
-    let asked = within(body_limit, Asked::read(api.clone(), route, request.clone(), payload)).await??;
+    let asked =
+        within(body_limit, Asked::read(api.clone(), &who.name, route, request.clone(), payload)).await??;
     let name = who.name.clone();
     let work = async |asked: Asked| match within(limit, handler(who, asked)).await {
         Ok(Ok(answer)) => answer,

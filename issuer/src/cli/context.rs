@@ -114,8 +114,9 @@ pub(super) fn load_config(path: Option<&Path>) -> Result<Config, Failed> {
 fn load_with_filter(path: Option<&Path>, quiet: Option<&str>) -> Result<Config, Failed> {
     let config = Config::load(path).map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
     let default = shared::config::Telemetry::default().log;
-    let filter = quiet.filter(|_| config.telemetry.log == default);
-    telemetry::begin_logging(&config.telemetry, filter)
+    let filter = quiet.filter(|_| config.telemetry.log == default).unwrap_or(&config.telemetry.log);
+    let filter = format!("{},{filter}", serving::LOG_FILTER);
+    telemetry::begin_logging(&config.telemetry, Some(&filter))
         .map_err(|e| Failed::new(Exit::Usage, "configuration", format!("telemetry.log: {e}")))?;
     Ok(config)
 }

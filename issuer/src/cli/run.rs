@@ -46,7 +46,8 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     }
     let stop = stop_on_signals()?;
     let of_bind = |e: serving::listener::BindError| Failed::because(Exit::Failed, "listen", &e);
-    let operators = serving::listener::bind(config.issuer.listen).map_err(of_bind)?;
+    serving::open_files::raise_limit();
+    let operators = serving::listener::bind_shared(config.issuer.listen, api::WORKERS).map_err(of_bind)?;
     let page = serving::listener::bind(config.telemetry.address_of(Program::Issuer)).map_err(of_bind)?;
     let Some((store, vault)) = open(&config, output, &stop).await? else { return Ok(Exit::Done) };
     let config = Arc::new(config);
@@ -95,12 +96,11 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     let swept = tokio::spawn(async move { prover.sweep_forever(draw).await });
     let registry = Registry::new(store.clone(), Arc::clone(&config));
     let troubled = Arc::clone(&node);
-    let api =
+    let mut api =
         Api::new(store.clone(), Arc::clone(&config), registry).with_troubles(move || troubled.troubles());
     api.register(&mut metrics);
-    let of_page = |e: std::io::Error| Failed::because(Exit::Failed, "monitoring", &e);
     let page = monitoring::serve(page, metrics, store.clone(), stop.clone(), workers_ended.clone());
-    let monitored = tokio::spawn(page.map_err(of_page)?);
+    let monitored = tokio::spawn(page);
     let alive = tokio::spawn(tell_systemd(Arc::clone(&node), stop.clone()));
     if let Some(what) = suffixes::warning(&config, Timestamp::now()) {
         tracing::warn!(what, "the limits of domains may be counted wrong");

@@ -1,6 +1,7 @@
 //! The one TOML file of all programs. Every value has a default, and each can be overridden from the environment as
 //! `SIGNPOST_SECTION__KEY`.
 
+mod address_prefix;
 mod agent;
 mod dns;
 mod load;
@@ -11,6 +12,7 @@ mod sections;
 mod sightings;
 mod store_url;
 
+pub use address_prefix::{AddressPrefix, InvalidPrefix};
 pub use agent::{
     Agent, AgentApache, AgentCaddy, AgentFiles, AgentHaproxy, AgentHook, AgentLocal, AgentNginx,
 };

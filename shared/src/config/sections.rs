@@ -1,5 +1,6 @@
 //! The sections of the file, one type each. A new key has a default that keeps an old file working.
 
+use super::address_prefix::AddressPrefix;
 use super::{
     dns::DnsPersistDraft,
     notify::{Interval, LeastSeverity},
@@ -100,6 +101,10 @@ pub struct Ca {
 #[serde(deny_unknown_fields, default)]
 pub struct Issuer {
     pub listen: SocketAddr,
+    /// Connections that one client address may have, of IPv6 one /64; never more than a quarter of all.
+    pub max_connections_per_address: usize,
+    /// Addresses and networks that may have any number, such as those of load balancers.
+    pub unlimited_addresses: Vec<AddressPrefix>,
     /// Orders worked on at once.
     pub slots: usize,
     pub self_check: SelfCheck,
@@ -146,6 +151,8 @@ impl Default for Issuer {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9080)),
+            max_connections_per_address: 250,
+            unlimited_addresses: Vec::new(),
             slots: 64,
             self_check: SelfCheck::Advisory,
             resolvers: Vec::new(),
@@ -229,11 +236,22 @@ pub struct Challenge {
     pub cache_seconds: u64,
     /// Threads that answer; 0: one for each processor.
     pub workers: usize,
+    /// Connections that one client address may have, of IPv6 one /64; never more than a quarter of all.
+    pub max_connections_per_address: usize,
+    /// Addresses and networks that may have any number, such as those of load balancers.
+    pub unlimited_addresses: Vec<AddressPrefix>,
 }
 
 impl Default for Challenge {
     fn default() -> Self {
-        Self { listen: vec![any_address(80)], second_prefix: None, cache_seconds: 5, workers: 0 }
+        Self {
+            listen: vec![any_address(80)],
+            second_prefix: None,
+            cache_seconds: 5,
+            workers: 0,
+            max_connections_per_address: 1_000,
+            unlimited_addresses: Vec::new(),
+        }
     }
 }
 
@@ -255,6 +273,10 @@ pub struct Certificates {
     pub caddy_config_file: Option<PathBuf>,
     /// Threads that answer; 0: one for each processor.
     pub workers: usize,
+    /// Connections that one client address may have, of IPv6 one /64; never more than a quarter of all.
+    pub max_connections_per_address: usize,
+    /// Addresses and networks that may have any number, such as those of load balancers.
+    pub unlimited_addresses: Vec<AddressPrefix>,
 }
 
 impl Default for Certificates {
@@ -267,6 +289,8 @@ impl Default for Certificates {
             client_certificate_seconds: 90 * 24 * 3600,
             caddy_config_file: None,
             workers: 0,
+            max_connections_per_address: 1_000,
+            unlimited_addresses: Vec::new(),
         }
     }
 }

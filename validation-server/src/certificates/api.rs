@@ -29,6 +29,7 @@ use actix_web::{
 use futures_util::Stream;
 use jiff::Timestamp;
 use serde::Serialize;
+use serving::seldom::Seldom;
 use shared::{
     domain::{AuditedKey, Certificate, CertificateId, DnsName, Leaf, NameSet, SiteId, Slot},
     error::chain,
@@ -59,6 +60,8 @@ pub(crate) async fn answer(
     payload: web::Payload,
     role: Data<Certificates>,
 ) -> HttpResponse {
+    // Anybody can ask while the store is away.
+    static TOLD: Seldom = Seldom::new();
     let route = Route::parse(request.path(), request.query_string());
     let label = route.label();
     let mut payload = payload.into_inner();
@@ -66,7 +69,9 @@ pub(crate) async fn answer(
         Ok(response) => response,
         Err(refusal) => {
             match &refusal {
-                Refusal::Store(error) => tracing::warn!(error = chain(error), "a request can't be answered"),
+                Refusal::Store(error) => TOLD.say(|unsaid| {
+                    tracing::warn!(error = chain(error), unsaid, "a request can't be answered");
+                }),
                 Refusal::Damaged(_) | Refusal::Unaudited(_) => {
                     tracing::error!(error = chain(&refusal), "a request can't be answered")
                 }
@@ -105,7 +110,9 @@ impl Certificates {
             Route::File(target, slot, kind) => self.file(request, &reader, &target, slot, kind, vault).await,
             Route::Changes { cursor, limit, wait } => {
                 let _place = self.waiting.enter(reader.name())?;
-                plain(&self.changes(&reader, cursor.map(|cursor| *cursor), limit, wait).await?)
+                let connection = request.conn_data::<serving::Connection>();
+                let cursor = cursor.map(|cursor| *cursor);
+                plain(&self.changes(&reader, cursor, limit, wait, connection).await?)
             }
             Route::Bundles => {
                 let Ok(keys) = reader.with_keys() else { return Err(self.deny(request, &reader)) };

@@ -8,6 +8,7 @@ use super::{
     refusal::{Refusal, Resync},
     route::ItemId,
 };
+use futures_util::future::OptionFuture;
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::{
@@ -50,7 +51,7 @@ struct Found {
 
 impl Certificates {
     /// Everything after `cursor`; everything at all without one. Where that is nothing, waits for something, `wait` at most;
-    /// whoever does not wait is told of all that is there by now.
+    /// whoever does not wait is told of all that is there by now. What waits for a client that has gone away ends with it.
     ///
     /// # Errors
     /// [`Refusal::Resync`] for a cursor that nothing can be said of any more.
@@ -60,7 +61,10 @@ impl Certificates {
         cursor: Option<FeedCursor>,
         limit: usize,
         wait: Duration,
+        connection: Option<&serving::Connection>,
     ) -> Result<Changes, Refusal> {
+        let gone = OptionFuture::from(connection.map(serving::Connection::ended));
+        tokio::pin!(gone);
         let until = Instant::now() + wait;
         if wait.is_zero() {
             self.feed.catch_up().await;
@@ -84,14 +88,17 @@ impl Certificates {
                 changed = feed.changed() => changed.is_err(),
                 () = tokio::time::sleep_until(until) => true,
                 () = self.stop.cancelled() => true,
+                Some(()) = &mut gone => return Ok(changes),
             };
             // While the store is away nobody is sent off to come back at once.
             if !ended && feed.borrow().is_none() {
                 let back = feed.wait_for(Option::is_some);
-                tokio::time::timeout_at(until, back)
-                    .await
-                    .map_err(|_| Refusal::Away)?
-                    .map_err(|_| Refusal::Away)?;
+                tokio::select! {
+                    back = tokio::time::timeout_at(until, back) => {
+                        back.map_err(|_| Refusal::Away)?.map_err(|_| Refusal::Away)?;
+                    }
+                    Some(()) = &mut gone => return Err(Refusal::Away),
+                }
             }
             // A frontend may have been revoked, or may see other things now.
             let known = feed.borrow().as_ref().map(|snapshot| snapshot.head.frontends);

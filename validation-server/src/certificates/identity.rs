@@ -2,21 +2,19 @@
 //! store for each request and kept nowhere, so that a revocation counts from the next one on.
 
 use super::refusal::Refusal;
-use actix_tls::accept::openssl::TlsStream;
 use actix_web::{
     HttpRequest,
     dev::Extensions,
     http::header::{AUTHORIZATION, HeaderMap},
-    rt::net::TcpStream,
 };
 use jiff::Timestamp;
-use openssl::base64::decode_block;
+use openssl::{base64::decode_block, ssl::SslRef};
 use shared::{
     digest::sha256_hex,
     domain::{Frontend, FrontendName},
     store::Store,
 };
-use std::{any::Any, fmt};
+use std::fmt;
 use zeroize::Zeroizing;
 
 /// The public key of the client certificate that a connection showed: SHA-256 of its DER form, hex.
@@ -24,9 +22,8 @@ use zeroize::Zeroizing;
 struct ClientKey(String);
 
 /// Notes the client's key when a connection is made. A certificate that our CA didn't sign never comes this far.
-pub(crate) fn on_connect(connection: &dyn Any, extensions: &mut Extensions) {
-    let Some(tls) = connection.downcast_ref::<TlsStream<TcpStream>>() else { return };
-    let Some(certificate) = tls.ssl().peer_certificate() else { return };
+pub(crate) fn on_connect(tls: &SslRef, extensions: &mut Extensions) {
+    let Some(certificate) = tls.peer_certificate() else { return };
     if let Ok(spki) = certificate.public_key().and_then(|key| key.public_key_to_der()) {
         extensions.insert(ClientKey(sha256_hex(&spki)));
     }

@@ -47,7 +47,7 @@ use counters::Counters;
 use feed::Feed;
 use own_certificate::OwnCertificate;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
-use serving::monitoring::NotReady;
+use serving::{Traffic, monitoring::NotReady};
 use shared::{
     config::{Config, StoreSection},
     error::chain,
@@ -80,6 +80,7 @@ pub(crate) struct Certificates {
     tls: ServerTls,
     own: Arc<OwnCertificate>,
     counters: Arc<Counters>,
+    traffic: Traffic,
     denials: Arc<Semaphore>,
     audit: Audit,
     feed: Feed,
@@ -134,6 +135,7 @@ impl Certificates {
             tls: ServerTls::default(),
             own: Arc::new(own),
             counters: Arc::new(Counters::new(registry)),
+            traffic: Traffic::new(registry),
             denials: Arc::new(Semaphore::new(DENIALS_IN_FLIGHT)),
             feed: Feed::new(),
             waiting: Waiting::new(registry),

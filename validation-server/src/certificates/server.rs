@@ -3,46 +3,43 @@
 use super::{Certificates, api, identity};
 use crate::run::DRAIN;
 use actix_web::{
-    App, HttpServer,
+    App,
     web::{self, Data},
 };
-use std::{io, net::TcpListener, time::Duration};
+use serving::{Bounds, Entrance, Tls, of_app};
+use shared::config;
+use std::{io, net::TcpListener};
 use tokio_util::sync::CancellationToken;
 
-/// How long a client may take to send the head of its request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may stay open between two requests: an agent asks once a minute.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// Open connections of one worker.
-const CONNECTIONS: usize = 10_000;
+/// Open connections of all workers.
+const CONNECTIONS: usize = 20_000;
 
-/// Serves on all listeners until `stop`, then finishes what is open.
+/// Serves on all listeners (for each address, one socket for each worker) until `stop`, then finishes what is open.
 ///
 /// # Errors
 /// A listener can't be used.
 pub(crate) async fn serve(
-    listeners: Vec<TcpListener>,
-    workers: usize,
+    listeners: Vec<Vec<TcpListener>>,
+    section: &config::Certificates,
     role: Certificates,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let tls = role.tls.clone();
+    let context = role.tls.front().map_err(io::Error::other)?.build().into_context();
+    let bounds = Bounds {
+        connections: CONNECTIONS,
+        of_one_address: Some(section.max_connections_per_address),
+        unlimited_addresses: section.unlimited_addresses.clone(),
+        drain: DRAIN,
+        ..Bounds::usual()
+    };
+    let entrance = Entrance {
+        name: "certificates",
+        sockets: listeners,
+        bounds,
+        tls: Some(Tls { context, on_connect: identity::on_connect }),
+        traffic: role.traffic.clone(),
+    };
     let role = Data::new(role);
-    let mut server =
-        HttpServer::new(move || App::new().app_data(role.clone()).default_service(web::to(api::answer)))
-            // Has no effect on listeners that are added before it.
-            .on_connect(identity::on_connect)
-            .workers(workers)
-            .client_request_timeout(REQUEST_TIMEOUT)
-            .tls_handshake_timeout(HANDSHAKE_TIMEOUT)
-            .keep_alive(KEEP_ALIVE)
-            .max_connections(CONNECTIONS)
-            .disable_signals()
-            .shutdown_timeout(DRAIN.as_secs())
-            .shutdown_signal(stop.cancelled_owned());
-    for listener in listeners {
-        server = server.listen_openssl(listener, tls.front().map_err(io::Error::other)?)?;
-    }
-    server.run().await
+    let app = move || of_app(App::new().app_data(role.clone()).default_service(web::to(api::answer)));
+    serving::serve(entrance, app, stop).await
 }

@@ -6,8 +6,8 @@ use openssl::{
     error::ErrorStack,
     pkey::{PKey, Private},
     ssl::{
-        AlpnError, ClientHelloResponse, SslAcceptor, SslAcceptorBuilder, SslContext, SslMethod, SslOptions,
-        SslSessionCacheMode, SslVerifyMode, select_next_proto,
+        AlpnError, ClientHelloResponse, SslAcceptor, SslAcceptorBuilder, SslContext, SslMethod, SslMode,
+        SslOptions, SslSessionCacheMode, SslVerifyMode, select_next_proto,
     },
     x509::{X509, X509Ref, store::X509StoreBuilder},
 };
@@ -121,6 +121,8 @@ fn base() -> Result<SslAcceptorBuilder, ErrorStack> {
     builder.set_options(SslOptions::NO_TICKET);
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_num_tickets(0)?;
+    // Most connections wait most of the time: they need no buffers meanwhile.
+    builder.set_mode(SslMode::RELEASE_BUFFERS);
     builder.set_session_id_context(b"signpost")?;
     builder.set_alpn_select_callback(|_, offered| select_next_proto(ALPN, offered).ok_or(AlpnError::NOACK));
     Ok(builder)

@@ -17,7 +17,7 @@ pub(crate) use server::serve;
 use crate::{run::Failure, store_check};
 use path::Paths;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
-use serving::monitoring::NotReady;
+use serving::{Traffic, monitoring::NotReady};
 use shared::{
     config::{self, Config},
     store::{Store, StoreError},
@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone)]
 pub(crate) struct Challenge {
     answers: Arc<Answers>,
+    traffic: Traffic,
     store: Store,
     suitable: Arc<AtomicBool>,
     store_up: Gauge,
@@ -67,11 +68,15 @@ impl Challenge {
         let cached = Gauge::default();
         registry.register("challenge_cache_entries", "Answers kept in the process", cached.clone());
         let answers = Arc::new(Answers::new(paths, fresh_for, store.clone(), registry));
-        Self { answers, store, suitable: Arc::default(), store_up, cached }
+        Self { answers, traffic: Traffic::new(registry), store, suitable: Arc::default(), store_up, cached }
     }
 
     pub(crate) fn answers(&self) -> Arc<Answers> {
         Arc::clone(&self.answers)
+    }
+
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.traffic.clone()
     }
 
     /// Ready while the store is there and was found suitable.

@@ -7,19 +7,25 @@ mod caddy;
 use super::{Applied, ListenError, Server, ServerError, View, is_hostname, traefik};
 use crate::{config::LocalConfig, sightings::Sightings};
 use actix_web::{
-    App, HttpRequest, HttpResponse, HttpServer,
+    App, HttpRequest, HttpResponse,
     http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE},
     web,
 };
 use openssl::base64::decode_block;
+use serving::{Bounds, Entrance, Traffic, of_app};
 use shared::config::Secret;
 use std::{
     collections::BTreeMap,
-    net::TcpListener,
+    io,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     thread,
+    time::Duration,
 };
+use tokio_util::sync::CancellationToken;
+
+/// Connections at once. They are this machine's own: a web server makes one for each handshake.
+const CONNECTIONS: usize = 4_000;
 
 /// A listener on a loopback address.
 pub(crate) struct Local {
@@ -50,14 +56,21 @@ impl Local {
         let (data, secret) = (web::Data::new(Arc::clone(&shown)), web::Data::new(config.secret.clone()));
         let sightings = web::Data::new(sightings.clone());
         let failed = |error| ListenError(config.listen, error);
-        let listener = TcpListener::bind(config.listen).map_err(failed)?;
-        let run = move || {
-            let server = HttpServer::new(move || {
-                let app = App::new().app_data(data.clone()).app_data(secret.clone());
-                app.app_data(sightings.clone()).default_service(web::to(answer))
-            });
-            let server = server.workers(1).disable_signals().listen(listener);
-            server.and_then(|server| actix_web::rt::System::new().block_on(server.run()))
+        let listener = serving::listener::bind(config.listen).map_err(|error| failed(error.into()))?;
+        let entrance = Entrance {
+            name: "local",
+            sockets: vec![vec![listener]],
+            bounds: Bounds { connections: CONNECTIONS, answer: Duration::from_secs(10), ..Bounds::usual() },
+            tls: None,
+            traffic: Traffic::uncounted(),
+        };
+        let app = move || {
+            let app = App::new().app_data(data.clone()).app_data(secret.clone());
+            of_app(app.app_data(sightings.clone()).default_service(web::to(answer)))
+        };
+        let run = move || -> io::Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(serving::serve(entrance, app, CancellationToken::new()))
         };
         // It answers for as long as the process lives.
         thread::Builder::new().name("local".to_owned()).spawn(run).map_err(failed)?;
