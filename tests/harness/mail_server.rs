@@ -54,6 +54,8 @@ struct Shared {
     mails: Mutex<Vec<ReceivedMail>>,
     /// Answers to the next mails, in place of 250.
     refusals: Mutex<VecDeque<&'static str>>,
+    /// Part of an address that is never taken, and the answer to it.
+    refused_reader: Mutex<Option<(&'static str, &'static str)>>,
 }
 
 impl ReceivedMail {
@@ -78,6 +80,7 @@ impl MailServer {
             acceptor: acceptor.build(),
             mails: Mutex::default(),
             refusals: Mutex::default(),
+            refused_reader: Mutex::default(),
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("bind the mail server")?;
         let address = listener.local_addr()?;
@@ -106,6 +109,11 @@ impl MailServer {
     /// The next mails are answered so.
     pub fn refuse_next(&self, answers: &[&'static str]) {
         self.shared.refusals.lock().expect("no panic while held").extend(answers);
+    }
+
+    /// An address with this in it is answered so, each time.
+    pub fn refuse_reader(&self, part: &'static str, answer: &'static str) {
+        *self.shared.refused_reader.lock().expect("no panic while held") = Some((part, answer));
     }
 
     /// Every mail so far, refused ones too.
@@ -162,8 +170,14 @@ impl Shared {
                     say(&mut stream, "250 OK")?;
                 }
                 "RCPT" => {
-                    to.push(line.to_owned());
-                    say(&mut stream, "250 OK")?;
+                    let refused = *self.refused_reader.lock().expect("no panic while held");
+                    match refused.filter(|(part, _)| line.contains(part)) {
+                        Some((_, answer)) => say(&mut stream, answer)?,
+                        None => {
+                            to.push(line.to_owned());
+                            say(&mut stream, "250 OK")?;
+                        }
+                    }
                 }
                 "DATA" => {
                     say(&mut stream, "354 go on")?;

@@ -16,7 +16,7 @@ fn use_mail(scene: &mut Scene, server: &MailServer, user: &str) -> Result<()> {
     scene.signpost.set("notify.smtp_url", server.url(user))?;
     scene.signpost.set("notify.smtp_roots_file", server.root_file().display().to_string())?;
     scene.signpost.set("notify.from", "Signpost <signpost@hoster.example>")?;
-    scene.signpost.set("notify.to", vec!["ops@hoster.example", "Night Shift <night@hoster.example>"])
+    scene.signpost.set("notify.to", vec!["Night Shift <night@hoster.example>"])
 }
 
 async fn accepted(server: &MailServer, count: usize) -> Result<Vec<ReceivedMail>> {
@@ -41,7 +41,8 @@ async fn a_digest_sums_up_and_what_is_critical_does_not_wait_for_it() -> Result<
     scene.append(&event(EventKind::Renewed, "fine.example")?).await?;
     let mail = accepted(&server, 1).await?.remove(0);
     ensure!(mail.from.contains("<signpost@hoster.example>"), "{}", mail.from);
-    ensure!(mail.to.len() == 2 && mail.to[1].contains("<night@hoster.example>"), "{:?}", mail.to);
+    ensure!(mail.to.len() == 1 && mail.to[0].contains("<night@hoster.example>"), "{:?}", mail.to);
+    ensure!(mail.head("MIME-Version") == Some("1.0"), "{}", mail.data);
     ensure!(mail.head("Subject") == Some("[signpost] 26 failing"), "{}", mail.data);
     for expected in [
         "* failed (caa): 25 names, since ",
@@ -96,6 +97,39 @@ async fn a_refused_mail_comes_again_unchanged_also_after_a_restart() -> Result<(
     let mails = accepted(&server, 3).await?;
     ensure!(mails.len() == 3 && mails[2].data.contains("c.example"));
     ensure!(mails[2].data.contains("* failed (caa): 1 name,"), "{}", mails[2].data);
+    node.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_reader_or_one_mail_that_is_refused_keeps_nothing_from_the_others() -> Result<()> {
+    let server = MailServer::start(Security::None)?;
+    server.refuse_reader("left@", "550 5.1.1 no such user");
+    let mut scene = Scene::set_up().await?;
+    use_mail(&mut scene, &server, "")?;
+    scene.signpost.set("notify.to", vec!["left@hoster.example", "night@b\u{fc}cher.example"])?;
+    scene.signpost.set("notify.digest", "1s")?;
+    let node = scene.start().await?;
+    scene.append(&failed("a.example", FailureClass::Caa, 1)?).await?;
+    let mails = accepted(&server, 1).await?;
+    ensure!(mails[0].to[0].contains("night@xn--bcher-kva.example"), "{:?}", mails[0].to);
+    let given_up = until("it is told", LIMIT, || async {
+        let page =
+            scene.signpost.issuer(&["--json", "events", "--kind", "notification-refused"]).await.ok()?;
+        page.stdout.contains("left@hoster.example").then_some(page.stdout)
+    });
+    ensure!(given_up.await?.contains("no such user"), "in the server's words");
+    // A mail that is refused is given up, and the next one comes.
+    server.refuse_next(&["554 5.7.1 this is spam"]);
+    scene.append(&failed("b.example", FailureClass::Caa, 1)?).await?;
+    until("a refusal", LIMIT, || async { server.mails().iter().any(|mail| !mail.accepted).then_some(()) })
+        .await?;
+    scene.append(&event(EventKind::ExpiryCritical, "c.example")?).await?;
+    let mails = accepted(&server, 2).await?;
+    ensure!(
+        mails[1].data.contains("c.example") && !mails[1].data.contains("b.example\n\n"),
+        "{}",
+        mails[1].data
+    );
     node.stop().await
 }
 

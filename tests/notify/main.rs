@@ -87,13 +87,15 @@ impl Scene {
     /// A node that notifies, and that leads once this returns: what happens from now on is told.
     async fn start(&self) -> Result<Node> {
         let node = self.start_waiting(pace()).await?;
-        let receivers = ["webhook_url", "smtp_url", "hook"];
+        let receivers = ["webhook_url", "hook"];
         let config = Config::load(Some(self.signpost.config_path()))?;
         let table = toml::Table::try_from(&config.notify)?;
         let wanted = receivers.iter().filter(|key| {
             table.get(**key).is_some_and(|value| value.as_array().is_none_or(|words| !words.is_empty()))
         });
-        let wanted = wanted.count();
+        // Each address is a receiver of its own.
+        let readers = config.notify.smtp_url.as_ref().map_or(0, |_| config.notify.to.len());
+        let wanted = wanted.count() + readers;
         until("every receiver has its place in the streams", LIMIT, || async {
             let known = self.redis.command(&["HLEN", "sp:{notify}:state"]).await.ok()?;
             let leads = self.leader().await.ok()?.is_some();

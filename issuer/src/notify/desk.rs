@@ -16,7 +16,7 @@ pub(super) const STATE_VERSION: u32 = 1;
 pub(super) struct Desk {
     pub(super) store: Store,
     pub(super) lead: Lead,
-    pub(super) receiver: &'static str,
+    pub(super) receiver: String,
     pub(super) pace: Pace,
     /// Cancelled when this node is to end, or no longer leads.
     pub(super) stop: CancellationToken,
@@ -24,8 +24,6 @@ pub(super) struct Desk {
 
 /// Somebody who is told.
 pub(super) trait Receiver: Send + 'static {
-    const NAME: &'static str;
-
     /// Does what is to be done now, and answers how long to wait before the next step.
     fn step(&mut self, desk: &Desk) -> impl Future<Output = Result<Duration, StoreError>> + Send;
 
@@ -46,7 +44,11 @@ pub(super) async fn serve<R: Receiver>(mut receiver: R, desk: Desk) {
             Err(error) => {
                 if !in_trouble {
                     let error = shared::error::chain(&error);
-                    tracing::warn!(receiver = R::NAME, error, "the store fails: told is what comes later");
+                    tracing::warn!(
+                        receiver = desk.receiver,
+                        error,
+                        "the store fails: told is what comes later"
+                    );
                 }
                 in_trouble = true;
                 receiver.forget();
@@ -63,7 +65,7 @@ pub(super) async fn serve<R: Receiver>(mut receiver: R, desk: Desk) {
 impl Desk {
     /// The receiver's state as it was committed; `None` for a new receiver.
     pub(super) async fn load<S: DeserializeOwned>(&self) -> Result<Option<S>, StoreError> {
-        let text = self.store.load_notify_state(self.receiver).await?;
+        let text = self.store.load_notify_state(&self.receiver).await?;
         text.map(|text| self.parse(&text)).transpose()
     }
 
@@ -90,7 +92,7 @@ impl Desk {
         told: &[ToldChange],
     ) -> Result<(), StoreError> {
         let text = serde_json::to_string(state).expect("states are plain data");
-        self.store.commit_notify_state(self.lead.token(), self.receiver, &text, told).await
+        self.store.commit_notify_state(self.lead.token(), &self.receiver, &text, told).await
     }
 
     /// Asks whether this node may tell. To be asked before each delivery.
@@ -116,7 +118,7 @@ impl Desk {
     /// Loads what the receiver knows of the sites of these events.
     pub(super) async fn recall(&self, memory: &mut Memory, events: &[StoredEvent]) -> Result<(), StoreError> {
         let sites = memory.unknown_sites(events.iter().map(|stored| &stored.event));
-        let records = self.store.load_told(self.receiver, &sites).await?;
+        let records = self.store.load_told(&self.receiver, &sites).await?;
         for (site, record) in sites.into_iter().zip(records) {
             memory.learn(site, record.as_deref());
         }

@@ -69,8 +69,6 @@ impl Hook {
 }
 
 impl Receiver for Hook {
-    const NAME: &'static str = "hook";
-
     async fn step(&mut self, desk: &Desk) -> Result<Duration, StoreError> {
         let mut state = match self.state.take() {
             Some(state) => state,

@@ -1,4 +1,5 @@
-//! Mails: what happened since the last one, summed up.
+//! Mails: what happened since the last one, summed up. Every reader is a receiver of its own, so that an address that is refused
+//! keeps nothing from the others.
 
 use super::{
     Pace, SetupError,
@@ -10,8 +11,11 @@ use super::{
 };
 use jiff::{SignedDuration, Timestamp};
 use lettre::{
-    AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
-    message::{Mailbox, header::ContentType},
+    Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
+    message::{
+        Mailbox,
+        header::{ContentType, MIME_VERSION_1_0},
+    },
     transport::smtp::{
         authentication::Credentials,
         client::{Certificate, Tls, TlsParameters},
@@ -21,6 +25,7 @@ use lettre::{
 use serde::{Deserialize, Serialize};
 use shared::{
     config::Notify,
+    domain::{Event, EventKind},
     store::{EventCursor, StoreError},
 };
 use std::time::{Duration, Instant};
@@ -29,12 +34,12 @@ use url::{Host, Url};
 /// Sites that are named as still failing.
 const STILL: usize = 20;
 
-/// The readers at `notify.to`.
+/// One reader of `notify.to`.
 #[derive(Clone)]
 pub(super) struct Mail {
     server: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,
-    to: Vec<Mailbox>,
+    to: Mailbox,
     /// The least pause between two mails.
     pause: SignedDuration,
     host: String,
@@ -74,25 +79,32 @@ enum NotSent {
     Server(#[source] lettre::transport::smtp::Error),
     #[error("the mail server did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
+    /// Not the server is in trouble: it takes others.
+    #[error("the mail server refuses this mail for good")]
+    Refused(#[source] lettre::transport::smtp::Error),
 }
 
 impl Mail {
-    pub(super) fn of(config: &Notify, pace: &Pace) -> Result<Option<Self>, SetupError> {
-        let (Some(url), Some(from)) = (&config.smtp_url, &config.from) else { return Ok(None) };
+    pub(super) fn of(config: &Notify, pace: &Pace) -> Result<Vec<Self>, SetupError> {
+        let (Some(url), Some(from)) = (&config.smtp_url, &config.from) else { return Ok(Vec::new()) };
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = match host.trim() {
             "" => "localhost".to_owned(),
             name => name.to_owned(),
         };
-        Ok(Some(Self {
-            server: server(url, config, pace, &host)?,
-            from: mailbox("from", from)?,
-            to: config.to.iter().map(|address| mailbox("to", address)).collect::<Result<_, _>>()?,
-            pause: SignedDuration::try_from(config.digest.length()).unwrap_or(SignedDuration::MAX),
-            host,
-            state: None,
-            next_attempt: None,
-        }))
+        let (server, from) = (server(url, config, pace, &host)?, mailbox("from", from)?);
+        let pause = SignedDuration::try_from(config.digest.length()).unwrap_or(SignedDuration::MAX);
+        let reader = |address: &String| {
+            let (server, from, host) = (server.clone(), from.clone(), host.clone());
+            let to = mailbox("to", address)?;
+            Ok(Self { server, from, to, pause, host, state: None, next_attempt: None })
+        };
+        config.to.iter().map(reader).collect()
+    }
+
+    /// Its name as a receiver.
+    pub(super) fn receiver(&self) -> String {
+        format!("mail {}", self.to.email)
     }
 
     /// Takes what is new into the digest. It is in the store before it is mailed, so any number of events takes no room.
@@ -106,7 +118,9 @@ impl Mail {
         let now = Timestamp::now();
         state.digest.lose(page.lost.len(), now);
         for stored in &page.events {
-            if memory.judge(&stored.event, &Wanted::EVERYTHING) {
+            // Another mail about a mail that was refused would be refused as well.
+            let is_of_a_mail = stored.event.kind == EventKind::NotificationRefused;
+            if !is_of_a_mail && memory.judge(&stored.event, &Wanted::EVERYTHING) {
                 state.digest.add(&stored.event, now);
             }
         }
@@ -129,7 +143,7 @@ impl Mail {
     }
 
     async fn write(&self, state: &mut State, desk: &Desk) -> Result<(), StoreError> {
-        let (sites, records) = desk.store.sample_told(desk.receiver, STILL).await?;
+        let (sites, records) = desk.store.sample_told(&desk.receiver, STILL).await?;
         let some = records.iter().filter_map(|record| serde_json::from_str(record).ok()).collect();
         let digest = std::mem::take(&mut state.digest);
         let text = digest.text(&StillFailing { sites, some }, &self.host);
@@ -142,21 +156,33 @@ impl Mail {
 
     async fn send(&self, mail: &Outgoing, pace: &Pace) -> Result<(), NotSent> {
         let domain = self.from.email.domain();
-        let mut message = Message::builder()
+        let message = Message::builder()
             .from(self.from.clone())
+            .to(self.to.clone())
             .message_id(Some(format!("<{}@{domain}>", mail.id)))
             .date(std::time::SystemTime::from(mail.at))
             .subject(&mail.subject)
+            .header(MIME_VERSION_1_0)
             .header(ContentType::TEXT_PLAIN);
-        for to in &self.to {
-            message = message.to(to.clone());
-        }
         let message = message.body(mail.body.clone()).map_err(NotSent::Written)?;
-        let sending = tokio::time::timeout(pace.mail_timeout, self.server.send(message));
-        match sending.await {
-            Ok(sent) => sent.map(drop).map_err(NotSent::Server),
-            Err(_) => Err(NotSent::Timeout(pace.mail_timeout)),
-        }
+        let sending = async {
+            let Err(error) = self.server.send(message).await else { return Ok(()) };
+            // A server that lets nobody in refuses in the same words as one that takes everything but this.
+            let is_of_this = error.is_permanent() && self.server.test_connection().await.is_ok();
+            Err(if is_of_this { NotSent::Refused(error) } else { NotSent::Server(error) })
+        };
+        let patience = pace.mail_timeout * 2;
+        tokio::time::timeout(patience, sending).await.unwrap_or(Err(NotSent::Timeout(patience)))
+    }
+
+    /// Says by every other way that a mail did not get through.
+    async fn tell_of_refusal(&self, desk: &Desk, refusal: &NotSent) -> Result<(), StoreError> {
+        let why = shared::error::chain(refusal);
+        tracing::error!(to = %self.to.email, error = why, "a mail was refused for good and is given up");
+        let what = format!("A mail to {} was given up: {why}.", self.to.email);
+        let event = Event::new(EventKind::NotificationRefused, Timestamp::now(), what)
+            .remedy("look at notify.to, notify.from and at the mail server's log".to_owned());
+        desk.store.append_event(&event).await.map(drop)
     }
 
     async fn deliver(&mut self, state: &mut State, desk: &Desk) -> Result<(), StoreError> {
@@ -170,11 +196,17 @@ impl Mail {
                 self.next_attempt = None;
                 state.outgoing = None;
             }
+            Err(error @ (NotSent::Refused(_) | NotSent::Written(_))) => {
+                self.tell_of_refusal(desk, &error).await?;
+                self.next_attempt = None;
+                state.outgoing = None;
+            }
             Err(error) => {
                 mail.attempts += 1;
                 let pause = desk.pace.retry(mail.attempts);
                 let error = shared::error::chain(&error);
                 tracing::warn!(
+                    to = %self.to.email,
                     id = mail.id,
                     attempts = mail.attempts,
                     again_s = pause.as_secs(),
@@ -189,8 +221,6 @@ impl Mail {
 }
 
 impl Receiver for Mail {
-    const NAME: &'static str = "mail";
-
     async fn step(&mut self, desk: &Desk) -> Result<Duration, StoreError> {
         let mut state = match self.state.take() {
             Some(state) => state,
@@ -223,8 +253,22 @@ impl State {
     }
 }
 
+/// An address as mail servers take it without an extension: the domain as A-labels. What stands before the `@` can't be
+/// written so.
 fn mailbox(key: &'static str, address: &str) -> Result<Mailbox, SetupError> {
-    address.parse().map_err(|source| SetupError::Address { key, address: address.to_owned(), source })
+    let unusable = |source| SetupError::Address { key, address: address.to_owned(), source };
+    let mailbox: Mailbox = address.parse().map_err(unusable)?;
+    if !mailbox.email.user().is_ascii() {
+        return Err(SetupError::LocalPart { key, address: address.to_owned() });
+    }
+    let domain = mailbox.email.domain();
+    let domain = match Host::parse(domain) {
+        Ok(Host::Domain(ascii)) => ascii,
+        _ if domain.is_ascii() => domain.to_owned(),
+        _ => return Err(unusable(lettre::address::AddressError::InvalidDomain)),
+    };
+    let email = Address::new(mailbox.email.user(), domain).map_err(unusable)?;
+    Ok(Mailbox { email, ..mailbox })
 }
 
 /// `smtps://` is TLS from the first byte. `smtp://` takes TLS where the server offers it, and must have it before a password
@@ -299,12 +343,19 @@ mod tests {
     }
 
     #[test]
+    fn a_domain_is_written_as_servers_take_it() {
+        let mailbox = |text| mailbox("to", text);
+        assert_eq!(mailbox("Ops <ops@b\u{fc}cher.example>").unwrap().email.domain(), "xn--bcher-kva.example");
+        assert!(mailbox("\u{fc}@example.com").is_err() && mailbox("nobody").is_err());
+    }
+
+    #[test]
     fn mails_keep_their_pause_and_what_is_critical_does_not_wait() {
         let text =
             "[notify]\nsmtp_url = \"smtp://127.0.0.1\"\nfrom = \"a@b.example\"\nto = [\"c@d.example\"]\n";
         let config = shared::config::Config::parse(text, std::path::Path::new("x"), &[]).unwrap().notify;
         let pace = Pace::default();
-        let mail = Mail::of(&config, &pace).unwrap().unwrap();
+        let mail = Mail::of(&config, &pace).unwrap().remove(0);
         let at = |minute: i64| Timestamp::from_second(1_764_000_000 + minute * 60).unwrap();
         let state = |critical, written| {
             let mut state = State::at(EventCursor::default());

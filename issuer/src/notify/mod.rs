@@ -20,7 +20,7 @@ mod webhook;
 pub use setup_error::SetupError;
 pub use signature::sign;
 
-use desk::{Desk, Receiver, serve};
+use desk::{Desk, serve};
 use hook::Hook;
 use lead::Lead;
 use mail::Mail;
@@ -130,7 +130,7 @@ pub async fn run_at(
 /// Who is told.
 struct Receivers {
     webhook: Option<Webhook>,
-    mail: Option<Mail>,
+    mail: Vec<Mail>,
     hook: Option<Hook>,
 }
 
@@ -144,7 +144,7 @@ impl Receivers {
     }
 
     fn is_empty(&self) -> bool {
-        self.webhook.is_none() && self.mail.is_none() && self.hook.is_none()
+        self.webhook.is_none() && self.mail.is_empty() && self.hook.is_none()
     }
 }
 
@@ -159,21 +159,21 @@ async fn serve_a_term(
     tracing::info!("this node tells the operator");
     let stop = shutdown.child_token();
     let mut tasks = JoinSet::new();
-    let desk = |receiver| Desk {
+    let desk = |receiver: &str| Desk {
         store: store.clone(),
         lead: lead.clone(),
-        receiver,
+        receiver: receiver.to_owned(),
         pace: pace.clone(),
         stop: stop.clone(),
     };
     if let Some(webhook) = receivers.webhook.clone() {
-        tasks.spawn(serve(webhook, desk(Webhook::NAME)));
+        tasks.spawn(serve(webhook, desk("webhook")));
     }
-    if let Some(mail) = receivers.mail.clone() {
-        tasks.spawn(serve(mail, desk(Mail::NAME)));
+    for mail in &receivers.mail {
+        tasks.spawn(serve(mail.clone(), desk(&mail.receiver())));
     }
     if let Some(hook) = receivers.hook.clone() {
-        tasks.spawn(serve(hook, desk(Hook::NAME)));
+        tasks.spawn(serve(hook, desk("hook")));
     }
     let keep = lead.keep();
     tokio::pin!(keep);

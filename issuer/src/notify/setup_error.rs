@@ -34,6 +34,8 @@ pub enum SetupError {
         #[source]
         source: lettre::address::AddressError,
     },
+    #[error("notify.{key}: {address:?}: the part before the @ must be ASCII")]
+    LocalPart { key: &'static str, address: String },
     #[error("notify.hook: {path} can't be run")]
     Hook {
         path: PathBuf,

@@ -252,8 +252,6 @@ impl Webhook {
 }
 
 impl Receiver for Webhook {
-    const NAME: &'static str = "webhook";
-
     async fn step(&mut self, desk: &Desk) -> Result<Duration, StoreError> {
         let mut state = match self.state.take() {
             Some(state) => state,

@@ -111,6 +111,7 @@ kinds! {
     FrontendRecovered, "frontend-recovered", Info, "A frontend serves what it should again.";
     RecordUnverified, "record-unverified", Critical, "A record in the store that grants something was not written by this fleet: it grants nothing, and somebody else can write to the store.";
     KeyRotation, "key-rotation", Info, "A rotation of the key-encryption key began or ended.";
+    NotificationRefused, "notification-refused", Warning, "A mail server refused a mail for good: it was given up, and the next ones are sent.";
     Drained, "drained", Info, "A node has finished its orders and ended.";
 }
 
