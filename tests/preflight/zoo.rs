@@ -268,11 +268,16 @@ fn broken(net: LoopbackNet) -> Vec<Case> {
         // What the frontend does with it.
         fails("rule", "frontend-answered", "the redirect rule is missing in its port-80 server for rule")
             .server("location / { return 404; }"),
-        fails("https-first", "no-connection", "start the validation host").server("return 301 https://$host$request_uri;"),
+        fails("https-first", "site-redirect", "Put the redirect rule first").server("return 301 https://$host$request_uri;"),
         fails("see-other", "redirect-refused", "Use 302").server("return 303 http://acme.hoster.example:@PORT$request_uri;"),
         fails("port", "redirect-refused", "name no port").server("return 302 http://acme.hoster.example:8080$request_uri;"),
+        fails("www-first", "site-redirect", "Put the redirect rule first").and(format!("www.www-first {}", a(CLOSED)))
+            .server("return 301 http://www.$host:@PORT$request_uri;"),
+        fails("no-location", "frontend-answered", "redirect rule is missing").server("return 302;"),
+        fails("multiple", "frontend-answered", "redirect rule is missing").server("return 300;"),
+        fails("half-escape", "redirect-refused", "whole").server("return 302 http://acme.hoster.example:@PORT/%zz;"),
         fails("loop", "redirect-refused", "once").server("return 302 http://$host:@PORT$request_uri;"),
-        fails("hops", "redirect-refused", "once").server(hops),
+        fails("hops", "site-redirect", "Put the redirect rule first").server(hops),
         fails("slash", "redirect-refused", "Put a slash").server("return 302 http://acme.hoster.example.well-known/acme-challenge/x;"),
         fails("ftp", "redirect-refused", "Redirect to http://").server("return 302 ftp://acme.hoster.example$request_uri;"),
         fails("bare", "redirect-refused", "public host name").server("return 302 http://acme$request_uri;"),

@@ -1,7 +1,7 @@
 //! One request of a validator: a new connection, one GET, the first bytes of the answer, closed.
 //!
-//! Written on the bare socket, since what an HTTP library does for its user (pooling, retries, other protocols,
-//! decompression) is what the CA's validator does not.
+//! Written on the bare socket, since what an HTTP library does for its user (pooling, retries, other protocols) is what the CA's
+//! validator does not.
 
 use super::{
     redirect::{Host, Scheme, Target},
@@ -85,7 +85,8 @@ pub async fn fetch(
 fn request_text(target: &Target, referer: Option<&str>) -> String {
     let referer = referer.map(|url| format!("Referer: {url}\r\n")).unwrap_or_default();
     format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: {USER_AGENT}\r\nAccept: */*\r\n{referer}Connection: close\r\n\r\n",
+        "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: {USER_AGENT}\r\nAccept: */*\r\n{referer}Accept-Encoding: gzip\r\n\
+         Connection: close\r\n\r\n",
         target.path_and_query,
         target.authority(),
     )
@@ -309,7 +310,7 @@ mod tests {
             server.join().unwrap(),
             format!(
                 "GET /.well-known/acme-challenge/t HTTP/1.1\r\nHost: shop.test:{}\r\nUser-Agent: {USER_AGENT}\r\n\
-                 Accept: */*\r\nReferer: http://a.test/\r\nConnection: close\r\n\r\n",
+                 Accept: */*\r\nReferer: http://a.test/\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n",
                 address.port()
             )
         );

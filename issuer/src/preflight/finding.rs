@@ -8,6 +8,7 @@ use super::{
 use crate::dns::{Addresses, ResolveFailure};
 use serde::{Serialize, Serializer};
 use std::net::IpAddr;
+use url::Url;
 
 /// Kinds of findings that an operator acts upon differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -120,6 +121,10 @@ impl Finding {
     pub fn class(&self) -> Option<Class> {
         let elsewhere =
             if self.at_frontend == Some(true) { Class::RedirectRule } else { Class::NotPointingHere };
+        // The site's own redirect comes before the rule, whatever is met behind it.
+        if self.site_redirect().is_some() {
+            return Some(elsewhere);
+        }
         Some(match self.failure()? {
             Failure::Dns { redirects: 0, .. } => Class::Dns,
             Failure::Dns { .. } | Failure::Redirect { .. } => Class::RedirectRule,
@@ -155,7 +160,26 @@ impl Finding {
 
     /// What is wrong; `None` when an answer came.
     pub fn cause(&self) -> Option<Cause> {
-        let cause = match self.failure()? {
+        let failure = self.failure()?;
+        let cause = match self.site_redirect() {
+            Some(to) => self.of_site_redirect(to, failure),
+            None => self.of(failure),
+        };
+        let cause = cause.with("name", &self.host);
+        let at = match failure {
+            Failure::Fetch { address, .. }
+            | Failure::Status { address, .. }
+            | Failure::TooLong { address, .. } => Some(*address),
+            _ => self.hops.last().and_then(|hop| hop.address),
+        };
+        Some(match at {
+            Some(address) => cause.with("address", address).with("family", family_of(address)),
+            None => cause,
+        })
+    }
+
+    fn of(&self, failure: &Failure) -> Cause {
+        match failure {
             Failure::Dns { redirects: 0, failure } => of_dns(&self.host, failure),
             Failure::Dns { failure, .. } => Cause::new("redirect-target-dns").with("reason", failure),
             Failure::Redirect { url, refusal } => of_refusal(url, refusal),
@@ -185,18 +209,7 @@ impl Finding {
             Failure::OtherContent { url, got, .. } => {
                 Cause::new("validation-content").with("url", url).with("got", format!("{got:?}"))
             }
-        };
-        let cause = cause.with("name", &self.host);
-        let at = match self.failure()? {
-            Failure::Fetch { address, .. }
-            | Failure::Status { address, .. }
-            | Failure::TooLong { address, .. } => Some(*address),
-            _ => self.hops.last().and_then(|hop| hop.address),
-        };
-        Some(match at {
-            Some(address) => cause.with("address", address).with("family", family_of(address)),
-            None => cause,
-        })
+        }
     }
 
     fn of_fetch(&self, url: &str, redirects: usize, error: &FetchError) -> Cause {
@@ -214,6 +227,31 @@ impl Finding {
             (FetchError::Response(_) | FetchError::Io(_), _) => "no-web-server",
         };
         cause.remedied_by(remedy).with("url", url).with("reason", error)
+    }
+
+    /// Where the name's own host led on to itself (to `https://`, or to `www.`) instead of to the validation host: that is how far
+    /// the validation came. Whose host a hop is decides, not how many there were.
+    fn site_redirect(&self) -> Option<&str> {
+        let (first, last) = (self.hops.first()?, self.hops.last()?);
+        if self.hops.len() < 2 || first.url == last.url {
+            return None;
+        }
+        let host_of = |hop: &Hop| Some(Url::parse(&hop.url).ok()?.host_str()?.to_owned());
+        let bare = |host: String| host.strip_prefix("www.").map(str::to_owned).unwrap_or(host);
+        (bare(host_of(first)?) == bare(host_of(last)?)).then_some(last.url.as_str())
+    }
+
+    fn of_site_redirect(&self, to: &str, failure: &Failure) -> Cause {
+        let reason = match failure {
+            Failure::Fetch { error, .. } => error.to_string(),
+            Failure::Redirect { refusal, .. } => refusal.to_string(),
+            Failure::Dns { failure, .. } => failure.to_string(),
+            Failure::Status { status, .. } => format!("status {status}"),
+            Failure::TooLong { .. } => "a page".to_owned(),
+            Failure::OtherContent { got, .. } => format!("{got:?}"),
+        };
+        let remedy = if self.at_frontend == Some(false) { "points-elsewhere" } else { "rule-first" };
+        Cause::new("site-redirect").remedied_by(remedy).with("url", to).with("reason", reason)
     }
 
     /// The remedy where a frontend, or what is taken for one, has answered by itself.
@@ -250,9 +288,7 @@ pub(super) fn of_dns(host: &str, failure: &ResolveFailure) -> Cause {
 fn of_refusal(url: &str, refusal: &RedirectRefusal) -> Cause {
     let remedy = match refusal {
         RedirectRefusal::Status(_) => "redirect-status",
-        RedirectRefusal::NoLocation | RedirectRefusal::Unparsable | RedirectRefusal::EmptyHost => {
-            "redirect-whole-address"
-        }
+        RedirectRefusal::Unparsable | RedirectRefusal::EmptyHost => "redirect-whole-address",
         RedirectRefusal::TooMany | RedirectRefusal::Loop(_) => "redirect-once",
         RedirectRefusal::Scheme(_) => "redirect-scheme",
         RedirectRefusal::Port(_) => "redirect-port",

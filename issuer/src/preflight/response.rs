@@ -1,6 +1,9 @@
 //! An HTTP/1.1 answer (RFC 9112) as far as a validator needs it: status, `Location`, and the first bytes of the body.
 //! A function of the bytes received so far; it reads no socket.
 
+use flate2::read::GzDecoder;
+use std::io::Read;
+
 /// What the validator takes of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -12,6 +15,10 @@ pub struct Response {
 
 /// As many bytes of a body as are read. An answer must be shorter.
 pub const BODY_LIMIT_BYTES: usize = 128;
+/// As many bytes of a redirect's body as are waited for; one that says it is longer is not read at all (Go's client).
+const REDIRECT_BODY_BYTES: usize = 2 * 1024;
+/// As many bytes of a compressed body as are read.
+const COMPRESSED_LIMIT_BYTES: usize = 64 * 1024;
 /// As many bytes of status line and headers as are read.
 pub const HEAD_LIMIT_BYTES: usize = 64 * 1024;
 
@@ -26,7 +33,7 @@ pub enum ResponseError {
     MalformedHead,
     #[error("the headers of the answer are longer than 64 KiB")]
     HeadTooLong,
-    #[error("the answer's chunked body is malformed")]
+    #[error("the answer's body is malformed")]
     MalformedBody,
     #[error("the connection was closed in the middle of the answer")]
     Truncated,
@@ -46,6 +53,8 @@ struct Head {
     status: u16,
     location: Option<String>,
     framing: Framing,
+    /// Compressed, as the validator's `Accept-Encoding` allows.
+    is_gzip: bool,
     body_start: usize,
 }
 
@@ -92,19 +101,13 @@ impl ResponseReader {
         }
         let Some(head) = &self.head else { return Ok(None) };
         let available = &self.received[head.body_start..];
-        let body = match head.framing {
-            // The body of a redirect is nobody's business.
-            _ if (300..400).contains(&head.status) => Some(Vec::new()),
-            Framing::None => Some(Vec::new()),
-            Framing::Length(length) => {
-                let wanted = length.min(BODY_LIMIT_BYTES);
-                (available.len() >= wanted).then(|| available[..wanted].to_vec())
-            }
-            Framing::Chunked => decode_chunks(available)?,
-            Framing::UntilClose => {
-                let enough = closed || available.len() >= BODY_LIMIT_BYTES;
-                enough.then(|| available[..available.len().min(BODY_LIMIT_BYTES)].to_vec())
-            }
+        let body = if head.is_redirect() {
+            // Nobody looks at it, but it must be there.
+            head.body(available, REDIRECT_BODY_BYTES, closed)?.map(|_| Vec::new())
+        } else if head.is_gzip {
+            head.decompressed(available, closed)?
+        } else {
+            head.body(available, BODY_LIMIT_BYTES, closed)?
         };
         Ok(body.map(|body| Response { status: head.status, location: head.location.clone(), body }))
     }
@@ -126,6 +129,44 @@ impl ResponseReader {
     }
 }
 
+impl Head {
+    fn is_redirect(&self) -> bool {
+        is_redirect(self.status, self.location.as_deref())
+    }
+
+    /// The body's first bytes, `limit` at most; `None` while more are needed.
+    fn body(&self, available: &[u8], limit: usize, closed: bool) -> Result<Option<Vec<u8>>, ResponseError> {
+        Ok(match self.framing {
+            Framing::None => Some(Vec::new()),
+            Framing::Length(length) if self.is_redirect() && length > limit => Some(Vec::new()),
+            Framing::Length(length) => {
+                let wanted = length.min(limit);
+                (available.len() >= wanted).then(|| available[..wanted].to_vec())
+            }
+            Framing::Chunked => decode_chunks(available, limit)?,
+            Framing::UntilClose => {
+                let enough = closed || available.len() >= limit;
+                enough.then(|| available[..available.len().min(limit)].to_vec())
+            }
+        })
+    }
+
+    fn decompressed(&self, available: &[u8], closed: bool) -> Result<Option<Vec<u8>>, ResponseError> {
+        let Some(compressed) = self.body(available, COMPRESSED_LIMIT_BYTES, closed)? else { return Ok(None) };
+        let mut body = Vec::new();
+        GzDecoder::new(compressed.as_slice())
+            .take(BODY_LIMIT_BYTES as u64)
+            .read_to_end(&mut body)
+            .map_err(|_| ResponseError::MalformedBody)?;
+        Ok(Some(body))
+    }
+}
+
+/// Whether an answer leads on: any other status, and one of these without an address, is the answer itself.
+pub(super) fn is_redirect(status: u16, location: Option<&str>) -> bool {
+    matches!(status, 301 | 302 | 303 | 307 | 308) && location.is_some_and(|location| !location.is_empty())
+}
+
 /// An HTTP/2 server greets with a SETTINGS frame (RFC 9113 section 3.4), a TLS server with an alert.
 fn refuse_other_protocols(received: &[u8]) -> Result<(), ResponseError> {
     if received.len() >= 4 && received[0] == 0 && received[3] == 4 {
@@ -144,7 +185,8 @@ fn parse_head(head: &[u8], body_start: usize) -> Result<Head, ResponseError> {
     let text = String::from_utf8_lossy(head);
     let mut lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
     let status = lines.next().and_then(parse_status).ok_or(ResponseError::MalformedHead)?;
-    let (mut location, mut length, mut chunked) = (None, None, false);
+    let (mut location, mut length, mut chunked, mut is_gzip) = (None, None, false, false);
+    let knows_chunks = !text.starts_with("HTTP/1.0");
     for line in lines.take_while(|line| !line.is_empty()) {
         if line.starts_with([' ', '\t']) {
             continue; // A folded line continues a header that is none of ours.
@@ -154,9 +196,17 @@ fn parse_head(head: &[u8], body_start: usize) -> Result<Head, ResponseError> {
         if name.eq_ignore_ascii_case("location") && location.is_none() {
             location = Some(value.to_owned());
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
-            chunked = value.eq_ignore_ascii_case("chunked");
+            if knows_chunks && (chunked || !value.eq_ignore_ascii_case("chunked")) {
+                return Err(ResponseError::MalformedHead);
+            }
+            chunked = knows_chunks;
+        } else if name.eq_ignore_ascii_case("content-encoding") {
+            is_gzip = value.eq_ignore_ascii_case("gzip");
         } else if name.eq_ignore_ascii_case("content-length") {
-            let parsed: usize = value.parse().map_err(|_| ResponseError::MalformedHead)?;
+            // No sign, as `parse` would take.
+            let digits = Some(value).filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()));
+            let parsed: usize =
+                digits.and_then(|digits| digits.parse().ok()).ok_or(ResponseError::MalformedHead)?;
             if length.is_some_and(|earlier| earlier != parsed) {
                 return Err(ResponseError::MalformedHead);
             }
@@ -169,7 +219,7 @@ fn parse_head(head: &[u8], body_start: usize) -> Result<Head, ResponseError> {
         (_, false, Some(length)) => Framing::Length(length),
         (_, false, None) => Framing::UntilClose,
     };
-    Ok(Head { status, location, framing, body_start })
+    Ok(Head { status, location, framing, is_gzip, body_start })
 }
 
 /// `HTTP/1.x NNN reason` (RFC 9112 section 4).
@@ -181,7 +231,7 @@ fn parse_status(line: &str) -> Option<u16> {
 }
 
 /// The first bytes of a chunked body (RFC 9112 section 7.1); `None` while more are needed.
-fn decode_chunks(mut raw: &[u8]) -> Result<Option<Vec<u8>>, ResponseError> {
+fn decode_chunks(mut raw: &[u8], limit: usize) -> Result<Option<Vec<u8>>, ResponseError> {
     let mut body = Vec::new();
     loop {
         let Some(line_end) = raw.iter().position(|b| *b == b'\n') else {
@@ -194,9 +244,9 @@ fn decode_chunks(mut raw: &[u8]) -> Result<Option<Vec<u8>>, ResponseError> {
             return Ok(Some(body));
         }
         raw = &raw[line_end + 1..];
-        let take = size.min(BODY_LIMIT_BYTES - body.len()).min(raw.len());
+        let take = size.min(limit - body.len()).min(raw.len());
         body.extend_from_slice(&raw[..take]);
-        if body.len() >= BODY_LIMIT_BYTES {
+        if body.len() >= limit {
             return Ok(Some(body));
         }
         if raw.len() < size.saturating_add(2) {
@@ -244,10 +294,44 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_is_complete_with_its_headers() {
-        let text = "HTTP/1.1 302 Found\r\nLOCATION:  http://a.net/x \r\nContent-Length: 9999\r\n\r\n";
-        let response = ResponseReader::default().push(text.as_bytes()).unwrap().unwrap();
-        assert_eq!(response.location.as_deref(), Some("http://a.net/x"));
+    fn a_redirect_brings_the_body_that_it_announces() {
+        let head = |length| {
+            format!("HTTP/1.1 302 Found\r\nLOCATION:  http://a.net/x \r\nContent-Length: {length}\r\n\r\n")
+        };
+        let whole = read_whole(format!("{}moved", head(5)).as_bytes()).unwrap();
+        assert_eq!((whole.location.as_deref(), whole.body.as_slice()), (Some("http://a.net/x"), &b""[..]));
+        assert_eq!(read_whole(head(100).as_bytes()), Err(ResponseError::Truncated));
+        // So long that nobody reads it.
+        assert!(ResponseReader::default().push(head(9999).as_bytes()).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_leads_nowhere_is_the_answer_itself() {
+        for (status, location, leads) in [
+            (302, Some("/x"), true),
+            (303, Some("/x"), true),
+            (302, None, false),
+            (307, Some(""), false),
+            (300, Some("/x"), false),
+            (304, Some("/x"), false),
+        ] {
+            assert_eq!(is_redirect(status, location), leads, "{status} {location:?}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_body_is_read() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut encoder, b"hello").unwrap();
+        let compressed = encoder.finish().unwrap();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+            compressed.len()
+        );
+        let answer = [head.as_bytes(), &compressed].concat();
+        assert_eq!(read_whole(&answer).unwrap().body, b"hello");
+        let broken = [head.as_bytes(), &vec![7; compressed.len()]].concat();
+        assert_eq!(read_whole(&broken), Err(ResponseError::MalformedBody));
     }
 
     #[test]
@@ -261,6 +345,8 @@ mod tests {
                 b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
                 ResponseError::MalformedHead,
             ),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello", ResponseError::MalformedHead),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nhello", ResponseError::MalformedHead),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", ResponseError::Truncated),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", ResponseError::MalformedBody),
             (b"HTTP/1.1 200 OK\r\n", ResponseError::Truncated),

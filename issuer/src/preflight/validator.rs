@@ -5,7 +5,7 @@ use super::{
     fetch::{FetchError, fetch},
     finding::{Failure, Finding, Hop, Outcome},
     redirect::{Host, RedirectRefusal, Scheme, Target, next_hop},
-    response::BODY_LIMIT_BYTES,
+    response::{BODY_LIMIT_BYTES, is_redirect},
 };
 use crate::dns::{Addresses, ResolveFailure, Resolver, is_special_purpose};
 use std::{
@@ -169,10 +169,10 @@ impl Walk<'_> {
             });
             let response =
                 answer.map_err(|error| Failure::Fetch { url: url.clone(), address, redirects, error })?;
-            if !(300..400).contains(&response.status) {
-                return judge_answer(response.status, &response.body, url, address, redirects);
-            }
-            let location = response.location.as_deref();
+            let location = match &response.location {
+                Some(location) if is_redirect(response.status, Some(location)) => location,
+                _ => return judge_answer(response.status, &response.body, url, address, redirects),
+            };
             let next = next_hop(&target, response.status, location, &self.earlier, &self.validator.rules)
                 .map_err(|refusal| Failure::Redirect { url: url.clone(), refusal })?;
             redirects += 1;
