@@ -122,6 +122,36 @@ async fn a_site_that_was_removed_in_between_leaves_nothing_to_the_daemon() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_is_removed_while_its_record_stands_leaves_no_record() -> Result<()> {
+    let hosted = Hosted::make(0).await?;
+    let stage = &hosted.stage;
+    stage.signpost.issuer(&["account", "create"]).await?.success()?;
+    let (name, record) = ("*.left.hosted.example", "_acme-challenge.left.hosted.example");
+    let fuse = Fuse::default();
+    let kill = fuse.clone();
+    stage
+        .proxy
+        .add_rule(Rule::on(Endpoint::Challenge).nth(1).does(Action::call_after(move |_| kill.kill9())));
+    stage.json(&["site", "add", name, "--challenge", "dns-01"]).await?;
+    let started = stage.start_daemon()?;
+    fuse.attach(started.process.killer());
+    started.wait(RUN_LIMIT).await?;
+    stage.proxy.clear_rules();
+    ensure!(!texts(hosted.primary, record).await?.is_empty(), "it was killed before it had written");
+    stage.signpost.issuer(&["site", "remove", name, "--yes"]).await?.success()?;
+    // Noted long ago.
+    let noted = stage.redis.command(&["ZRANGE", "sp:txt-journal", "0", "-1"]).await?;
+    for entry in redis::from_redis_value::<Vec<String>>(noted)? {
+        stage.redis.command(&["ZADD", "sp:txt-journal", "1000", &entry]).await?;
+    }
+    let _daemon = stage.start_daemon()?;
+    until_true("it is removed", Duration::from_secs(60), || async {
+        hosted.ensure_clean(record).await.is_ok()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_orders_what_is_added() -> Result<()> {
     let hosted = Hosted::make(0).await?;
     let _daemon = hosted.stage.start_daemon()?;

@@ -28,7 +28,7 @@ pub(super) struct Hosted {
     pub(super) net: LoopbackNet,
     pub(super) primary: SocketAddr,
     pub(super) secondary: SocketAddr,
-    _servers: Vec<Bind>,
+    servers: Vec<Bind>,
 }
 
 impl Hosted {
@@ -115,8 +115,13 @@ impl Hosted {
             net,
             primary: SocketAddr::from((first, DNS_PORT)),
             secondary: SocketAddr::from((second, DNS_PORT)),
-            _servers: vec![main, follower, resolver, ca_resolver],
+            servers: vec![main, follower, resolver, ca_resolver],
         })
+    }
+
+    /// The secondary is gone, and its address with it.
+    pub(super) fn end_secondary(&mut self) {
+        drop(self.servers.remove(1));
     }
 
     /// Nothing of a proof is left: not in the zone, not in the journal.

@@ -16,7 +16,7 @@ use shared::{
     domain::DnsName,
     store::{Delegation, Store},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Records that are asked for at once.
 const AT_ONCE: usize = 32;
@@ -125,6 +125,7 @@ async fn check(names: &[DnsName], store: &Store, prover: &Prover, output: &Outpu
             document["state"] = json!(looked.state);
             document["leads_to"] = json!(looked.leads_to);
             document["lacking"] = json!(looked.lacking);
+            document["silent"] = json!(looked.silent);
             document
         })
         .collect();
@@ -136,6 +137,10 @@ async fn check(names: &[DnsName], store: &Store, prover: &Prover, output: &Outpu
         });
         table(&["RECORD", "CNAME", "STATE", "LEADS TO", "LACKING AT"], rows)
     });
+    let silent: BTreeSet<&String> = looked.iter().flat_map(|(_, _, looked)| &looked.silent).collect();
+    for server in silent {
+        output.note(&format!("{server} does not answer for its zone"));
+    }
     Ok(if all_there { Exit::Done } else { Exit::Failed })
 }
 
@@ -175,15 +180,17 @@ struct Looked {
     leads_to: Option<String>,
     /// Nameservers that don't say so.
     lacking: Vec<String>,
+    /// Nameservers that say nothing.
+    silent: Vec<String>,
 }
 
 impl Looked {
     fn of(found: Result<Lead, Dns01Error>, name: &DnsName, target: &str) -> Self {
-        let Lead { target: found, lacking } = match found {
+        let Lead { target: found, lacking, silent } = match found {
             Ok(lead) => lead,
             Err(error) => {
                 let why = Some(shared::error::chain(&error));
-                return Self { state: "unknown", leads_to: why, lacking: Vec::new() };
+                return Self { state: "unknown", leads_to: why, lacking: Vec::new(), silent: Vec::new() };
             }
         };
         let (state, leads_to) = if found == own_record(name) {
@@ -195,7 +202,7 @@ impl Looked {
         } else {
             ("spreading", None)
         };
-        Self { state, leads_to, lacking }
+        Self { state, leads_to, lacking, silent }
     }
 }
 

@@ -2,11 +2,13 @@
 //! the account and the methods that RFC 8657 adds.
 
 use super::resolve::{ResolveFailure, Resolver};
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::rr::RecordType;
 use shared::domain::DnsName;
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{Mutex, OnceCell};
 
+const HEADER_BYTES: usize = 12;
+const CAA_TYPE: u16 = 257;
 /// Properties that are understood. An unknown one that is critical forbids everything.
 const KNOWN: [&str; 5] = ["issue", "issuewild", "iodef", "issuemail", "issuevmc"];
 
@@ -105,19 +107,62 @@ impl Climb {
     }
 
     async fn look_up(&self, at: &str) -> Found {
-        // A name that is missing has none; its parent may have some.
-        let records = self.resolver.records(at, RecordType::CAA).await?;
-        let property = |data: &RData| match data {
-            RData::CAA(caa) => Some(Property {
-                // Boulder takes the lowest bit for the critical one as well.
-                critical: caa.issuer_critical || caa.reserved_flags & 1 == 1,
-                tag: caa.tag.to_ascii_lowercase(),
-                value: String::from_utf8_lossy(&caa.value).into_owned(),
-            }),
-            _ => None,
-        };
-        Ok(records.iter().filter_map(|record| property(&record.data)).collect())
+        // A name that is missing has none; its parent may have some. Read by hand: the library takes nothing of an answer with one
+        // record that it can't read.
+        let answer = self.resolver.raw_answer(at, RecordType::CAA).await?;
+        properties(&answer).ok_or_else(|| ResolveFailure::Other {
+            name: at.to_owned(),
+            reason: "the answer ends in the middle".to_owned(),
+        })
     }
+}
+
+/// The CAA records in the answer section of a message (RFC 1035 section 4.1, RFC 8659 section 4.1), aliases followed by the
+/// resolver. A record that can't be read is left out. `None` where the message ends in the middle.
+fn properties(message: &[u8]) -> Option<Vec<Property>> {
+    let count = |at: usize| Some(u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?));
+    let mut at = HEADER_BYTES;
+    for _ in 0..count(4)? {
+        at = end_of_name(message, at)? + 4;
+    }
+    let mut found = Vec::new();
+    for _ in 0..count(6)? {
+        let fixed = end_of_name(message, at)?;
+        let data = fixed + 10;
+        let end = data + usize::from(count(fixed + 8)?);
+        let data = message.get(data..end)?;
+        if count(fixed)? == CAA_TYPE {
+            found.extend(property(data));
+        }
+        at = end;
+    }
+    Some(found)
+}
+
+/// The place behind a name, which may end in a pointer to an earlier one.
+fn end_of_name(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match usize::from(*message.get(at)?) {
+            0 => return Some(at + 1),
+            pointer if pointer >= 0xc0 => return Some(at + 2),
+            label => at += label + 1,
+        }
+    }
+}
+
+fn property(data: &[u8]) -> Option<Property> {
+    let (flags, rest) = data.split_first()?;
+    let (length, rest) = rest.split_first()?;
+    let tag = rest.get(..usize::from(*length)).filter(|tag| !tag.is_empty() && tag.is_ascii())?;
+    if !tag.iter().all(u8::is_ascii_alphanumeric) {
+        return None;
+    }
+    Some(Property {
+        // Boulder takes the lowest bit for the critical one as well.
+        critical: flags & 0x81 != 0,
+        tag: String::from_utf8_lossy(tag).to_ascii_lowercase(),
+        value: String::from_utf8_lossy(&rest[tag.len()..]).into_owned(),
+    })
 }
 
 fn refusal(records: &[Property], wildcard: bool, asker: &Asker) -> Option<Refusal> {
@@ -199,6 +244,22 @@ mod tests {
             }
         };
         refusal(&records.iter().map(parse).collect::<Vec<_>>(), wildcard, &asker)
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_hides_no_other() {
+        // One question for `x`, and three answers that point to its name: no tag at all, one of other characters, a good one.
+        let mut message = vec![0, 1, 0x81, 0x80, 0, 1, 0, 3, 0, 0, 0, 0, 1, b'x', 0, 1, 1, 0, 1];
+        for data in [&b"\x00\x00"[..], b"\x00\x05is-ueca.example", b"\x80\x05issuepki.goog"] {
+            message.extend_from_slice(&[0xc0, 12, 1, 1, 0, 1, 0, 0, 0, 60, 0, data.len() as u8]);
+            message.extend_from_slice(data);
+        }
+        let found = properties(&message).unwrap();
+        let expected = Property { critical: true, tag: "issue".into(), value: "pki.goog".into() };
+        assert_eq!(found, [expected]);
+        for end in 0..message.len() {
+            assert_eq!(properties(&message[..end]), None, "{end} bytes");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::resolve::as_text;
 use hickory_resolver::proto::{
-    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
+    op::{Edns, Message, Query, ResponseCode},
     rr::{Name, RData, Record, RecordType},
 };
 use std::{
@@ -19,12 +19,14 @@ use tokio::{
     time::timeout,
 };
 
-/// For one attempt over one transport.
+/// For one datagram, or for asking over a connection.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A lost datagram is sent once more.
-const DATAGRAMS: u32 = 2;
+const TCP_PATIENCE: Duration = Duration::from_secs(4);
+/// With extensions, and without: a lost datagram is sent once more, and old servers refuse the extensions or drop what has them.
+const WITH_EDNS: [bool; 2] = [true, false];
 /// Passes every network that carries IPv6 without fragments (DNS flag day 2020).
 const PAYLOAD_BYTES: u16 = 1232;
+const HEADER_BYTES: usize = 12;
 
 /// What is asked, and how.
 #[derive(Clone, Debug)]
@@ -59,6 +61,8 @@ pub enum AskError {
     Io { server: SocketAddr, source: io::Error },
     #[error("{0} answers with what is no DNS message")]
     Malformed(SocketAddr),
+    #[error("it has no address")]
+    NoAddress,
 }
 
 impl AskError {
@@ -76,14 +80,16 @@ impl Question {
         Self { name, kind, recurse: false, unchecked: false }
     }
 
-    fn message(&self) -> Message {
+    fn message(&self, with_edns: bool) -> Message {
         let mut message = Message::query();
         message.metadata.recursion_desired = self.recurse;
         message.metadata.checking_disabled = self.unchecked;
         message.add_query(Query::query(self.name.clone(), self.kind));
-        let mut edns = Edns::new();
-        edns.set_max_payload(PAYLOAD_BYTES);
-        message.set_edns(edns);
+        if with_edns {
+            let mut edns = Edns::new();
+            edns.set_max_payload(PAYLOAD_BYTES);
+            message.set_edns(edns);
+        }
         message
     }
 }
@@ -93,31 +99,47 @@ impl Question {
 /// # Errors
 /// [`AskError`]; an answer that says no is none.
 pub async fn ask(server: SocketAddr, question: &Question) -> Result<Answer, AskError> {
-    let message = question.message();
-    let bytes = message.to_vec().map_err(|_| AskError::Malformed(server))?;
-    let mut answer = None;
-    for _ in 0..DATAGRAMS {
-        if let Ok(found) = timeout(PATIENCE, over_udp(server, &bytes, &message)).await {
-            answer = Some(found.map_err(|source| AskError::Io { server, source })?);
-            break;
-        }
+    let bytes = ask_bytes(server, question).await?;
+    let message = Message::from_vec(&bytes).map_err(|_| AskError::Malformed(server))?;
+    let asked = Query::query(question.name.clone(), question.kind);
+    if message.queries.iter().any(|query| *query != asked) {
+        return Err(AskError::Malformed(server));
     }
-    let mut answer = answer.ok_or(AskError::Silent(server))?;
-    if answer.metadata.truncation {
-        let bytes = send_over_tcp(server, &bytes).await?;
-        answer = Message::from_vec(&bytes).map_err(|_| AskError::Malformed(server))?;
-        if answer.metadata.id != message.metadata.id {
-            return Err(AskError::Malformed(server));
-        }
-    }
-    Ok(Answer::from(answer))
+    Ok(Answer::from(message))
 }
 
-/// Sends a message and reads one, over a connection of its own.
+/// [`ask`], with the answer as it came: it may hold a record that the library can't read.
+pub(super) async fn ask_bytes(server: SocketAddr, question: &Question) -> Result<Vec<u8>, AskError> {
+    let mut refused = None;
+    for with_edns in WITH_EDNS {
+        let sent = question.message(with_edns).to_vec().map_err(|_| AskError::Malformed(server))?;
+        let Ok(found) = timeout(PATIENCE, over_udp(server, &sent)).await else { continue };
+        let mut answer = found.map_err(|source| AskError::Io { server, source })?;
+        if is_truncated(&answer) {
+            answer = send_over_tcp(server, &sent, TCP_PATIENCE).await?;
+            if !answers(&answer, &sent) {
+                return Err(AskError::Malformed(server));
+            }
+        }
+        // RFC 6891 section 7: what a server says that does not know the extensions.
+        if !matches!(code_of(&answer), ResponseCode::FormErr | ResponseCode::NotImp) {
+            return Ok(answer);
+        }
+        refused = Some(answer);
+    }
+    refused.ok_or(AskError::Silent(server))
+}
+
+/// Sends a message and reads one, over a connection of its own, within `patience`: a server that is told to change a zone may
+/// have to write it down first.
 ///
 /// # Errors
 /// [`AskError`].
-pub async fn send_over_tcp(server: SocketAddr, message: &[u8]) -> Result<Vec<u8>, AskError> {
+pub async fn send_over_tcp(
+    server: SocketAddr,
+    message: &[u8],
+    patience: Duration,
+) -> Result<Vec<u8>, AskError> {
     let exchange = async {
         let mut stream = TcpStream::connect(server).await?;
         let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -128,32 +150,41 @@ pub async fn send_over_tcp(server: SocketAddr, message: &[u8]) -> Result<Vec<u8>
         stream.read_exact(&mut answer).await?;
         Ok(answer)
     };
-    match timeout(PATIENCE * DATAGRAMS, exchange).await {
+    match timeout(patience, exchange).await {
         Ok(answer) => answer.map_err(|source| AskError::Io { server, source }),
         Err(_) => Err(AskError::Silent(server)),
     }
 }
 
-async fn over_udp(server: SocketAddr, bytes: &[u8], sent: &Message) -> io::Result<Message> {
+async fn over_udp(server: SocketAddr, sent: &[u8]) -> io::Result<Vec<u8>> {
     let any: IpAddr =
         if server.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     // Connected: an answer from elsewhere never arrives, and a port that nobody has is heard of.
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
-    socket.send(bytes).await?;
+    socket.send(sent).await?;
     let mut buffer = [0; 4096];
     loop {
         let length = socket.recv(&mut buffer).await?;
         // What is no answer to this question is somebody else's.
-        if let Ok(answer) = Message::from_vec(&buffer[..length])
-            && answer.metadata.id == sent.metadata.id
-            && answer.metadata.message_type == MessageType::Response
-            && answer.metadata.op_code == OpCode::Query
-            && answer.queries.iter().all(|query| sent.queries.contains(query))
-        {
-            return Ok(answer);
+        if answers(&buffer[..length], sent) {
+            return Ok(buffer[..length].to_vec());
         }
     }
+}
+
+/// Whether a message is the answer to a query, by its header (RFC 1035 section 4.1.1): the same id, and the bit of a response.
+fn answers(message: &[u8], sent: &[u8]) -> bool {
+    message.len() >= HEADER_BYTES && message[..2] == sent[..2] && message[2] & 0xf8 == 0x80
+}
+
+fn is_truncated(message: &[u8]) -> bool {
+    message[2] & 0x02 != 0
+}
+
+/// The response code of a message that [`answers`] a query.
+pub(super) fn code_of(message: &[u8]) -> ResponseCode {
+    ResponseCode::from(0, message[3] & 0x0f)
 }
 
 impl From<Message> for Answer {
@@ -174,6 +205,11 @@ impl Answer {
     /// Whether it says that there is something, or that there is nothing.
     pub fn is_final(&self) -> bool {
         matches!(self.code, ResponseCode::NoError | ResponseCode::NXDomain) && !self.refers
+    }
+
+    /// Whether the server speaks for the zone of the name, and says so.
+    pub fn is_of_authority(&self) -> bool {
+        self.is_final() && self.authoritative
     }
 
     /// Addresses and targets of aliases, as text.
@@ -204,5 +240,68 @@ pub(super) fn address_of(record: &Record) -> Option<IpAddr> {
         RData::A(a) => Some(IpAddr::V4(a.0)),
         RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_resolver::proto::rr::rdata::A;
+
+    /// A nameserver that knows no extensions: refuses what has them, or drops it.
+    async fn old_server(drops: bool) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            loop {
+                let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+                let query = Message::from_vec(&buffer[..length]).unwrap();
+                let answer = if query.edns.is_none() {
+                    let mut answer = query.clone();
+                    answer.metadata.message_type = hickory_resolver::proto::op::MessageType::Response;
+                    answer.metadata.authoritative = true;
+                    let name = query.queries[0].name().clone();
+                    answer.add_answer(Record::from_rdata(name, 60, RData::A(A::new(192, 0, 2, 7))));
+                    answer.to_vec().unwrap()
+                } else if drops {
+                    continue;
+                } else {
+                    // The header alone, as old servers answer.
+                    let mut header = buffer[..HEADER_BYTES].to_vec();
+                    header[2] |= 0x80;
+                    header[3] = 1;
+                    header[4..].fill(0);
+                    header
+                };
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_server_that_knows_no_extensions_is_asked_without() {
+        for drops in [false, true] {
+            let server = old_server(drops).await;
+            let name = Name::from_ascii("shop.example.").unwrap();
+            let answer = ask(server, &Question::to_authority(name, RecordType::A)).await.unwrap();
+            assert!(answer.is_of_authority() && answer.values() == ["192.0.2.7"], "{drops}: {answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_may_take_longer_than_a_question() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut sent = vec![0; usize::from(stream.read_u16().await.unwrap())];
+            stream.read_exact(&mut sent).await.unwrap();
+            tokio::time::sleep(TCP_PATIENCE + Duration::from_millis(500)).await;
+            stream.write_all(&[0, 2, 7, 7]).await.unwrap();
+        });
+        let answer = send_over_tcp(server, &[1, 2, 3], Duration::from_secs(30)).await.unwrap();
+        assert_eq!(answer, [7, 7]);
     }
 }

@@ -1,7 +1,7 @@
 //! Questions to the resolvers: the addresses of a name and the aliases on the way to them.
 
 use super::{
-    exchange::{Question, address_of, ask},
+    exchange::{Question, address_of, ask, ask_bytes, code_of},
     special_purpose::is_special_purpose,
 };
 use futures_util::future::join_all;
@@ -228,6 +228,23 @@ impl Resolver {
         Ok(alias_in(&absolute(host)?, &records).as_ref().map(as_text))
     }
 
+    /// [`Resolver::alias_of`], where the name has the alias itself: one that a wildcard gives to every name beside it as well is
+    /// nobody's word about this one (RFC 4592), and a record that is made there takes its place.
+    ///
+    /// # Errors
+    /// [`ResolveFailure`]: the DNS did not tell.
+    pub async fn own_alias_of(&self, host: &str) -> Result<Option<String>, ResolveFailure> {
+        let Some(alias) = self.alias_of(host).await? else { return Ok(None) };
+        let Some((_, above)) = host.split_once('.') else { return Ok(Some(alias)) };
+        let mut random = [0; 8];
+        if openssl::rand::rand_bytes(&mut random).is_err() {
+            return Ok(Some(alias));
+        }
+        let beside = format!("_{}.{above}", shared::digest::hex(&random));
+        let from_wildcard = self.alias_of(&beside).await.is_ok_and(|other| other.as_ref() == Some(&alias));
+        Ok((!from_wildcard).then_some(alias))
+    }
+
     /// The records of a kind; none where there are none. Aliases are followed by the resolver.
     ///
     /// # Errors
@@ -306,6 +323,26 @@ impl Resolver {
             }
         }
         false
+    }
+
+    /// One question to the resolvers, the answer's bytes as they came: for what the library can't read.
+    ///
+    /// # Errors
+    /// [`ResolveFailure`]: none of them told.
+    pub(super) async fn raw_answer(&self, host: &str, kind: RecordType) -> Result<Vec<u8>, ResolveFailure> {
+        let question = Question { name: absolute(host)?, kind, recurse: true, unchecked: false };
+        let mut failure = ResolveFailure::Timeout(host.to_owned());
+        for server in &self.servers {
+            let Ok(bytes) = ask_bytes(*server, &question).await else { continue };
+            match code_of(&bytes) {
+                ResponseCode::NoError | ResponseCode::NXDomain => return Ok(bytes),
+                code => {
+                    let (name, code) = (host.to_owned(), code.to_string());
+                    failure = ResolveFailure::ServerFailure { name, code };
+                }
+            }
+        }
+        Err(failure)
     }
 
     async fn ask(&self, name: &Name, record_type: RecordType) -> Result<Vec<IpAddr>, NetError> {

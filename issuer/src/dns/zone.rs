@@ -67,8 +67,7 @@ impl Zone {
         let asked = self.servers.iter().map(|server| {
             let question = &question;
             async move {
-                let nowhere = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), DNS_PORT);
-                let mut answer = Err(AskError::Silent(nowhere));
+                let mut answer = Err(AskError::NoAddress);
                 for address in &server.addresses {
                     answer = ask(SocketAddr::new(*address, DNS_PORT), question).await;
                     if answer.is_ok() {
@@ -82,15 +81,23 @@ impl Zone {
     }
 }
 
-/// The nearest name above `host`, or itself, that has a record of authority.
+/// The nearest name above `host`, or itself, that has a record of authority. A server that refuses to tell of it may still name
+/// the nameservers there, which only a zone has; one that tells of anything else there does not end the climb.
 async fn apex_of(resolver: &Resolver, host: &str) -> Result<Name, ResolveFailure> {
     let mut at = host.to_owned();
     loop {
         let name = absolute(&at)?;
-        if let Some(apex) = resolver.zone_of(&at).await?
-            && apex.zone_of(&name)
-        {
-            return Ok(apex);
+        match resolver.zone_of(&at).await {
+            Ok(Some(apex)) if apex.zone_of(&name) => return Ok(apex),
+            Ok(_) => {}
+            Err(failure) => match resolver.records(&at, RecordType::NS).await {
+                Ok(found) if found.iter().any(|one| one.name == name && matches!(one.data, RData::NS(_))) => {
+                    return Ok(name);
+                }
+                Ok(_) => {}
+                Err(_) if resolver.records(&at, RecordType::A).await.is_ok() => {}
+                Err(_) => return Err(failure),
+            },
         }
         at = match at.split_once('.') {
             Some((_, above)) => above.to_owned(),

@@ -1,10 +1,11 @@
 //! Which record proves a name and who writes it; made, waited for, removed.
 
 use super::{
+    propagation::{Propagation, has_text},
     provider::{Action, Provider, ProviderError, SetupError},
     standing::says,
 };
-use crate::dns::{Answer, AskError, ResolveFailure, Resolver, Zone};
+use crate::dns::{Answer, ResolveFailure, Resolver, Zone};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
 use hickory_resolver::proto::rr::{Name, RecordType};
@@ -14,19 +15,16 @@ use shared::{
     domain::{DnsName, KeyAuthorization, Standing, Txt},
     store::{JournalledTxt, Store, StoreError},
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest chain of aliases from a name's own record to the one that is written.
 const MOST_ALIASES: usize = 8;
-/// Between two questions to the nameservers: at first, and at most.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// Proves names in the DNS.
 #[derive(Debug)]
 pub struct Prover {
     pub(super) store: Store,
-    resolver: Resolver,
+    pub(super) resolver: Resolver,
     providers: Vec<Provider>,
 }
 
@@ -37,6 +35,8 @@ pub struct Lead {
     pub target: String,
     /// Nameservers that don't have its alias: a CA that asks one is led elsewhere.
     pub lacking: Vec<String>,
+    /// Nameservers that don't answer for the zone.
+    pub silent: Vec<String>,
 }
 
 /// A proof is not in place.
@@ -49,10 +49,11 @@ pub enum Dns01Error {
     #[error("{record} can't be written by dns.{provider}: {source}")]
     Provider { provider: String, record: String, source: ProviderError },
     #[error(
-        "{record} was written {} s ago, and {} has not got it yet; the CA was not asked",
-        .waited.as_secs(), .lacking.join(", ")
+        "{record} lies in the zone {zone}, which is not served by the nameserver of dns.{provider}: the record can't be written there"
     )]
-    NotEverywhere { record: String, lacking: Vec<String>, waited: Duration },
+    NotServed { provider: String, record: String, zone: String },
+    #[error("{record} was written {} s ago, and {seen}; the CA was not asked", .waited.as_secs())]
+    NotEverywhere { record: String, seen: Propagation, waited: Duration },
     #[error("{} has no such TXT record: {:?}", .0.record, .0.value)]
     NotStanding(Standing),
     #[error("the store can't be used")]
@@ -102,14 +103,15 @@ impl Prover {
     pub async fn where_proofs_lead(&self, name: &DnsName) -> Result<Lead, Dns01Error> {
         let own = own_record(name);
         let aliases = self.aliases_of(&own).await?;
-        let lacking = match aliases.first() {
+        let seen = match aliases.first() {
             Some(alias) => {
                 let says_so = |answer: &Answer| answer.values().contains(alias);
-                self.lacking(&own, RecordType::CNAME, &says_so).await?
+                self.propagation(&own, RecordType::CNAME, &says_so, &[]).await?
             }
-            None => Vec::new(),
+            None => Propagation::default(),
         };
-        Ok(Lead { target: aliases.last().cloned().unwrap_or(own), lacking })
+        let target = aliases.last().cloned().unwrap_or(own);
+        Ok(Lead { target, lacking: seen.lacking, silent: seen.silent })
     }
 
     /// Removes everything that is noted for a record.
@@ -131,13 +133,18 @@ impl Prover {
     pub async fn stand(&self, standing: &Standing) -> Result<(), Dns01Error> {
         let record = self.where_it_leads(&standing.record).await?;
         let stands = has_text(|text| says(text, standing, Timestamp::now().as_second()));
-        if self.lacking(&record, RecordType::TXT, &stands).await?.is_empty() {
+        if self.stands(&record, &stands).await? {
             return Ok(());
         }
         let provider = self.provider_of(&record).ok_or_else(|| Dns01Error::NotStanding(standing.clone()))?;
         let txt = Txt { provider: provider.name.clone(), record, value: standing.value.clone() };
         self.act(Action::Add, &txt).await?;
-        self.await_record(&txt, &stands).await
+        self.await_record(&txt, &stands).await.map(drop)
+    }
+
+    async fn stands(&self, record: &str, is_right: &impl Fn(&Answer) -> bool) -> Result<bool, Dns01Error> {
+        let seen = self.propagation(record, RecordType::TXT, is_right, &[]).await?;
+        Ok(self.is_enough(&seen, record, RecordType::TXT, is_right, false).await)
     }
 
     /// Whether a record stands, or somebody can write it.
@@ -147,9 +154,7 @@ impl Prover {
     pub async fn can_stand(&self, standing: &Standing) -> Result<(), Dns01Error> {
         let record = self.where_it_leads(&standing.record).await?;
         let stands = has_text(|text| says(text, standing, Timestamp::now().as_second()));
-        if self.provider_of(&record).is_some()
-            || self.lacking(&record, RecordType::TXT, &stands).await?.is_empty()
-        {
+        if self.provider_of(&record).is_some() || self.stands(&record, &stands).await? {
             Ok(())
         } else {
             Err(Dns01Error::NotStanding(standing.clone()))
@@ -159,10 +164,16 @@ impl Prover {
     /// Whether somebody can write the record that the CA asks for.
     ///
     /// # Errors
-    /// [`Dns01Error::NoProvider`], [`Dns01Error::Lost`].
+    /// [`Dns01Error::NoProvider`], [`Dns01Error::NotServed`], [`Dns01Error::Lost`].
     pub async fn can_write(&self, own: &str) -> Result<(), Dns01Error> {
         let record = self.where_it_leads(own).await?;
-        self.provider_of(&record).map(drop).ok_or(Dns01Error::NoProvider(record))
+        let provider = self.provider_of(&record).ok_or_else(|| Dns01Error::NoProvider(record.clone()))?;
+        let zone = self.zone_of(provider, &record).await?;
+        if provider.serves(&zone).await {
+            return Ok(());
+        }
+        let zone = zone.to_ascii().trim_end_matches('.').to_owned();
+        Err(Dns01Error::NotServed { provider: provider.name.clone(), record, zone })
     }
 
     /// Notes a record, then makes it. Safe to repeat.
@@ -174,11 +185,11 @@ impl Prover {
         self.act(Action::Add, &record.txt).await
     }
 
-    /// Returns once every nameserver of the record's zone has it.
+    /// Returns once every nameserver of the record's zone that answers has it, with those that don't answer.
     ///
     /// # Errors
     /// [`Dns01Error::NotEverywhere`] at the deadline of the section: a CA that asks one that lacks it fails.
-    pub async fn await_everywhere(&self, record: &JournalledTxt) -> Result<(), Dns01Error> {
+    pub async fn await_everywhere(&self, record: &JournalledTxt) -> Result<Vec<String>, Dns01Error> {
         self.await_record(&record.txt, &has_text(|text| text == record.txt.value)).await
     }
 
@@ -219,13 +230,13 @@ impl Prover {
 
     /// As the resolvers see the delegations; where they see none, the section's own word.
     async fn zone_of(&self, provider: &Provider, record: &str) -> Result<Name, Dns01Error> {
+        let labels = provider.reach(record).filter(|labels| *labels > 0);
         let source = match Zone::of(&self.resolver, record).await {
-            // The root has authority for everything that nobody knows.
-            Ok(zone) if !zone.apex.is_root() => return Ok(zone.apex),
+            // What lies above the section's own zone (the root, a registry) does not know of it yet.
+            Ok(zone) if usize::from(zone.apex.num_labels()) >= labels.unwrap_or(1) => return Ok(zone.apex),
             Ok(_) => ResolveFailure::NoSuchName(record.to_owned()),
             Err(failure) => failure,
         };
-        let labels = provider.reach(record).filter(|labels| *labels > 0);
         let own = labels.and_then(|labels| {
             let all: Vec<&str> = record.split('.').collect();
             Name::from_ascii(format!("{}.", all[all.len() - labels..].join("."))).ok()
@@ -243,7 +254,7 @@ impl Prover {
         while aliases.len() < MOST_ALIASES {
             let at = aliases.last().map_or(own, String::as_str);
             let lost = |source| Dns01Error::Lost { record: at.to_owned(), source };
-            match self.resolver.alias_of(at).await.map_err(lost)? {
+            match self.resolver.own_alias_of(at).await.map_err(lost)? {
                 Some(next) => aliases.push(next),
                 None => return Ok(aliases),
             }
@@ -257,52 +268,11 @@ impl Prover {
         self.providers.iter().filter(|one| reach(one).is_some()).max_by_key(reach)
     }
 
-    /// The nameservers that don't answer so.
-    async fn lacking(
-        &self,
-        record: &str,
-        kind: RecordType,
-        is_right: &impl Fn(&Answer) -> bool,
-    ) -> Result<Vec<String>, Dns01Error> {
-        let lost = |source| Dns01Error::Lost { record: record.to_owned(), source };
-        let zone = Zone::of(&self.resolver, record).await.map_err(lost)?;
-        let answers = zone.ask_each(record, kind).await.map_err(lost)?;
-        if answers.is_empty() {
-            return Ok(vec![format!("the zone {}, which has no nameserver,", zone.name())]);
-        }
-        // A node without IPv6 can't ask a server that has nothing else. Those that it reaches must all have it, and one at least.
-        let out_of_reach =
-            |answer: &Result<Answer, AskError>| answer.as_ref().is_err_and(AskError::is_out_of_reach);
-        let all_are = answers.iter().all(|(_, answer)| out_of_reach(answer));
-        let lacks = |answer: &Result<Answer, AskError>| {
-            !answer.as_ref().is_ok_and(is_right) && (all_are || !out_of_reach(answer))
-        };
-        let lacking = answers.iter().filter(|(_, answer)| lacks(answer));
-        Ok(lacking.map(|(server, _)| server.name.clone()).collect())
+    /// How long records of a section may take, and whether every nameserver must have them.
+    pub(super) fn patience_with(&self, provider: &str) -> (Duration, bool) {
+        let config = self.providers.iter().find(|one| one.name == provider).map(|one| &one.config);
+        config.map_or((Duration::ZERO, false), |one| (one.propagation(), one.require_all_nameservers))
     }
-
-    async fn await_record(&self, txt: &Txt, is_right: &impl Fn(&Answer) -> bool) -> Result<(), Dns01Error> {
-        let began = Instant::now();
-        let provider = self.providers.iter().find(|one| one.name == txt.provider);
-        let deadline = provider.map_or(Duration::ZERO, |one| one.config.propagation());
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let lacking = self.lacking(&txt.record, RecordType::TXT, is_right).await?;
-            if lacking.is_empty() {
-                return Ok(());
-            }
-            if began.elapsed() + pause > deadline {
-                let waited = began.elapsed();
-                return Err(Dns01Error::NotEverywhere { record: txt.record.clone(), lacking, waited });
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-}
-
-fn has_text(is_right: impl Fn(&str) -> bool) -> impl Fn(&Answer) -> bool {
-    move |answer| answer.texts().iter().any(|text| is_right(text))
 }
 
 /// Where the CA looks (RFC 8555 section 8.4).

@@ -107,6 +107,14 @@ impl Provider {
         Some(format!("{}.{zone}", &digest[..TARGET_DIGITS]))
     }
 
+    /// Whether records of a zone can be written there. `true` where that can't be told beforehand.
+    pub(super) async fn serves(&self, zone: &Name) -> bool {
+        match &self.kind {
+            Kind::Rfc2136(rfc2136) => rfc2136.serves(zone, &self.config.zones).await,
+            Kind::AcmeDns(_) | Kind::Webhook(_) | Kind::Exec(_) => true,
+        }
+    }
+
     /// Makes or removes a record; `zone` is the one that it lies in.
     pub(super) async fn act(&self, action: Action, txt: &Txt, zone: &Name) -> Result<(), ProviderError> {
         let work = async {

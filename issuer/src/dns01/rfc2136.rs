@@ -1,14 +1,14 @@
 //! Dynamic updates (RFC 2136) to the primary nameserver, signed.
 
 use super::{
-    provider::{Action, ProviderError, SetupError, read, unusable},
+    provider::{Action, PATIENCE, ProviderError, SetupError, read, unusable},
     tsig::Key,
 };
-use crate::dns::exchange::send_over_tcp;
+use crate::dns::exchange::{Question, ask, send_over_tcp};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hickory_resolver::proto::{
     op::{Message, ResponseCode, update_message},
-    rr::{Name, RData, Record, RecordSet, rdata::TXT},
+    rr::{Name, RData, Record, RecordSet, RecordType, rdata::TXT},
 };
 use jiff::Timestamp;
 use shared::{config::Dns, domain::Txt};
@@ -34,6 +34,27 @@ impl Rfc2136 {
         Ok(Self { server, key })
     }
 
+    /// Whether the server speaks for a zone. One that says nothing of it, nor of any zone of the section, may be closed to questions.
+    pub(super) async fn serves(&self, zone: &Name, own_zones: &[String]) -> bool {
+        if self.speaks_for(zone.clone()).await != Some(false) {
+            return true;
+        }
+        for own in own_zones {
+            let Ok(own) = Name::from_ascii(format!("{}.", own.trim_matches('.'))) else { continue };
+            if own != *zone && self.speaks_for(own).await == Some(true) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// `None` where it does not answer.
+    async fn speaks_for(&self, zone: Name) -> Option<bool> {
+        let question = Question::to_authority(zone.clone(), RecordType::SOA);
+        let answer = ask(self.server, &question).await.ok()?;
+        Some(answer.authoritative && answer.records.iter().any(|record| record.name == zone))
+    }
+
     pub(super) async fn act(
         &self,
         action: Action,
@@ -52,17 +73,31 @@ impl Rfc2136 {
         let bytes = message.to_vec().map_err(|e| refused(e.to_string()))?;
         let now = || u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
         let (signed, mac) = self.key.sign(&bytes, now()).map_err(|e| refused(e.to_string()))?;
-        let answer = send_over_tcp(self.server, &signed)
+        let answer = send_over_tcp(self.server, &signed, PATIENCE)
             .await
             .map_err(|error| ProviderError::Unreachable(error.to_string()))?;
+        let is_signed = |answer: &[u8]| self.key.verify(answer, &mac, now()).is_ok();
         let code = Message::from_vec(&answer).map(|message| message.metadata.response_code);
         let zone = zone.to_ascii();
         match code {
             Err(_) => Err(refused(format!("{} answers with what is no DNS message", self.server))),
-            // Refused before it looked at the signature, or because of it.
+            // A signed answer is from who knows the key, at a clock like ours: it is the zone that it does not serve, or the rights
+            // in it. What is not signed was refused before the signature was looked at, or because of it (RFC 8945 section 5.2).
+            Ok(code @ (ResponseCode::NotAuth | ResponseCode::NotZone)) if is_signed(&answer) => {
+                Err(refused(format!(
+                    "{} is not the primary of {zone} ({code}), which {} lies in as the resolvers see it: have _acme-challenge \
+                     delegated into a zone of yours, or let that server serve {zone}",
+                    self.server, txt.record
+                )))
+            }
+            Ok(code @ ResponseCode::Refused) if is_signed(&answer) => Err(refused(format!(
+                "{} knows the key and does not let it change {} in {zone} ({code}): look at allow-update or update-policy (BIND) or acl \
+                 (Knot)",
+                self.server, txt.record
+            ))),
             Ok(code @ (ResponseCode::NotAuth | ResponseCode::Refused)) => Err(refused(format!(
                 "{} does not let this key change {zone} ({code}): look at the key's name, secret and algorithm, at allow-update or \
-                 update-policy (BIND) or acl (Knot), and at both clocks",
+                 update-policy (BIND) or acl (Knot), at both clocks, and whether that server is the primary of {zone}",
                 self.server
             ))),
             Ok(code @ ResponseCode::NotZone) => {

@@ -53,6 +53,10 @@ impl Prover {
         let Some(open) = self.store.load_order(&record.site, record.slot).await? else {
             return Ok(is_settled);
         };
+        // Nobody goes on with the order of a site that is no longer wanted.
+        if is_settled && self.store.load_site(&record.site).await?.is_none() {
+            return Ok(true);
+        }
         Ok(match &open.order.state {
             OrderState::Challenged(challenged) => {
                 let is_of_it = challenged.tokens.iter().any(|token| token.token == record.token);

@@ -142,15 +142,16 @@ impl Work<'_> {
         let wait = in_dns.iter().zip(&written).map(|(token, written)| async {
             match self.record(token).filter(|_| written.is_ok()) {
                 Some(record) => prover.await_everywhere(&record).await,
-                None => Ok(()),
+                None => Ok(Vec::new()),
             }
         });
         let awaited = join_all(wait).await;
         let outcomes = written.into_iter().zip(awaited).map(|(written, awaited)| written.and(awaited));
+        let mut silent = BTreeSet::new();
         let mut failed: Vec<(DnsName, Verdict)> = Vec::new();
         for (token, outcome) in in_dns.iter().zip(outcomes) {
             match outcome {
-                Ok(()) => {}
+                Ok(some) => silent.extend(some),
                 // No name is to blame.
                 Err(Dns01Error::Store(error)) => return Err(Verdict::from_store(&error)),
                 Err(error) => match self.issuance.of_dns01(&error).await {
@@ -162,7 +163,16 @@ impl Work<'_> {
         let all = failed.len() == tokens.len();
         match Verdict::of_culprits(failed) {
             None => {
-                self.timeline.tell("propagated", Some(self.slot), "every nameserver has the records");
+                let mut note = "every nameserver has the records".to_owned();
+                if !silent.is_empty() {
+                    let silent = silent.into_iter().collect::<Vec<_>>().join(", ");
+                    tracing::warn!(
+                        nameservers = silent,
+                        "nameservers that do not answer for the zone are passed over"
+                    );
+                    note = format!("every nameserver that answers has the records; no answer from {silent}");
+                }
+                self.timeline.tell("propagated", Some(self.slot), &note);
                 Ok(())
             }
             Some(verdict) if all => Err(Verdict { culprits: Vec::new(), ..verdict }.keeping_the_order()),
@@ -234,6 +244,10 @@ impl Verdict {
                 Fault::Operator,
                 "add a [dns.NAME] section for the zone, or have the record delegated to one that has one",
             ),
+            Dns01Error::NotServed { .. } => (
+                Fault::Operator,
+                "have _acme-challenge of the name delegated into a zone of yours, or let that server serve the zone",
+            ),
             Dns01Error::Lost { .. } => (Fault::Customer, "the name's DNS must answer"),
             Dns01Error::Provider { .. } => (
                 Fault::Operator,
@@ -243,6 +257,11 @@ impl Verdict {
                 let remedy = format!("have it created: {} TXT {:?}", standing.record, standing.value);
                 return Self::new(Fault::Customer, FailureClass::Dns, error.to_string(), remedy);
             }
+            Dns01Error::NotEverywhere { seen, .. } if seen.lacking.is_empty() => (
+                Fault::Customer,
+                "have those nameservers repaired or taken out of the zone's NS records; ask them from this machine (`dig @SERVER`, UDP and \
+                 TCP port 53): a firewall of ours would look the same",
+            ),
             Dns01Error::NotEverywhere { .. } => (
                 Fault::Customer,
                 "have the zone's transfer repaired, or raise propagation_seconds; the next run goes on with the same order",

@@ -18,6 +18,8 @@ pub struct Dns {
     /// How long a record may take to all nameservers of its zone, seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub propagation_seconds: Option<f64>,
+    /// Whether a nameserver of the zone that does not answer stops an order; without, those that answer and the resolvers decide.
+    pub require_all_nameservers: bool,
     /// rfc2136: the primary nameserver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<SocketAddr>,
