@@ -101,11 +101,11 @@ impl Store {
     /// Sentinel goes by the priority first, and by what a replica has received second.
     fn unequal_priorities(&self, confirm_replicas: u32) -> Option<String> {
         let layout = self.link.servers.known()?;
-        let priorities = layout.priorities()?;
-        let unlikely = unlikely_successors(priorities);
-        if unlikely == 0 {
+        let replicas = layout.replicas()?;
+        if unlikely_successors(replicas) == 0 {
             return None;
         }
+        let priorities: Vec<u64> = replicas.iter().map(|replica| replica.priority).collect();
         let waits = match confirm_replicas {
             0 => "a failover may choose a replica that lacks what another one has".to_owned(),
             _ => format!(

@@ -28,8 +28,17 @@ pub(super) struct Sentinels {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Watched {
     pub(super) primary: HostPort,
-    /// The `replica-priority` of each replica; `None` where it can't be told.
-    pub(super) priorities: Option<Vec<u64>>,
+    /// Who may be promoted; `None` where it can't be told.
+    pub(super) replicas: Option<Vec<Replica>>,
+}
+
+/// A replica, as far as a promotion goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Replica {
+    /// Its `replica-priority`.
+    pub(super) priority: u64,
+    /// Whether the Sentinels hear of it: one that they don't confirms nothing either.
+    pub(super) is_up: bool,
 }
 
 /// What one of them says.
@@ -37,7 +46,7 @@ pub(super) struct Watched {
 struct Answer {
     epoch: u64,
     primary: HostPort,
-    priorities: Option<Vec<u64>>,
+    replicas: Option<Vec<Replica>>,
 }
 
 /// Slots that one primary serves.
@@ -93,10 +102,10 @@ impl Sentinels {
                 let missing = || (ErrorKind::UnexpectedReturnType, "a Sentinel left an answer out").into();
                 answers.next().unwrap_or_else(|| Err(missing()))
             };
-            let (primary, priorities) = (next(), next());
+            let (primary, replicas) = (next(), next());
             let (epoch, primary) = parse_primary(primary?)?;
-            let priorities = priorities.ok().and_then(|replicas| parse_priorities(replicas).ok());
-            Ok(Answer { epoch, primary, priorities })
+            let replicas = replicas.ok().and_then(|replicas| parse_replicas(replicas).ok());
+            Ok(Answer { epoch, primary, replicas })
         })
         .await
     }
@@ -108,8 +117,8 @@ fn latest(mut found: Vec<Answer>) -> Option<Watched> {
     found.retain(|answer| answer.epoch == epoch);
     let named = |wanted: &HostPort| found.iter().filter(|answer| answer.primary == *wanted).count();
     // One that may say what the replicas' priorities are knows more.
-    let best = found.iter().max_by_key(|answer| (named(&answer.primary), answer.priorities.is_some()))?;
-    Some(Watched { primary: best.primary.clone(), priorities: best.priorities.clone() })
+    let best = found.iter().max_by_key(|answer| (named(&answer.primary), answer.replicas.is_some()))?;
+    Some(Watched { primary: best.primary.clone(), replicas: best.replicas.clone() })
 }
 
 /// The slots, as the first node of a Cluster says that answers.
@@ -189,11 +198,11 @@ async fn within_time<T>(
         .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer in time", format!("from {address}")).into()))
 }
 
-/// How many replicas may be taken for confirming although they are not the one that would be promoted: Sentinel never
-/// promotes those of priority 0, and goes by the priority before it goes by what a replica has received.
-pub(super) fn unlikely_successors(priorities: &[u64]) -> usize {
-    let best = priorities.iter().filter(|priority| **priority > 0).min();
-    priorities.iter().filter(|priority| best != Some(*priority)).count()
+/// How many replicas may confirm although they are not the ones that would be promoted: Sentinel never promotes those of
+/// priority 0, and goes by the priority before it goes by what a replica has received. One that is away may come back.
+pub(super) fn unlikely_successors(replicas: &[Replica]) -> usize {
+    let best = replicas.iter().map(|replica| replica.priority).filter(|priority| *priority > 0).min();
+    replicas.iter().filter(|replica| replica.is_up && best != Some(replica.priority)).count()
 }
 
 /// The configuration epoch, which grows with every failover, and the address.
@@ -208,18 +217,15 @@ fn parse_primary(answer: Value) -> Result<(u64, HostPort), redis::ParsingError> 
     found().ok_or_else(|| redis::ParsingError::from("a Sentinel named no address"))
 }
 
-/// Of the replicas that are connected. One that is down for the Sentinel confirms nothing, and isn't promoted.
-fn parse_priorities(answer: Value) -> Result<Vec<u64>, redis::ParsingError> {
-    let mut found = Vec::new();
-    for fields in Vec::<HashMap<String, String>>::from_redis_value(answer)? {
+fn parse_replicas(answer: Value) -> Result<Vec<Replica>, redis::ParsingError> {
+    let parse = |fields: HashMap<String, String>| {
         let flags = fields.get("flags").map_or("", String::as_str);
-        if flags.contains("s_down") || flags.contains("disconnected") {
-            continue;
-        }
+        let is_up = !flags.contains("s_down") && !flags.contains("disconnected");
         let priority = fields.get("slave-priority").and_then(|text| text.parse().ok());
-        found.push(priority.ok_or_else(|| redis::ParsingError::from("a replica without a priority"))?);
-    }
-    Ok(found)
+        let priority = priority.ok_or_else(|| redis::ParsingError::from("a replica without a priority"))?;
+        Ok(Replica { priority, is_up })
+    };
+    Vec::<HashMap<String, String>>::from_redis_value(answer)?.into_iter().map(parse).collect()
 }
 
 fn parse_slots(answer: Value, asked: &HostPort) -> Result<Vec<Range>, redis::ParsingError> {
@@ -279,7 +285,7 @@ mod tests {
         let at = |port| HostPort { host: "h".into(), port };
         let found = |answers: &[(u64, u16)]| {
             let answer =
-                |(epoch, port): &(u64, u16)| Answer { epoch: *epoch, primary: at(*port), priorities: None };
+                |(epoch, port): &(u64, u16)| Answer { epoch: *epoch, primary: at(*port), replicas: None };
             latest(answers.iter().map(answer).collect()).map(|watched| watched.primary)
         };
         assert_eq!(found(&[(1, 1), (2, 2), (1, 1)]), Some(at(2)));
@@ -289,22 +295,32 @@ mod tests {
     }
 
     #[test]
-    fn priorities_are_read_of_replicas_that_are_there() {
+    fn replicas_are_read_with_their_priority() {
         let replica = |flags: &str, priority: &str| {
             let fields = [("name", "r"), ("flags", flags), ("slave-priority", priority)];
             Value::Map(fields.iter().map(|(k, v)| (text(k), text(v))).collect())
         };
-        let answer =
-            Value::Array(vec![replica("slave", "100"), replica("s_down,slave", "1"), replica("slave", "0")]);
-        assert_eq!(parse_priorities(answer).unwrap(), [100, 0]);
+        let answer = Value::Array(vec![replica("slave", "100"), replica("s_down,slave", "1")]);
+        let read = [Replica { priority: 100, is_up: true }, Replica { priority: 1, is_up: false }];
+        assert_eq!(parse_replicas(answer).unwrap(), read);
     }
 
     #[test]
     fn only_the_preferred_replicas_are_likely_to_be_promoted() {
-        for (priorities, unlikely) in
-            [(&[][..], 0), (&[100, 100], 0), (&[100, 0], 1), (&[10, 100, 100], 2), (&[0, 0], 2)]
-        {
-            assert_eq!(unlikely_successors(priorities), unlikely, "{priorities:?}");
+        let up = |priority| Replica { priority, is_up: true };
+        let away = |priority| Replica { priority, is_up: false };
+        for (replicas, unlikely) in [
+            (vec![], 0),
+            (vec![up(100), up(100)], 0),
+            (vec![up(100), up(0)], 1),
+            (vec![up(10), up(100), up(100)], 2),
+            (vec![up(0), up(0)], 2),
+            // It may come back in the moment of the failover, without what was confirmed.
+            (vec![away(10), up(100)], 1),
+            // One that is gone for good confirms nothing, and stands in nobody's way.
+            (vec![up(100), away(0)], 0),
+        ] {
+            assert_eq!(unlikely_successors(&replicas), unlikely, "{replicas:?}");
         }
     }
 

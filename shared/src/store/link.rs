@@ -253,6 +253,9 @@ impl Link {
                 Err(Trouble::Late)
             }
             Ok(Err(error)) => {
+                if super::error::first_of_pipeline(error.clone()).code() == Some("NOPERM") {
+                    node.set_refused(true);
+                }
                 if is_broken(&error) || self.servers.is_another(&error) {
                     node.forget(&line);
                 }

@@ -47,9 +47,12 @@ pub(super) struct Node {
     /// Where connections live: a caller's own runtime may end before them.
     runtime: Handle,
     healthy: AtomicBool,
+    /// Whether a right was lacking since it was looked for last.
+    refused: AtomicBool,
     kept: Mutex<Kept>,
     failed: Mutex<Option<Failed>>,
     idle: Mutex<Vec<(Line, Instant)>>,
+    /// Connections for confirmed writes that are in use or being dialled.
     in_use: AtomicUsize,
     given_back: Notify,
     pub(super) places: Semaphore,
@@ -66,11 +69,14 @@ pub(super) struct Line {
 
 /// A connection that one confirmed write has for itself.
 pub(super) struct Taken<'a> {
-    node: &'a Node,
+    place: InUse<'a>,
     line: Line,
     was_used: bool,
     is_well: bool,
 }
+
+/// Counted as long as it lives.
+struct InUse<'a>(&'a Node);
 
 /// What is known of the connection that all commands share.
 enum Kept {
@@ -122,12 +128,25 @@ impl Taken<'_> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.node.in_use.fetch_sub(1, Ordering::Relaxed);
+        let node = self.place.0;
         if self.is_well && self.line.is_usable() {
-            lock(&self.node.idle).push((self.line.clone(), Instant::now()));
+            lock(&node.idle).push((self.line.clone(), Instant::now()));
         }
-        self.node.close_what_idles();
-        self.node.given_back.notify_one();
+        node.close_what_idles();
+        node.given_back.notify_one();
+    }
+}
+
+impl<'a> InUse<'a> {
+    fn of(node: &'a Node) -> Self {
+        node.in_use.fetch_add(1, Ordering::Relaxed);
+        Self(node)
+    }
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.0.in_use.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -146,6 +165,7 @@ impl Node {
             recipe: Arc::new(recipe),
             runtime: Handle::current(),
             healthy: AtomicBool::new(true),
+            refused: AtomicBool::new(false),
             kept: Mutex::new(Kept::Nothing),
             failed: Mutex::default(),
             idle: Mutex::default(),
@@ -162,6 +182,14 @@ impl Node {
 
     pub(super) fn set_healthy(&self, healthy: bool) {
         self.healthy.store(healthy, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_refused(&self, refused: bool) {
+        self.refused.store(refused, Ordering::Relaxed);
+    }
+
+    pub(super) fn was_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// The place of the server, for people.
@@ -228,17 +256,19 @@ impl Node {
     pub(super) async fn connection(&self) -> Result<Taken<'_>, DialError> {
         loop {
             if let Some(line) = self.take_idle() {
-                return Ok(self.taken(line, true));
+                return Ok(Taken { place: InUse::of(self), line, was_used: true, is_well: false });
             }
             if let Some(error) = self.failure() {
                 return Err(error);
             }
             let freed = self.given_back.notified();
+            let place = InUse::of(self);
             match self.runtime.spawn(dial(Arc::clone(&self.recipe))).await.unwrap_or_else(|_| Err(ending())) {
-                Ok(line) => return Ok(self.taken(line, false)),
+                Ok(line) => return Ok(Taken { place, line, was_used: false, is_well: false }),
                 Err(DialError::Server(error))
-                    if has_no_room(&error) && self.in_use.load(Ordering::Relaxed) > 0 =>
+                    if has_no_room(&error) && self.in_use.load(Ordering::Relaxed) > 1 =>
                 {
+                    drop(place);
                     // What freed room may have been somebody else's.
                     let _ = timeout(LONGEST_PAUSE / 4, freed).await;
                 }
@@ -248,11 +278,6 @@ impl Node {
                 }
             }
         }
-    }
-
-    fn taken(&self, line: Line, was_used: bool) -> Taken<'_> {
-        self.in_use.fetch_add(1, Ordering::Relaxed);
-        Taken { node: self, line, was_used, is_well: false }
     }
 
     /// Where one connection broke, the idle ones are broken too, most likely.

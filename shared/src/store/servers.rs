@@ -6,7 +6,7 @@
 use super::{
     StoreError,
     dial::{Dial, Recipe},
-    discovery::{Range, Sentinels, ask_for_slots, unlikely_successors},
+    discovery::{Range, Replica, Sentinels, ask_for_slots, unlikely_successors},
     node::Node,
     slots,
 };
@@ -50,8 +50,8 @@ enum Target {
 /// Who serves what, as it was when it was asked.
 pub(super) struct Layout {
     ranges: Vec<(u16, u16, Arc<Node>)>,
-    /// The `replica-priority` of each replica, where Sentinels say so.
-    priorities: Option<Vec<u64>>,
+    /// Who may be promoted, where Sentinels say so.
+    replicas: Option<Vec<Replica>>,
     doubted: AtomicBool,
 }
 
@@ -239,7 +239,7 @@ impl Servers {
             Target::Sentinel { sentinels, dial } => {
                 let watched = sentinels.ask().await?;
                 let range = Range { first: 0, last: slots::LAST, primary: watched.primary };
-                Layout::of(vec![range], watched.priorities, known, dial)
+                Layout::of(vec![range], watched.replicas, known, dial)
             }
             Target::Cluster { seeds, dial } => {
                 let ranges = ask_for_slots(dial, &self.whom_to_ask(seeds, known)).await?;
@@ -262,8 +262,8 @@ impl Servers {
 }
 
 impl Layout {
-    fn new(ranges: Vec<(u16, u16, Arc<Node>)>, priorities: Option<Vec<u64>>) -> Self {
-        Self { ranges, priorities, doubted: AtomicBool::new(false) }
+    fn new(ranges: Vec<(u16, u16, Arc<Node>)>, replicas: Option<Vec<Replica>>) -> Self {
+        Self { ranges, replicas, doubted: AtomicBool::new(false) }
     }
 
     fn is_certain(&self) -> bool {
@@ -273,7 +273,7 @@ impl Layout {
     /// Servers that were known before keep their connections.
     fn of(
         ranges: Vec<Range>,
-        priorities: Option<Vec<u64>>,
+        replicas: Option<Vec<Replica>>,
         known: Option<&Self>,
         dial: &Arc<Dial>,
     ) -> Result<Self, StoreError> {
@@ -291,12 +291,12 @@ impl Layout {
             found.push((first, last, node));
         }
         found.sort_by_key(|(first, ..)| *first);
-        Ok(Self::new(found, priorities))
+        Ok(Self::new(found, replicas))
     }
 
-    /// The `replica-priority` of each replica, where Sentinels say so.
-    pub(super) fn priorities(&self) -> Option<&[u64]> {
-        self.priorities.as_deref()
+    /// Who may be promoted, where Sentinels say so.
+    pub(super) fn replicas(&self) -> Option<&[Replica]> {
+        self.replicas.as_deref()
     }
 
     /// How many replicas must have a write so that `wanted` of those have it that are likely to be promoted.
@@ -304,7 +304,7 @@ impl Layout {
         if wanted == 0 {
             return 0;
         }
-        let unlikely = self.priorities().map_or(0, unlikely_successors);
+        let unlikely = self.replicas().map_or(0, unlikely_successors);
         wanted.saturating_add(u32::try_from(unlikely).unwrap_or(u32::MAX))
     }
 

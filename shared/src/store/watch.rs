@@ -167,7 +167,7 @@ impl Store {
             }
         }
         match self.role {
-            Role::Challenge => self.probe_reading("sp:token:startup-check").await?,
+            Role::Challenge => self.probe_where_refused().await?,
             Role::Certificates => self.probe_audit().await?,
             Role::Issuer => self.probe_writing().await?,
         }
@@ -176,6 +176,17 @@ impl Store {
         }
         let wanted = self.confirmed.replicas_to_wait_for();
         Ok((self.role == Role::Issuer && fewest < wanted).then_some(Obstacle::TooFewReplicas))
+    }
+
+    /// The server answers: whether it gives out tokens, those who ask for them find out. What they were refused is tried until
+    /// it is granted.
+    async fn probe_where_refused(&self) -> Result<(), StoreError> {
+        let Some(layout) = self.link.servers.known() else { return Ok(()) };
+        if layout.nodes().any(|node| node.was_refused()) {
+            self.probe_reading("sp:token:startup-check").await?;
+            layout.nodes().for_each(|node| node.set_refused(false));
+        }
+        Ok(())
     }
 
     /// One that was told to evict meanwhile is noticed before it does much harm.
