@@ -112,8 +112,7 @@ pub async fn forecast(
         }
     }
     let now = Timestamp::now();
-    let (by_hour, load) =
-        tokio::try_join!(store.renewals_by_hour(), store.load_of_schedule(now.as_millisecond()))?;
+    let (by_hour, load) = tokio::try_join!(store.renewals_by_hour(), store.load_of_schedule())?;
     let sample = Sample::take(store).await?;
     let usual = sample.kinds.iter().max_by_key(|(_, count)| **count).map(|(kind, _)| kind.clone());
     let (usual_ca, usual_profile) = usual.unzip();
@@ -200,12 +199,13 @@ fn peak(peak: Peak) -> Peak {
 fn scheduled(by_hour: &BTreeMap<i64, u64>, first: i64) -> Vec<u64> {
     let last = by_hour.keys().next_back().map_or(first, |last| (*last).max(first));
     // A certificate of ten years is renewed beyond any forecast, whatever it is stretched by.
-    let hours = usize::try_from(last - first + 1).unwrap_or(1).min(FORECAST_HOURS * 50);
+    let hours =
+        usize::try_from(last.saturating_sub(first).saturating_add(1)).unwrap_or(1).min(FORECAST_HOURS * 50);
     let mut scheduled = vec![0; hours];
     for (hour, count) in by_hour {
-        let place = usize::try_from((hour - first).max(0)).unwrap_or(0);
+        let place = usize::try_from(hour.saturating_sub(first).max(0)).unwrap_or(0);
         if let Some(sum) = scheduled.get_mut(place) {
-            *sum += count;
+            *sum = u64::saturating_add(*sum, *count);
         }
     }
     scheduled
@@ -237,14 +237,19 @@ fn rounded(number: f64) -> f64 {
 
 impl Sample {
     async fn take(store: &Store) -> Result<Self, StoreError> {
-        let sites = store.list_sites(None, SAMPLE).await?;
+        // Those that can't be read tell nothing.
+        let sites = store.list_sites(None, SAMPLE).await?.sites;
         let mut sample = Self::default();
         let mut types = 0;
         for StoredSite { id, site, serving, .. } in &sites {
             types += site.key_types.len();
             *sample.kinds.entry((site.ca.clone(), site.profile.clone())).or_default() += 1;
             let Some(current) = serving.current.values().next() else { continue };
-            let Some(certificate) = store.load_certificate(id, current).await? else { continue };
+            let certificate = match store.load_certificate(id, current).await {
+                Ok(Some(certificate)) => certificate,
+                Ok(None) | Err(StoreError::Corrupt { .. }) => continue,
+                Err(error) => return Err(error),
+            };
             if let Ok(leaf) = certificate.leaf() {
                 sample.lifetimes.push(leaf.not_after.duration_since(leaf.not_before));
             }
@@ -274,6 +279,8 @@ mod tests {
         assert_eq!(&scheduled[..5], [6, 0, 0, 7, 0]);
         assert_eq!(scheduled.len(), FORECAST_HOURS * 50);
         assert_eq!(super::scheduled(&BTreeMap::new(), 100), [0]);
+        let odd = BTreeMap::from([(i64::MIN, u64::MAX), (7, u64::MAX), (i64::MAX, 1)]);
+        assert_eq!(super::scheduled(&odd, 100)[0], u64::MAX, "what no sum can hold is as much as can be");
     }
 
     #[test]

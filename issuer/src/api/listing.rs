@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::{
     domain::{Partition, SiteId},
-    store::StoredSite,
+    store::{DamagedSite, StoredSite},
 };
 
 const LIMIT: usize = 100;
@@ -38,6 +38,8 @@ struct Page<'a> {
     shown: Vec<Value>,
     names: usize,
     last: Option<SiteId>,
+    /// Sites whose record can't be read: whether they pass the filter can't be told.
+    damaged: Vec<DamagedSite>,
 }
 
 /// # Errors
@@ -48,7 +50,7 @@ pub(super) async fn page(api: &Api, wanted: &Wanted) -> Result<Value, Refusal> {
         return Err(Refusal::new(Code::BadRequest, format!("limit: 1 to {MOST}")));
     }
     let after = wanted.after.as_deref().map(parse_site).transpose()?;
-    let mut page = Page { wanted, limit, shown: Vec::new(), names: 0, last: None };
+    let mut page = Page { wanted, limit, shown: Vec::new(), names: 0, last: None, damaged: Vec::new() };
     let more = match wanted.state {
         Some(state @ (State::Failing | State::Parked)) => {
             troubled(api, after.as_ref(), state == State::Parked, &mut page).await?
@@ -56,7 +58,9 @@ pub(super) async fn page(api: &Api, wanted: &Wanted) -> Result<Value, Refusal> {
         _ => all(api, after, &mut page).await?,
     };
     let next = page.last.filter(|_| more);
-    Ok(json!({ "sites": page.shown, "next": next }))
+    let mut damaged = page.damaged;
+    damaged.retain(|damaged| next.as_ref().is_none_or(|next| damaged.site <= *next));
+    Ok(json!({ "sites": page.shown, "next": next, "damaged": damaged }))
 }
 
 /// Goes through everything; whether there is more behind the page.
@@ -67,9 +71,10 @@ async fn all(api: &Api, after: Option<SiteId>, page: &mut Page<'_>) -> Result<bo
     let mut open: Vec<StoredSite> = Vec::new();
     loop {
         let groups = api.store.list_sites(place.as_ref(), CHUNK).await?;
-        let Some(last) = groups.last().map(|group| group.id.clone()) else { break };
+        let Some(last) = groups.last_id().cloned() else { break };
         looked_at += groups.len();
-        for group in groups {
+        page.damaged.extend(groups.damaged);
+        for group in groups.sites {
             if after.as_ref() == Some(&group.id.site()) {
                 continue;
             }
@@ -103,7 +108,9 @@ async fn troubled(
         sites.dedup();
         sites.retain(|id| after.is_none_or(|after| id > after));
         for ids in sites.chunks(CHUNK) {
-            for view in view::load(&api.store, ids).await? {
+            let (views, damaged) = view::load(&api.store, ids).await?;
+            page.damaged.extend(damaged);
+            for view in views {
                 if page.is_full() {
                     return Ok(true);
                 }

@@ -39,7 +39,7 @@ mod view;
 pub use openapi::{COMMITTED as COMMITTED_OPENAPI, document as openapi};
 pub use refusal::Code;
 pub use routes::{ROUTES, Route};
-pub use server::{WORKERS, serve};
+pub use server::{WORKERS, serve, serve_nothing};
 
 use crate::sites::Registry;
 use authorized::Uses;

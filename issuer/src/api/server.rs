@@ -14,7 +14,7 @@ use actix_web::{
     http::Method,
     web::{self, Data, Payload},
 };
-use serving::{Bounds, Entrance, of_app};
+use serving::{Bounds, Entrance, Traffic, of_app};
 use std::{future::Future, io, net::TcpListener, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +57,28 @@ pub async fn serve(sockets: Vec<TcpListener>, api: Api, stop: CancellationToken)
         )
     };
     serving::serve(entrance, app, stop).await
+}
+
+/// Says until `stop` that the store is waited for: whoever asks early is not left without an answer.
+///
+/// # Errors
+/// The listener can't be used.
+pub async fn serve_nothing(sockets: Vec<TcpListener>, stop: CancellationToken) -> io::Result<()> {
+    let bounds = Bounds {
+        connections: CONNECTIONS,
+        answer: Duration::from_secs(10),
+        drain: Duration::from_secs(1),
+        ..Bounds::usual()
+    };
+    let entrance =
+        Entrance { name: "api", sockets: vec![sockets], bounds, tls: None, traffic: Traffic::uncounted() };
+    let app = || of_app(App::new().default_service(web::to(not_yet)));
+    serving::serve(entrance, app, stop).await
+}
+
+async fn not_yet() -> HttpResponse {
+    let what = "the store can't be reached since this daemon was started: it is waited for";
+    Refusal::new(Code::StoreUnavailable, what).answer().response()
 }
 
 /// A route whose requests go to `handler`: first the token is looked at, then the body is read, then it is worked on.

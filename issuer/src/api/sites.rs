@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use shared::{
     domain::{DnsName, Origin, Partition, Site, SiteId},
-    store::WantedSite,
+    store::{StoreError, WantedSite},
 };
 use tokio::task::JoinSet;
 
@@ -37,8 +37,13 @@ pub(super) async fn add(_: Authorized<Write>, asked: Asked) -> Result<Answer, Re
 
 pub(super) async fn show(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
     let wanted = find(&asked).await?;
-    let view = view::load(&asked.api.store, std::slice::from_ref(&wanted.id)).await?.pop();
+    let (mut views, damaged) = view::load(&asked.api.store, std::slice::from_ref(&wanted.id)).await?;
+    if let Some(damaged) = damaged.into_iter().next() {
+        let error = StoreError::Corrupt { key: damaged.site.to_string(), source: damaged.what.into() };
+        return Err(error.into());
+    }
     // Removed in this moment.
+    let view = views.pop();
     let view = view.ok_or_else(|| SiteError::NotFound(asked.part("site")))?;
     Ok(Answer::ok(&view.describe()))
 }

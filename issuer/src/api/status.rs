@@ -6,14 +6,17 @@ use super::{
     authorized::{Authorized, Read},
     refusal::Refusal,
 };
-use jiff::Timestamp;
 use serde_json::json;
 
 pub(super) async fn show(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
     let store = &asked.api.store;
-    let load = store.load_of_schedule(Timestamp::now().as_millisecond()).await?;
+    let load = store.load_of_schedule().await?;
     let brakes = store.load_brakes().await?;
+    let damaged = store.list_damaged().await?;
+    let ahead = store.clock_offset().await?.ahead.as_millis();
     let mut shown = json!(load);
+    shown["damaged"] = json!(damaged);
+    shown["store_clock_ahead_ms"] = json!(i64::try_from(ahead).unwrap_or(i64::MAX));
     shown["brakes"] = json!(brakes);
     shown["troubles"] = json!((asked.api.troubles)());
     shown["version"] = json!(shared::VERSION);

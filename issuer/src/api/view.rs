@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::{
     domain::{DnsName, NameSet, Site, SiteId},
-    store::{Store, StoreError, StoredSite},
+    store::{DamagedSite, Store, StoreError, StoredSite},
 };
 
 /// A site with the records of its groups.
@@ -56,21 +56,28 @@ impl View {
     }
 }
 
-/// The sites with these ids; those that aren't there are left out.
-pub(super) async fn load(store: &Store, ids: &[SiteId]) -> Result<Vec<View>, Refusal> {
-    let wanted = store.load_many_wanted(ids).await?;
+/// The sites with these ids, and those whose record can't be read; those that aren't there are left out.
+pub(super) async fn load(store: &Store, ids: &[SiteId]) -> Result<(Vec<View>, Vec<DamagedSite>), Refusal> {
+    let mut damaged = Vec::new();
+    let mut wanted = Vec::new();
+    for (id, read) in ids.iter().zip(store.load_many_wanted(ids).await?) {
+        match read {
+            Ok(site) => wanted.extend(site),
+            Err(error) => damaged.push(DamagedSite { site: id.clone(), what: shared::error::chain(&error) }),
+        }
+    }
     let groups: Vec<SiteId> = wanted
         .into_iter()
-        .flatten()
         .flat_map(|wanted| wanted.groups.keys().map(|number| wanted.id.group(*number)).collect::<Vec<_>>())
         .collect();
     let stored = store.load_sites(&groups).await?;
-    let of_sites = stored.chunk_by(|one, other| one.id.site() == other.id.site());
+    damaged.extend(stored.damaged);
+    let of_sites = stored.sites.chunk_by(|one, other| one.id.site() == other.id.site());
     let mut found = Vec::new();
     for groups in of_sites {
         found.extend(View::of(groups.to_vec())?);
     }
-    Ok(found)
+    Ok((found, damaged))
 }
 
 /// What is wanted of a site.

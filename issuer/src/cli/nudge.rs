@@ -111,9 +111,12 @@ pub(super) async fn renew(arguments: Renew, config: Config, output: &Output) -> 
     let mut asked = 0;
     loop {
         let page = context.store.list_sites(after.as_ref(), PAGE).await.map_err(|e| of_store(&e))?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.id.clone());
-        let groups: Vec<SiteId> = page.into_iter().map(|stored| stored.id).collect();
+        let Some(last) = page.last_id() else { break };
+        after = Some(last.clone());
+        for damaged in &page.damaged {
+            tracing::warn!(site = %damaged.site, what = damaged.what, "left alone: its record can't be read");
+        }
+        let groups: Vec<SiteId> = page.sites.into_iter().map(|stored| stored.id).collect();
         asked += nudge_all(&registry, &groups, force).await?;
     }
     let word = if arguments.force { "are renewed" } else { "are looked at, and renewed where they are due" };

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use shared::{
     config::Config,
     domain::{DnsName, HstsGoal, KeyType, Origin, SanPolicy, Site, SiteId},
-    store::{StoredSite, WantedSite},
+    store::{DamagedSite, StoredSite, WantedSite},
 };
 use std::sync::Arc;
 
@@ -331,9 +331,10 @@ async fn show(context: &Context, wanted: &WantedSite, output: &Output) -> Result
     let ids: Vec<SiteId> = wanted.groups.keys().map(|number| wanted.id.group(*number)).collect();
     let groups = context.store.load_sites(&ids).await.map_err(|e| of_store(&e))?;
     let mut shown = Vec::new();
-    for group in &groups {
+    for group in &groups.sites {
         shown.push(status::describe(context, group).await.map_err(|e| of_store(&e))?);
     }
+    shown.extend(groups.damaged.iter().map(status::describe_damaged));
     let document = json!({ "site": wanted.id, "wanted": wanted.site, "groups": shown });
     output.result(&document, || {
         let site = &wanted.site;
@@ -375,12 +376,14 @@ async fn list(
     let mut after = status::parse_after(after)?;
     let mut found: Vec<StoredSite> = Vec::new();
     let mut next = None;
+    let mut damaged = Vec::new();
     while found.len() < limit {
         let page = context.store.list_sites(after.as_ref(), (limit * 2).clamp(100, 1000)).await;
         let page = page.map_err(|e| of_store(&e))?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.id.clone());
-        for stored in page.into_iter().filter(|stored| of(&stored.site)) {
+        let Some(last) = page.last_id() else { break };
+        after = Some(last.clone());
+        damaged.extend(page.damaged);
+        for stored in page.sites.into_iter().filter(|stored| of(&stored.site)) {
             if found.len() == limit {
                 next = found.last().map(|last| last.id.clone());
                 break;
@@ -397,15 +400,24 @@ async fn list(
             "parked": stored.parked,
         })
     };
+    // Those of the pages that were read: whether they would have been listed can't be told.
+    damaged.retain(|damaged| next.as_ref().is_none_or(|next| damaged.site <= *next));
     let documents: Vec<Value> = found.iter().map(document).collect();
-    output.result(&json!({ "sites": documents, "next": next }), || {
+    output.result(&json!({ "sites": documents, "next": next, "damaged": damaged }), || {
         let row = |stored: &StoredSite| {
             let names = stored.site.names.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
             let kinds = stored.site.key_types.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
             let state = status::state(stored, None).to_owned();
             vec![stored.id.to_string(), names, state, kinds, stored.site.tags.join(",")]
         };
-        table(&["SITE", "NAMES", "STATE", "KEYS", "TAGS"], found.iter().map(row))
+        let of_damaged = |damaged: &DamagedSite| {
+            let nothing = String::new;
+            vec![damaged.site.to_string(), nothing(), "damaged".to_owned(), nothing(), nothing()]
+        };
+        let rows = found.iter().map(row).chain(damaged.iter().map(of_damaged));
+        let mut text = table(&["SITE", "NAMES", "STATE", "KEYS", "TAGS"], rows);
+        text.push_str(&status::damaged_to_text(&damaged));
+        text
     });
     Ok(Exit::Done)
 }

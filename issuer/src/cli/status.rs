@@ -16,12 +16,15 @@ use shared::{
         Certificate, CertificateId, DnsName, ExpiryStage, Leaf, RenewalPlan, SiteId, Slot, expiry_stage,
         renewal_moment,
     },
-    store::{StoreError, StoredSite},
+    store::{DamagedSite, LoadedSites, StoreError, StoredSite},
 };
 use std::sync::Arc;
 
 /// Where the store is far away, one after the other would take as many times as long.
 const DESCRIBED_AT_ONCE: usize = 32;
+/// What helps where a record can't be read.
+const DAMAGED_REMEDY: &str =
+    "look at the store's memory and disks; put the record back from a backup. All other sites go on";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -50,22 +53,25 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     let context = Context::open(config, *output).await?;
     let store = &context.store;
     let mut next = None;
+    let mut damaged: Vec<DamagedSite> = Vec::new();
     let mut sites = Vec::new();
     if arguments.troubled {
         let mut ids = store.list_troubled(false, arguments.limit).await.map_err(|e| of_store(&e))?;
         ids.extend(store.list_troubled(true, arguments.limit).await.map_err(|e| of_store(&e))?);
         ids.truncate(arguments.limit);
-        sites = store.load_sites(&ids).await.map_err(|e| of_store(&e))?;
+        LoadedSites { sites, damaged } = store.load_sites(&ids).await.map_err(|e| of_store(&e))?;
     } else if names.is_empty() {
-        sites = store.list_sites(after.as_ref(), arguments.limit).await.map_err(|e| of_store(&e))?;
-        if sites.len() == arguments.limit {
-            next = sites.last().map(|last| last.id.clone());
+        let page = store.list_sites(after.as_ref(), arguments.limit).await.map_err(|e| of_store(&e))?;
+        if page.len() >= arguments.limit {
+            next = page.last_id().cloned();
         }
+        LoadedSites { sites, damaged } = page;
     }
     let registry = Registry::new(store.clone(), Arc::new(context.config.clone()));
     for name in &names {
         let groups = find_groups(&context, &registry, name).await?;
-        for group in groups {
+        damaged.extend(groups.damaged);
+        for group in groups.sites {
             if !sites.iter().any(|known: &StoredSite| known.id == group.id) {
                 sites.push(group);
             }
@@ -74,7 +80,19 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     let mut shown = Vec::new();
     for some in sites.chunks(DESCRIBED_AT_ONCE) {
         let described = some.iter().map(async |site| {
-            let mut described = describe(&context, site).await?;
+            let mut described = match describe(&context, site).await {
+                Ok(described) => described,
+                // A certificate of it: the others are shown all the same.
+                Err(error @ (StoreError::Corrupt { .. } | StoreError::NewerSchema { .. })) => {
+                    let what = shared::error::chain(&error);
+                    let mut described = describe_damaged(&DamagedSite { site: site.id.clone(), what });
+                    described["names"] = json!(site.site.names);
+                    let unicode = site.site.names.iter().map(DnsName::to_unicode).collect::<Vec<_>>();
+                    described["names_unicode"] = json!(unicode);
+                    described
+                }
+                Err(error) => return Err(error),
+            };
             if !names.is_empty() {
                 described["frontends"] = json!(GroupStanding::load(store, &site.id).await?);
             }
@@ -82,10 +100,10 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         });
         shown.extend(try_join_all(described).await.map_err(|e: StoreError| of_store(&e))?);
     }
+    shown.extend(damaged.iter().map(describe_damaged));
     let mut document = json!({ "sites": shown, "next": next });
     if names.is_empty() {
-        let now = Timestamp::now();
-        let load = store.load_of_schedule(now.as_millisecond()).await.map_err(|e| of_store(&e))?;
+        let load = store.load_of_schedule().await.map_err(|e| of_store(&e))?;
         let brakes = store.load_brakes().await.map_err(|e| of_store(&e))?;
         let mut pauses = Vec::new();
         for ca in context.config.ca.keys() {
@@ -95,7 +113,15 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
                 pauses.push(shown);
             }
         }
-        document["fleet"] = json!({ "load": load, "brakes": brakes, "ca_pauses": pauses });
+        let damaged = store.list_damaged().await.map_err(|e| of_store(&e))?;
+        let clocks = store.clock_offset().await.map_err(|e| of_store(&e))?;
+        document["fleet"] = json!({
+            "load": load,
+            "brakes": brakes,
+            "ca_pauses": pauses,
+            "damaged": damaged,
+            "store_clock_ahead_ms": i64::try_from(clocks.ahead.as_millis()).unwrap_or(i64::MAX),
+        });
     }
     output.result(&document, || {
         let mut text =
@@ -110,16 +136,22 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
 }
 
 /// The groups that a name's site has: the one that serves the name, or is to, where it can be told.
-async fn find_groups(
-    context: &Context,
-    registry: &Registry,
-    name: &DnsName,
-) -> Result<Vec<StoredSite>, Failed> {
+async fn find_groups(context: &Context, registry: &Registry, name: &DnsName) -> Result<LoadedSites, Failed> {
     let wanted = match registry.find(name).await {
         Ok(wanted) => wanted,
         Err(crate::sites::SiteError::NotFound(_)) => {
             let message = format!("{}: nothing is known of this name", name.to_unicode());
             return Err(Failed::new(Exit::NotFound, "not-found", message));
+        }
+        Err(crate::sites::SiteError::Store(
+            error @ (StoreError::Corrupt { .. } | StoreError::NewerSchema { .. }),
+        )) => {
+            // Which site it is, is said all the same.
+            let pointer = context.store.load_pointer(name).await.map_err(|e| of_store(&e))?;
+            let made = SiteId::of(&shared::domain::NameSet::one(name.clone()));
+            let site = pointer.owner().or(pointer.serving).unwrap_or(made);
+            let damaged = DamagedSite { site, what: shared::error::chain(&error) };
+            return Ok(LoadedSites { sites: Vec::new(), damaged: vec![damaged] });
         }
         Err(error) => return Err(of_site(&error)),
     };
@@ -147,6 +179,26 @@ pub(super) async fn find(context: &Context, name: &DnsName) -> Result<Option<Sto
         None => SiteId::of(&shared::domain::NameSet::one(name.clone())),
     };
     context.store.load_site(&id).await
+}
+
+/// A site whose record can't be read.
+pub(super) fn describe_damaged(damaged: &DamagedSite) -> Value {
+    json!({
+        "site": damaged.site,
+        "names": [],
+        "names_unicode": [],
+        "state": "damaged",
+        "certificates": [],
+        "damaged": damaged.what,
+    })
+}
+
+/// What is wrong with records, and what to do about it.
+pub(super) fn damaged_to_text(damaged: &[DamagedSite]) -> String {
+    let one = |damaged: &DamagedSite| {
+        format!("\n\n{}: damaged: {}\n  what to do: {DAMAGED_REMEDY}", damaged.site, damaged.what)
+    };
+    damaged.iter().map(one).collect()
 }
 
 pub(super) async fn describe(context: &Context, stored: &StoredSite) -> Result<Value, StoreError> {
@@ -284,6 +336,22 @@ fn fleet_to_text(fleet: &Value) -> String {
         load["parked"],
         if ready.is_empty() { "nothing".to_owned() } else { ready.join(", ") },
     );
+    let damaged = fleet["damaged"].as_array().map_or(0, Vec::len);
+    if damaged > 0 {
+        text.push_str(&format!("DAMAGED: {damaged} records in the store can't be read:\n"));
+    }
+    for record in fleet["damaged"].as_array().into_iter().flatten().take(10) {
+        let word = |field: &str| record[field].as_str().unwrap_or_default().to_owned();
+        text.push_str(&format!("  {} since {}: {}\n", word("key"), word("since"), word("what")));
+    }
+    let ahead = fleet["store_clock_ahead_ms"].as_i64().unwrap_or_default();
+    if ahead.unsigned_abs() >= 5_000 {
+        text.push_str(&format!(
+            "CLOCKS: the store's is {} s {} this machine's; it is allowed for, but see to NTP\n",
+            ahead.unsigned_abs() / 1_000,
+            if ahead > 0 { "ahead of" } else { "behind" }
+        ));
+    }
     for brake in fleet["brakes"].as_array().into_iter().flatten() {
         let word = |field: &str| brake[field].as_str().unwrap_or_default().to_owned();
         text.push_str(&format!(
@@ -334,6 +402,14 @@ pub(super) fn to_text(sites: &[Value]) -> String {
         ]
     });
     let mut out = table(&["NAMES", "STATE", "KEY", "VALID UNTIL", "RENEWED FROM", "ORDER"], rows);
+    for site in sites.iter().filter(|site| site["state"] == "damaged") {
+        let names = list(&site["names_unicode"]);
+        let what = if names.is_empty() { text(&site["site"]) } else { names };
+        out.push_str(&format!(
+            "\n\n{what}: damaged: {}\n  what to do: {DAMAGED_REMEDY}",
+            text(&site["damaged"])
+        ));
+    }
     for site in sites.iter().filter(|site| !site["failure"].is_null()) {
         let failure = &site["failure"];
         out.push_str(&format!(

@@ -62,7 +62,11 @@ pub(super) fn begun(stored: &StoredSite, now: Timestamp) -> Option<(Field, Strin
 pub(crate) async fn ends(store: &Store, stored: &StoredSite) -> Result<Option<Timestamp>, StoreError> {
     let mut first: Option<Timestamp> = None;
     for id in stored.serving.current.values() {
-        let Some(certificate) = store.load_certificate(&stored.id, id).await? else { continue };
+        let certificate = match store.load_certificate(&stored.id, id).await {
+            Ok(Some(certificate)) => certificate,
+            Ok(None) | Err(StoreError::Corrupt { .. }) => continue,
+            Err(error) => return Err(error),
+        };
         let Ok(leaf) = certificate.leaf() else { continue };
         first = Some(first.map_or(leaf.not_after, |first| first.min(leaf.not_after)));
     }

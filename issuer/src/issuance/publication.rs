@@ -134,7 +134,11 @@ async fn load_leaves(store: &Store, stored: &StoredSite, pointers: &Pointers) ->
     let mut leaves = Leaves::new();
     for (slot, id) in pointers {
         // What is gone or can't be read serves nobody.
-        let Some(certificate) = store.load_certificate(&stored.id, id).await? else { continue };
+        let certificate = match store.load_certificate(&stored.id, id).await {
+            Ok(Some(certificate)) => certificate,
+            Ok(None) | Err(StoreError::Corrupt { .. }) => continue,
+            Err(error) => return Err(error),
+        };
         leaves.extend(certificate.leaf().ok().map(|leaf| (*slot, leaf)));
     }
     Ok(leaves)

@@ -87,6 +87,11 @@ impl SetupError {
 }
 
 impl Issuance {
+    /// Seconds that the CA's clock is ahead of ours, where it is known.
+    pub fn clock_offset_seconds(&self) -> Option<i64> {
+        self.account.client().clock_offset_seconds()
+    }
+
     /// Opens the CA's default account, which is made where there is none.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use openssl::x509::X509;
 use shared::{
     domain::{
-        CertificateId, ChallengeType, DnsName, Failure, FailureClass, KeyType, Leaf, NameSet, Order,
+        Certificate, CertificateId, ChallengeType, DnsName, Failure, FailureClass, KeyType, Leaf, NameSet, Order,
         RenewalPlan, Site, SiteId, Slot, renewal_moment, urgent_from,
     },
     error::Fault,
@@ -228,13 +228,12 @@ pub(crate) async fn valid_certificates(
     let now = Timestamp::now();
     let mut valid = BTreeMap::new();
     for (slot, id) in &stored.serving.newest() {
-        let certificate =
-            store.load_certificate(&stored.id, id).await?.ok_or_else(|| StoreError::Corrupt {
-                key: stored.id.to_string(),
-                source: format!("the certificate {id} that it serves is missing").into(),
-            })?;
-        let leaf =
-            certificate.leaf().map_err(|e| StoreError::Corrupt { key: id.to_string(), source: e.into() })?;
+        let (certificate, leaf) = match readable(store, stored, id).await {
+            Ok(read) => read,
+            // Whoever asks for another one, or whose turn it is to be renewed, is not kept from it by a record that can't be read.
+            Err(StoreError::Corrupt { .. }) if is_to_be_renewed(stored, now) => continue,
+            Err(error) => return Err(error),
+        };
         if leaf.is_valid_at(now) && !stored.is_revoked(*slot, id) {
             let published = Published {
                 id: id.clone(),
@@ -251,6 +250,25 @@ pub(crate) async fn valid_certificates(
         }
     }
     Ok(valid)
+}
+
+async fn readable(
+    store: &Store,
+    stored: &StoredSite,
+    id: &CertificateId,
+) -> Result<(Certificate, Leaf), StoreError> {
+    let certificate = store.load_certificate(&stored.id, id).await?.ok_or_else(|| StoreError::Corrupt {
+        key: stored.id.to_string(),
+        source: format!("the certificate {id} that it serves is missing").into(),
+    })?;
+    let leaf =
+        certificate.leaf().map_err(|e| StoreError::Corrupt { key: id.to_string(), source: e.into() })?;
+    Ok((certificate, leaf))
+}
+
+/// Whether a person has asked, or the moment has come that was planned while its certificate could be read.
+fn is_to_be_renewed(stored: &StoredSite, now: Timestamp) -> bool {
+    stored.force.is_some() || stored.retry || stored.renewal.is_some_and(|planned| planned <= now)
 }
 
 impl Published {

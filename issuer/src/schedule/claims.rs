@@ -4,7 +4,7 @@ use super::Node;
 use jiff::Timestamp;
 use shared::{
     domain::{BrakeScope, Braked, Class, Event, EventKind, Partition, SiteId, leftovers, quotas},
-    store::{Claim, Claimed, StoreError, StoredSite},
+    store::{Claim, Claimed, Store, StoreError, StoredSite},
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
@@ -58,8 +58,8 @@ impl Node {
             let sweep = self.sweep(slots, of_class, &mut round).await;
             let pause = match sweep {
                 Ok(sweep) => {
-                    if let Some(since) = store_lost.take() {
-                        self.told_that_the_store_is_back(since).await;
+                    if let Some((since, is_told)) = store_lost.take() {
+                        self.told_that_the_store_is_back(since, is_told).await;
                     }
                     let mut known = self.load_taken(&sweep.taken).await;
                     for claimed in sweep.taken {
@@ -84,7 +84,10 @@ impl Node {
                             error = shared::error::chain(&error),
                             "the store does not answer: nothing is ordered until it does"
                         );
-                        store_lost = Some(Timestamp::now());
+                        // Where a part of it answers still; else it is told once it is back.
+                        let since = Timestamp::now();
+                        let is_told = self.store.append_event(&lost(since, since)).await.is_ok();
+                        store_lost = Some((since, is_told));
                     }
                     STORE_PAUSE
                 }
@@ -122,6 +125,7 @@ impl Node {
         }
         let (attempt, began) = (self.owner.attempt(), Instant::now());
         let mut running = of_class;
+        let (mut answered, mut refused) = (false, None);
         // First each class within its share, then what is left to whoever has work.
         for quota in [quotas, leftovers] {
             for _ in Partition::all() {
@@ -137,10 +141,23 @@ impl Node {
                 let length = self.config.issuer.lease_length();
                 let claim = match self.store.claim(here, &attempt, length, most, free).await {
                     Ok(claim) => claim,
+                    // What is wrong with one partition stops no other.
+                    Err(error) if error.is_of_its_keys() => {
+                        self.partition_in_trouble(here, &error).await;
+                        round.learn(here, &Claim::default());
+                        refused = Some(error);
+                        continue;
+                    }
                     // What was taken already is worked on; the store's error is met again by the next sweep.
                     Err(_) if !sweep.taken.is_empty() => return Ok(sweep),
                     Err(error) => return Err(error),
                 };
+                answered = true;
+                self.partition_is_well(here).await;
+                for id in &claim.damaged {
+                    let key = Store::key_of_group(here, id);
+                    self.note_damaged(&key, None, "its record is none of a site").await;
+                }
                 for class in &claim.taken {
                     running[place(class.class)] += 1;
                 }
@@ -153,6 +170,10 @@ impl Node {
                 }
             }
         }
+        // Where no partition can be worked on, it is the store.
+        if let Some(error) = refused.filter(|_| !answered && round.knows_all()) {
+            return Err(error);
+        }
         sweep.more |= round.has_left(within(leftovers(slots, running), slots));
         sweep.next = round.next();
         Ok(sweep)
@@ -161,7 +182,7 @@ impl Node {
     /// All of them with one question. What isn't answered is asked for by each worker.
     async fn load_taken(&self, taken: &[Claimed]) -> HashMap<SiteId, StoredSite> {
         let ids: Vec<SiteId> = taken.iter().map(|claimed| claimed.lease.site.clone()).collect();
-        let stored = self.store.load_sites(&ids).await.unwrap_or_default();
+        let stored = self.store.load_sites(&ids).await.unwrap_or_default().sites;
         stored.into_iter().map(|stored| (stored.id.clone(), stored)).collect()
     }
 
@@ -181,9 +202,12 @@ impl Node {
         self.tell(event.with("finished", unfinished)).await;
     }
 
-    async fn told_that_the_store_is_back(&self, since: Timestamp) {
+    async fn told_that_the_store_is_back(&self, since: Timestamp, is_told: bool) {
         tracing::info!("the store answers again");
         let now = Timestamp::now();
+        if !is_told {
+            self.tell(lost(since, now)).await;
+        }
         let what =
             format!("the store did not answer from {since} to {now}: nothing was ordered in that time");
         self.tell(Event::new(EventKind::StoreBack, now, what).with("since", since.to_string())).await;
@@ -199,6 +223,13 @@ impl Node {
             );
         }
     }
+}
+
+fn lost(since: Timestamp, told: Timestamp) -> Event {
+    let what = format!("the store does not answer since {since}: nothing is ordered until it does");
+    Event::new(EventKind::StoreLost, told, what)
+        .remedy("look at the store and at the way to it: `issuer store status`")
+        .with("since", since.to_string())
 }
 
 impl Round {
@@ -234,6 +265,11 @@ impl Round {
     fn has_left(&self, most: [usize; 6]) -> bool {
         let mut left = self.outlooks.iter().flatten().flat_map(|outlook| &outlook.left);
         left.any(|class| most[place(*class)] > 0)
+    }
+
+    /// Whether every partition was looked at.
+    fn knows_all(&self) -> bool {
+        self.outlooks.iter().all(Option::is_some)
     }
 
     /// How long until more is due.

@@ -8,9 +8,10 @@ use crate::{
     preflight::{Departure, Reach},
     sites::Registry,
 };
+use jiff::SignedDuration;
 use shared::{
     config::Config,
-    domain::{Backoff, Brake},
+    domain::{Backoff, Brake, Partition},
     store::{Owner, Store, StoreError},
     vault::Vault,
 };
@@ -41,6 +42,8 @@ pub struct Node {
     /// Those that are asked when to renew.
     pub(super) clients: tokio::sync::Mutex<HashMap<String, Known>>,
     brakes: Mutex<Option<(Instant, Arc<Vec<Brake>>)>>,
+    /// Partitions that can't be worked on, each with why.
+    pub(super) unusable_partitions: Mutex<HashMap<Partition, String>>,
     /// When the last sweep over what is due ended, in whichever way.
     pub(super) swept: Mutex<Instant>,
 }
@@ -87,6 +90,7 @@ impl Node {
             issuances: tokio::sync::Mutex::default(),
             clients: tokio::sync::Mutex::default(),
             brakes: Mutex::default(),
+            unusable_partitions: Mutex::default(),
             swept: Mutex::new(Instant::now()),
         })
     }
@@ -121,6 +125,23 @@ impl Node {
     /// Opens an account anew the next time: its key may have been changed by another node.
     pub(super) async fn forget_issuance(&self, ca: &str, account: &str) {
         self.issuances.lock().await.remove(&(ca.to_owned(), account.to_owned()));
+    }
+
+    /// How much later it is by the clocks of the CAs that have answered.
+    pub(super) async fn clocks_of_cas(&self) -> Vec<(String, SignedDuration)> {
+        let mut clocks = std::collections::BTreeMap::new();
+        for (ca, known) in self.clients.lock().await.iter() {
+            clocks.extend(known.clock_offset_seconds().map(|seconds| (ca.clone(), seconds)));
+        }
+        for ((ca, _), opened) in self.issuances.lock().await.iter() {
+            if let Opened::There(issuance) = opened {
+                clocks.extend(issuance.clock_offset_seconds().map(|seconds| (ca.clone(), seconds)));
+            }
+        }
+        clocks
+            .into_iter()
+            .map(|(ca, seconds)| (format!("the CA {ca}"), SignedDuration::from_secs(seconds)))
+            .collect()
     }
 
     /// The brakes that are on.

@@ -33,6 +33,11 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// Seconds that the CA's clock is ahead of ours, where it is known.
+    pub(super) fn clock_offset_seconds(&self) -> Option<i64> {
+        self.client.as_ref()?.clock_offset_seconds()
+    }
+
     fn is_fresh(&self) -> bool {
         self.since.elapsed() < if self.client.is_some() { CLIENT_KEPT } else { IN_VAIN }
     }

@@ -17,7 +17,7 @@ use shared::{
         SiteId, brake_of,
     },
     error::Fault,
-    store::{Claimed, Field, Settlement, StoreError, StoredSite},
+    store::{Claimed, Field, Settlement, Store, StoreError, StoredSite},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -28,6 +28,8 @@ const LOOKS_AT_ONCE: usize = 16;
 const PAUSED: SignedDuration = SignedDuration::from_hours(12);
 /// What a brake stops is looked at again after this.
 pub(super) const BRAKED: SignedDuration = SignedDuration::from_secs(30);
+/// What can't be read is looked at again after this.
+const DAMAGED: SignedDuration = SignedDuration::from_mins(10);
 /// What can't be ordered because its account could not be opened a moment ago is looked at again after this.
 const IN_VAIN: Duration = Duration::from_secs(10);
 
@@ -37,6 +39,23 @@ impl Node {
     pub(super) async fn work(self: &Arc<Self>, claimed: Claimed, known: Option<StoredSite>) {
         if let Err(error) = self.work_on(&claimed, known).await {
             let site = &claimed.lease.site;
+            if matches!(error, StoreError::Corrupt { .. } | StoreError::NewerSchema { .. }) {
+                return self.put_aside(&claimed, &error).await;
+            }
+            tracing::warn!(error = shared::error::chain(&error), %site, "left until the lease ends");
+        }
+    }
+
+    /// Leaves a group alone whose record can't be read: all others go on.
+    async fn put_aside(&self, claimed: &Claimed, error: &StoreError) {
+        let site = &claimed.lease.site;
+        let key = match error {
+            StoreError::Corrupt { key, .. } => key.clone(),
+            _ => Store::key_of_group(site.partition(), site.as_str()),
+        };
+        self.note_damaged(&key, Some(site), &shared::error::chain(error)).await;
+        let moment = Timestamp::now().saturating_add(DAMAGED).unwrap_or(Timestamp::MAX);
+        if let Err(error) = self.store.release_lease_until(&claimed.lease, moment).await {
             tracing::warn!(error = shared::error::chain(&error), %site, "left until the lease ends");
         }
     }

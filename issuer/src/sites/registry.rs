@@ -134,7 +134,8 @@ impl Registry {
         owners.sort();
         owners.dedup();
         let mut own = None;
-        for wanted in self.store.load_many_wanted(&owners).await?.into_iter().flatten() {
+        for wanted in self.store.load_many_wanted(&owners).await? {
+            let Some(wanted) = wanted? else { continue };
             match names.iter().find(|name| wanted.site.names.contains(name)) {
                 Some(_) if wanted.site.names == *names => return Ok(Target::known(wanted)),
                 Some(name) => return Err(SiteError::taken(name.clone(), &wanted)),

@@ -11,7 +11,7 @@ use super::{
 use crate::{ca::Terms, limits::Demand};
 use shared::{
     domain::{Brake, Braked, DnsName, NameSet, SiteId, brake_of},
-    store::{NamePointer, Store, Tenant, WantedSite},
+    store::{NamePointer, Store, StoreError, Tenant, WantedSite},
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 use tokio::task::JoinSet;
@@ -102,9 +102,27 @@ impl<'a> Walk<'a> {
         }
         let ids: Vec<SiteId> = ids.into_iter().collect();
         let loaded = self.registry.store.load_many_wanted(&ids).await?;
-        let known: HashMap<SiteId, WantedSite> = ids.into_iter().zip(loaded).filter_map(present).collect();
+        let (mut known, mut damaged) = (HashMap::new(), HashMap::new());
+        for (id, loaded) in ids.into_iter().zip(loaded) {
+            match loaded {
+                Ok(wanted) => known.extend(wanted.map(|wanted| (id, wanted))),
+                Err(error) => drop(damaged.insert(id, shared::error::chain(&error))),
+            }
+        }
         let mut changes = Vec::new();
         for Looked { wish, names, pointers } in looked {
+            // One that can't be read is not one that is not there.
+            let concerned = pointers
+                .iter()
+                .flat_map(|pointer| [pointer.owner(), pointer.serving.as_ref().map(SiteId::site)])
+                .flatten()
+                .chain([SiteId::of(&names)])
+                .find_map(|id| damaged.get_key_value(&id));
+            if let Some((id, what)) = concerned {
+                let error = StoreError::Corrupt { key: id.to_string(), source: what.clone().into() };
+                self.failed.push((names, error.into()));
+                continue;
+            }
             let target = match self.target(&names, &pointers, &known) {
                 Ok(target) => target,
                 Err(taken) => {
@@ -247,9 +265,9 @@ impl<'a> Walk<'a> {
         let mut before = None;
         loop {
             let page = store.list_sites(after.as_ref(), CHUNK).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.id.clone());
-            let own = page.iter().filter(|stored| stored.site.file_source() == Some(&self.file.source));
+            let Some(last) = page.last_id() else { break };
+            after = Some(last.clone());
+            let own = page.sites.iter().filter(|stored| stored.site.file_source() == Some(&self.file.source));
             for site in own.map(|stored| stored.id.site()) {
                 // The groups of a site follow each other.
                 if before.as_ref() != Some(&site) {
@@ -284,8 +302,11 @@ impl<'a> Walk<'a> {
     pub(super) async fn removals(&mut self, write: bool) -> Result<(), PlanError> {
         for chunk in std::mem::take(&mut self.lacking).chunks(CHUNK) {
             let wanted = self.registry.store.load_many_wanted(chunk).await?;
-            let removals: Vec<Change> =
-                wanted.into_iter().flatten().map(|wanted| self.registry.removal(wanted)).collect();
+            let removals: Vec<Change> = wanted
+                .into_iter()
+                .filter_map(|wanted| wanted.ok().flatten())
+                .map(|wanted| self.registry.removal(wanted))
+                .collect();
             for change in &removals {
                 self.count(change);
             }
@@ -343,8 +364,4 @@ impl<'a> Walk<'a> {
             waits_for,
         });
     }
-}
-
-fn present((id, wanted): (SiteId, Option<WantedSite>)) -> Option<(SiteId, WantedSite)> {
-    Some((id, wanted?))
 }

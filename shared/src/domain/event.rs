@@ -102,6 +102,12 @@ kinds! {
     Promoted, "promoted", Info, "A certificate that was published to the canaries first is published to all.";
     RolledBack, "rolled-back", Warning, "A site serves its previous certificate again.";
     StoreLost, "store-lost", Critical, "The store did not answer: nothing was ordered in that time.";
+    ScheduleRepaired, "schedule-repaired", Warning, "A site had fallen out of the schedule, or its place there could not be read: it was put back.";
+    RecordDamaged, "record-damaged", Critical, "A record in the store can't be read; everything else goes on.";
+    RecordRecovered, "record-recovered", Info, "A record that could not be read can be read again, or is gone.";
+    TaskRestarted, "task-restarted", Warning, "A part of a program ended unexpectedly, and was started again.";
+    ClocksDiffer, "clocks-differ", Warning, "The clocks of this machine, the store and a CA are too far apart.";
+    ClocksAgree, "clocks-agree", Info, "Clocks that were too far apart agree again.";
     StoreBack, "store-back", Info, "The store answers again.";
     CaTrouble, "ca-trouble", Warning, "A CA does not work as it should: its orders wait.";
     CaRecovered, "ca-recovered", Info, "A CA works again.";
@@ -130,6 +136,8 @@ impl EventKind {
                 | Self::Returned
                 | Self::BrakeOff
                 | Self::StoreBack
+                | Self::RecordRecovered
+                | Self::ClocksAgree
                 | Self::CaRecovered
                 | Self::FrontendRecovered
         )

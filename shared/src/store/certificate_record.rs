@@ -1,6 +1,9 @@
 //! The bytes of a stored certificate. There are millions, so they are few.
 //!
-//! Version 2: `2 | chain 16 | key type u8 | issued, unix seconds u40 | len(ca) u8 | ca | len(account) u8 | account |
+//! Version 3: `3 | checksum 8 | ` and then as version 2. The checksum is of all of that, but for the sealed key, which has its own, and
+//! with the facts as they are when they are unpacked: what is read of a certificate without parsing it is what was written.
+//!
+//! Version 2, still read, without its facts: `2 | chain 16 | key type u8 | issued, unix seconds u40 | len(ca) u8 | ca | len(account) u8 | account |
 //! len(facts) u24 | len(facts, leaf DER) u24 | len(packed) u24 | packed: facts, leaf DER | sealed key`. What is packed is an LZ4
 //! block whose dictionary is the leaf that is kept for the chain (see `chains`); the facts are those of `leaf_facts`, or none.
 //!
@@ -10,7 +13,8 @@ use super::{StoreError, chains::ChainId, leaf_facts};
 use crate::domain::{Certificate, KeyType};
 use serde::Deserialize;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+const CHECKSUM: usize = 8;
 
 /// A record that was read, with its leaf still packed.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,7 +32,14 @@ pub(super) struct CertificateRecord {
 #[derive(Debug, PartialEq, Eq)]
 enum StoredLeaf {
     Whole(Vec<u8>),
-    Packed { facts: usize, length: usize, block: Vec<u8> },
+    Packed { facts: usize, length: usize, block: Vec<u8>, sum: Option<Checksum> },
+}
+
+/// What the head of a record and its facts must come to.
+#[derive(Debug, PartialEq, Eq)]
+struct Checksum {
+    head: Vec<u8>,
+    expected: [u8; CHECKSUM],
 }
 
 /// A leaf as it was unpacked.
@@ -76,7 +87,11 @@ impl CertificateRecord {
         let mut rest = Reader(bytes);
         let record = match rest.byte() {
             Some(1) => Self::parse_first(rest),
-            Some(VERSION) => Self::parse_second(rest),
+            Some(2) => Self::parse_second(rest, None),
+            Some(VERSION) => {
+                let sum = rest.take(CHECKSUM).and_then(|sum| sum.try_into().ok());
+                sum.and_then(|sum| Self::parse_second(rest, Some(sum)))
+            }
             Some(newer) => return Err(RecordError::Newer(newer)),
             None => None,
         };
@@ -100,7 +115,8 @@ impl CertificateRecord {
         })
     }
 
-    fn parse_second(mut rest: Reader<'_>) -> Option<Self> {
+    fn parse_second(mut rest: Reader<'_>, sum: Option<[u8; CHECKSUM]>) -> Option<Self> {
+        let all = rest.0;
         let chain = ChainId(rest.take(16)?.try_into().ok()?);
         let key_type = key_type_of(rest.byte()?)?;
         let issued = i64::try_from(rest.number(5)?).ok()?;
@@ -111,7 +127,9 @@ impl CertificateRecord {
         let (ca, account) = (text()?, text()?);
         let (facts, length) = (rest.number(3)?, rest.number(3)?);
         let packed = rest.number(3)?;
-        let leaf = StoredLeaf::Packed { facts, length, block: rest.take(packed)?.to_vec() };
+        let head = all.get(..all.len().checked_sub(rest.0.len())?)?.to_vec();
+        let sum = sum.map(|expected| Checksum { head, expected });
+        let leaf = StoredLeaf::Packed { facts, length, block: rest.take(packed)?.to_vec(), sum };
         Some(Self { chain, key_type, ca, account, issued, sealed_key: rest.0.to_vec(), leaf })
     }
 
@@ -124,16 +142,21 @@ impl CertificateRecord {
     pub(super) fn leaf(&self, template: &[u8]) -> Option<Unpacked> {
         match &self.leaf {
             StoredLeaf::Whole(leaf) => Some(Unpacked { leaf_der: leaf.clone(), facts: Vec::new() }),
-            StoredLeaf::Packed { facts, length, block } => {
+            StoredLeaf::Packed { facts, length, block, sum } => {
                 let mut content = lz4_flex::block::decompress_with_dict(block, *length, template).ok()?;
                 let leaf_der = (*facts <= content.len()).then(|| content.split_off(*facts))?;
-                Some(Unpacked { leaf_der, facts: content })
+                match sum {
+                    Some(sum) if checksum(&sum.head, &content) != sum.expected => None,
+                    Some(_) => Some(Unpacked { leaf_der, facts: content }),
+                    // Nothing vouches for them: the leaf itself is parsed.
+                    None => Some(Unpacked { leaf_der, facts: Vec::new() }),
+                }
             }
         }
     }
 
     pub(super) fn pack(certificate: &Certificate, template: &[u8]) -> Result<Vec<u8>, RecordError> {
-        let mut record = vec![VERSION];
+        let mut record = vec![];
         record.extend_from_slice(&ChainId::of(&certificate.chain_pem).0);
         record.push(code_of(certificate.key_type));
         append_number(&mut record, certificate.issued.as_second(), 5, "its date")?;
@@ -143,16 +166,30 @@ impl CertificateRecord {
             record.extend_from_slice(text.as_bytes());
         }
         // One that can't be parsed is stored as it is: whoever reads it says so.
-        let mut content = certificate.leaf().map(|leaf| leaf_facts::encode(&leaf)).unwrap_or_default();
-        append_length(&mut record, content.len(), 3, "what the leaf says")?;
+        let facts = certificate.leaf().map(|leaf| leaf_facts::encode(&leaf)).unwrap_or_default();
+        append_length(&mut record, facts.len(), 3, "what the leaf says")?;
+        let mut content = facts.clone();
         content.extend_from_slice(&certificate.leaf_der);
         let block = lz4_flex::block::compress_with_dict(&content, template);
         append_length(&mut record, content.len(), 3, "the leaf")?;
         append_length(&mut record, block.len(), 3, "the leaf")?;
-        record.extend_from_slice(&block);
-        record.extend_from_slice(&certificate.sealed_key);
-        Ok(record)
+        let mut whole = vec![VERSION];
+        whole.extend_from_slice(&checksum(&record, &facts));
+        whole.extend_from_slice(&record);
+        whole.extend_from_slice(&block);
+        whole.extend_from_slice(&certificate.sealed_key);
+        Ok(whole)
     }
+}
+
+/// The first bytes of a digest: enough for what is damaged by accident.
+fn checksum(head: &[u8], facts: &[u8]) -> [u8; CHECKSUM] {
+    let mut digest = openssl::sha::Sha256::new();
+    digest.update(head);
+    digest.update(facts);
+    let mut sum = [0; CHECKSUM];
+    sum.copy_from_slice(&digest.finish()[..CHECKSUM]);
+    sum
 }
 
 /// Never changed, only added to: they are stored.
@@ -263,7 +300,8 @@ mod tests {
         let digit = |place: usize| u8::from_str_radix(&SAMPLE_2[place..place + 2], 16).unwrap();
         let sample: Vec<u8> = (0..SAMPLE_2.len()).step_by(2).map(digit).collect();
         let written = CertificateRecord::pack(&certificate(b"a leaf!".to_vec()), b"").unwrap();
-        assert_eq!(hex(&written), SAMPLE_2);
+        assert_eq!(hex(&written[1 + CHECKSUM..]), SAMPLE_2[2..], "a checksum is all that version 3 adds");
+        assert_eq!(written[0], 3);
         let record = CertificateRecord::parse(&sample).unwrap();
         assert_eq!(record.chain, ChainId::of("chain"));
         assert_eq!((record.key_type, record.issued), (KeyType::EcdsaP256, 1_764_000_000));
@@ -294,11 +332,31 @@ mod tests {
     }
 
     #[test]
+    fn no_flipped_bit_goes_unnoticed_before_the_key_that_has_its_own_seal() {
+        let leaf: Vec<u8> = (0..600_u32).map(|n| (n * n % 251) as u8).collect();
+        let whole = CertificateRecord::pack(&certificate(leaf.clone()), b"").unwrap();
+        let known = CertificateRecord::parse(&whole).unwrap();
+        let facts = |record: &CertificateRecord| {
+            (record.chain, record.key_type, record.ca.clone(), record.account.clone(), record.issued)
+        };
+        for bit in 0..(whole.len() - known.sealed_key.len()) * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            // What is packed wrong is another leaf, which the certificate's id tells.
+            if let Ok(read) = CertificateRecord::parse(&flipped)
+                && read.leaf(b"").is_some_and(|read| read.leaf_der == leaf)
+            {
+                assert_eq!(facts(&read), facts(&known), "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
     fn newer_and_damaged_records_are_told_apart() {
-        assert_eq!(CertificateRecord::parse(&[3, 0]), Err(RecordError::Newer(3)));
+        assert_eq!(CertificateRecord::parse(&[4, 0]), Err(RecordError::Newer(4)));
         assert_eq!(CertificateRecord::parse(&[]), Err(RecordError::Damaged));
         let packed = CertificateRecord::pack(&certificate(vec![1; 50]), b"").unwrap();
-        assert_eq!(CertificateRecord::parse(&packed[..40]), Err(RecordError::Damaged));
+        assert_eq!(CertificateRecord::parse(&packed[..48]), Err(RecordError::Damaged));
         assert_eq!(CertificateRecord::parse(&packed).unwrap().leaf(b"").unwrap().leaf_der, vec![1; 50]);
     }
 
@@ -314,7 +372,7 @@ mod tests {
 
         #[test]
         fn no_record_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300), template in "\\PC{0,50}") {
-            for version in [1, 2] {
+            for version in [1, 2, 3] {
                 let mut record = vec![version];
                 record.extend_from_slice(&bytes);
                 if let Ok(record) = CertificateRecord::parse(&record) {

@@ -102,6 +102,16 @@ impl StoreError {
             || matches!(self, Self::Embedded(error) if error.may_pass())
     }
 
+    /// Whether it is about the keys that were named, and not about the store: another key may do.
+    pub fn is_of_its_keys(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } | Self::Refused(_) | Self::Conflict => true,
+            // Some of the keys of a slot that is on the move have gone already.
+            Self::Unavailable(error) => first_of_pipeline(error.clone()).code() == Some("TRYAGAIN"),
+            _ => false,
+        }
+    }
+
     pub(super) fn corrupt(
         key: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -5,10 +5,12 @@
 //! A number is given and becomes visible in the same script as what it stands for: nobody can read past one that is still
 //! to come.
 
-use super::{Store, StoreError, StoredSite, keys, scripts, sites};
+use super::{Serving, Store, StoreError, StoredSite, keys, scripts, sites};
 use crate::{
     digest::sha256_hex,
-    domain::{CertificateId, DnsName, FeedCursor, KeyType, Leaf, Partition, Scope, Site, SiteId, TlsPolicy},
+    domain::{
+        CertificateId, DnsName, FeedCursor, KeyType, Leaf, NameSet, Partition, Scope, Site, SiteId, TlsPolicy,
+    },
 };
 use jiff::Timestamp;
 use redis::cmd;
@@ -49,6 +51,9 @@ pub struct FollowedGroup {
     /// Whether a certificate is served on beside the present ones, and the change with which the last such one ended.
     pub keeps: bool,
     pub unkept: u64,
+    /// Why the record of what is wanted can't be read. What is served then stands in `wanted` as far as the certificates tell:
+    /// their names, and nothing else.
+    pub damaged: Option<String>,
     /// Every certificate that somebody may be given.
     pub certificates: BTreeMap<CertificateId, FollowedCertificate>,
 }
@@ -74,6 +79,20 @@ pub enum FollowedCertificate {
 }
 
 impl FollowedGroup {
+    /// One whose record can't be read.
+    fn damaged(id: &SiteId, error: &StoreError) -> Self {
+        Self {
+            id: id.clone(),
+            number: 0,
+            wanted: None,
+            former: Vec::new(),
+            keeps: false,
+            unkept: 0,
+            damaged: Some(crate::error::chain(error)),
+            certificates: BTreeMap::new(),
+        }
+    }
+
     /// Whether somebody who has followed as far as `number` may know it, being allowed to see `scope`.
     pub fn was_seen(&self, scope: &Scope, number: u64) -> bool {
         self.former.iter().any(|former| former.until > number && scope.covers(&former.names, &former.tags))
@@ -137,10 +156,8 @@ impl Store {
             }
             let entries: Vec<Vec<(String, u64)>> = self.link.pipe(&ask).await?;
             for (id, number) in entries.into_iter().flatten() {
-                let id = SiteId::parse(&id).ok_or_else(|| {
-                    StoreError::corrupt(keys::feed(partition), format!("no site id: {id:?}"))
-                })?;
-                found.push((number, id));
+                // What is no site's id is no site.
+                found.extend(SiteId::parse(&id).map(|id| (number, id)));
             }
             from = (last + 1) * CHANGES_IN_A_CHUNK;
         }
@@ -157,14 +174,16 @@ impl Store {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut ask = redis::Pipeline::new();
-        for id in ids {
-            ask.cmd("HGETALL").arg(keys::site(id));
-        }
-        let records: Vec<HashMap<String, String>> = self.link.pipe(&ask).await?;
         let mut groups = Vec::with_capacity(ids.len());
-        for (id, record) in ids.iter().zip(records) {
-            groups.extend(parse(id, record)?);
+        for (id, record) in ids.iter().zip(self.load_group_records(ids).await?) {
+            let group = match record {
+                Ok(record) => match parse(id, record.clone()) {
+                    Ok(group) => group,
+                    Err(error) => Some(self.followed_by_certificates(id, &record, &error).await?),
+                },
+                Err(error) => Some(FollowedGroup::damaged(id, &error)),
+            };
+            groups.extend(group);
         }
         let wanted: Vec<(SiteId, CertificateId)> =
             groups.iter().flat_map(|group| certificates_of(group).map(|id| (group.id.clone(), id))).collect();
@@ -189,6 +208,34 @@ impl Store {
         Ok(groups)
     }
 
+    /// A group whose wanted state can't be read: what it serves is there all the same.
+    async fn followed_by_certificates(
+        &self,
+        id: &SiteId,
+        record: &HashMap<String, String>,
+        error: &StoreError,
+    ) -> Result<FollowedGroup, StoreError> {
+        let mut group = FollowedGroup::damaged(id, error);
+        group.number = record.get("seq").and_then(|number| number.parse().ok()).unwrap_or(0);
+        let serving = Serving::parse(record);
+        let wanted: Vec<(SiteId, CertificateId)> =
+            serving.current.values().map(|certificate| (id.clone(), certificate.clone())).collect();
+        for certificate in self.load_certificates(&wanted).await?.into_iter().flatten() {
+            let Ok(leaf) = certificate.leaf() else { continue };
+            let names = leaf.names.iter().filter_map(|name| DnsName::parse_identifier(name).ok());
+            let Ok(names) = NameSet::new(names) else { continue };
+            let (ca, account) = (certificate.ca.as_str(), certificate.account.as_str());
+            let site = Site::new(names, &[certificate.key_type], ca, account, certificate.issued);
+            group.wanted = Some(StoredSite::of_served(
+                id,
+                site,
+                Serving { current: serving.current, ..Serving::default() },
+            ));
+            break;
+        }
+        Ok(group)
+    }
+
     /// Tells frontends of groups that were published without it.
     pub(super) async fn adopt_into_feed(&self, ids: &[SiteId]) -> Result<(), StoreError> {
         let mut of_partitions: BTreeMap<Partition, Vec<&SiteId>> = BTreeMap::new();
@@ -198,8 +245,9 @@ impl Store {
         for (partition, ids) in of_partitions {
             for some in ids.chunks(ADOPTED_AT_ONCE) {
                 let arguments: Vec<&[u8]> = some.iter().map(|id| id.as_str().as_bytes()).collect();
-                let touched = [keys::feed(partition)];
-                self.confirmed.script::<i64>(&scripts::ADOPT_INTO_FEED, &touched, &arguments).await?;
+                let groups = some.iter().map(|id| keys::site(id));
+                let touched = std::iter::once(keys::feed(partition)).chain(groups).collect();
+                self.confirmed_whole_script::<i64>(&scripts::ADOPT_INTO_FEED, touched, &arguments).await?;
             }
         }
         Ok(())
@@ -282,6 +330,7 @@ fn parse(id: &SiteId, record: HashMap<String, String>) -> Result<Option<Followed
         former,
         keeps,
         unkept,
+        damaged: None,
         certificates: BTreeMap::new(),
     }))
 }
@@ -318,6 +367,7 @@ mod tests {
             former: vec![former],
             keeps: false,
             unkept: 0,
+            damaged: None,
             certificates: BTreeMap::new(),
         };
         let scope = Scope { names: Vec::new(), tags: vec!["eu".to_owned()] };

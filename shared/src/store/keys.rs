@@ -62,6 +62,7 @@
 //! | `sp:{api}:tokens` | hash | tokens of the operators' API by their SHA-256, JSON, each with a MAC |
 //! | `sp:{api}:used` | hash | when each of them was last used, unix seconds |
 //! | `sp:idempotency:TOKEN:SHA256` | string | the answer to a request with an idempotency key, or that it is being worked on; expires by itself |
+//! | `sp:damaged` | hash | by key: a record that can't be read, since when, and why, JSON |
 //! | `sp:audit` | stream | who was given which key, until every issuer has copied it |
 //! | `sp:audit-copies` | hash | by copy: how far it has come, JSON; `removed`: the last line that was taken out |
 
@@ -75,6 +76,7 @@ pub(super) const FRONTENDS_CHANGED: &str = "sp:frontends-changed";
 pub(super) const FRONTENDS_TROUBLED: &str = "sp:frontends-troubled";
 pub(super) const INTERNAL_CA: &str = "sp:internal-ca";
 pub(super) const CANARY: &str = "sp:vault:canary";
+pub(super) const DAMAGED: &str = "sp:damaged";
 pub(super) const TENANTS: &str = "sp:tenants";
 pub(super) const BRAKES: &str = "sp:brakes";
 pub(super) const UNVERIFIED: &str = "sp:unverified";
@@ -102,6 +104,11 @@ pub(super) fn sightings_spent(tenant: &str, hour: i64) -> String {
 
 pub(super) fn site(id: &SiteId) -> String {
     format!("sp:{{{}}}:site:{id}", id.partition())
+}
+
+/// Of what a queue holds, whether that is a site's id or not.
+pub(super) fn site_in(partition: Partition, id: &str) -> String {
+    format!("sp:{{{partition}}}:site:{id}")
 }
 
 pub(super) fn order(id: &SiteId, slot: Slot) -> String {
@@ -134,6 +141,10 @@ pub(super) fn failing(partition: Partition) -> String {
 
 pub(super) fn parked(partition: Partition) -> String {
     format!("sp:{{{partition}}}:parked")
+}
+
+pub(super) fn gone(partition: Partition) -> String {
+    format!("sp:{{{partition}}}:gone")
 }
 
 pub(super) fn feed(partition: Partition) -> String {
@@ -222,6 +233,14 @@ pub(super) fn limits(ca: &str) -> String {
 
 pub(super) fn limits_since(ca: &str) -> String {
     format!("sp:{{ca:{ca}}}:limits-since")
+}
+
+pub(super) fn limit_asking(ca: &str, bucket: &str) -> String {
+    format!("sp:{{ca:{ca}}}:asking:{bucket}")
+}
+
+pub(super) fn limit_requests(ca: &str, bucket: &str) -> String {
+    format!("sp:{{ca:{ca}}}:requests:{bucket}")
 }
 
 pub(super) fn limit_open(ca: &str, bucket: &str) -> String {

@@ -1,10 +1,15 @@
 //! The right to work on a site: one holder at a time, for a time, with a token that every write is checked against.
 
-use super::{Store, StoreError, keys, schedule, scripts};
+use super::{
+    Store, StoreError,
+    declared::{indexes, queues, wait_ms},
+    keys, schedule, scripts,
+};
 use crate::{
     digest::hex,
     domain::{Class, Place, Site, SiteId},
 };
+use jiff::Timestamp;
 use std::{fmt, time::Duration};
 
 /// A lease that was acquired. It is not renewed by itself.
@@ -68,7 +73,7 @@ impl Owner {
     }
 
     /// Whether `holder` was a process that this one could see, and that has ended. When in doubt, no.
-    fn knows_dead(&self, holder: &str) -> bool {
+    pub(super) fn knows_dead(&self, holder: &str) -> bool {
         let parts: Vec<&str> = holder.split('/').collect();
         let [_, boot, namespace, pid, started] = parts[..] else { return false };
         if boot.is_empty() || boot != self.boot || namespace != self.namespace || started.is_empty() {
@@ -118,11 +123,13 @@ impl Store {
         let spec = serde_json::to_string(wanted).map_err(|e| StoreError::corrupt("site", e))?;
         loop {
             let (acquired, first, second, remaining_ms): (i64, String, Option<String>, Option<u64>) = {
+                let mut touched = vec![keys::site(site), keys::sites(site.partition())];
+                touched.extend(queues(site.partition()));
+                touched.extend(indexes(site.partition()));
                 let answer: Vec<redis::Value> = self
-                    .confirmed
-                    .script(
+                    .confirmed_whole_script(
                         &scripts::ACQUIRE_LEASE,
-                        &[keys::site(site), keys::sites(site.partition())],
+                        touched,
                         &[
                             attempt.owner.as_bytes(),
                             length.as_millis().to_string().as_bytes(),
@@ -158,7 +165,8 @@ impl Store {
     pub async fn renew_lease(&self, lease: &Lease) -> Result<(), StoreError> {
         let length = lease.length.as_millis().to_string();
         let arguments = [lease.token.as_bytes(), length.as_bytes(), lease.site.as_str().as_bytes()];
-        self.link.script(&scripts::RENEW_LEASE, &[keys::site(&lease.site)], &arguments).await
+        let touched = vec![keys::site(&lease.site), keys::due(lease.site.partition())];
+        self.whole_script(&scripts::RENEW_LEASE, touched, &arguments).await
     }
 
     /// Gives the site back without a word of what came of it: it is looked at again at once. A lease that was lost already
@@ -167,8 +175,19 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; the lease then ends by itself.
     pub async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
-        let arguments = [lease.token.as_bytes(), lease.site.as_str().as_bytes()];
-        self.link.script(&scripts::RELEASE_LEASE, &[keys::site(&lease.site)], &arguments).await
+        self.release_lease_until(lease, Timestamp::UNIX_EPOCH).await
+    }
+
+    /// Gives the site back as [`Self::release_lease`] does, to be looked at again at a moment.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the lease then ends by itself.
+    pub async fn release_lease_until(&self, lease: &Lease, moment: Timestamp) -> Result<(), StoreError> {
+        let wait = wait_ms(moment);
+        let arguments = [lease.token.as_bytes(), lease.site.as_str().as_bytes(), wait.as_bytes()];
+        let mut touched = vec![keys::site(&lease.site)];
+        touched.extend(queues(lease.site.partition()));
+        self.whole_script(&scripts::RELEASE_LEASE, touched, &arguments).await
     }
 }
 

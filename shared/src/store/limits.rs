@@ -164,8 +164,10 @@ impl Store {
                 wish.draw.to_string(),
             ]);
         }
-        let answer: Vec<String> = self.limits_script(&scripts::ASK_LIMITS, ca, &arguments).await?;
-        parse_answer(&answer, wish.buckets)
+        let buckets = wish.buckets.iter().map(|wish| wish.bucket.as_str());
+        let touched = touched(ca, buckets);
+        let answer: Vec<String> = self.limits_script(&scripts::ASK_LIMITS, touched, &arguments).await?;
+        parse_answer(&answer, wish.buckets, at_us.is_some())
             .ok_or_else(|| StoreError::corrupt(keys::limits(ca), answer.join(" ")))
     }
 
@@ -211,7 +213,8 @@ impl Store {
                 value.to_string(),
             ]);
         }
-        let _: i64 = self.limits_script(&scripts::SETTLE_LIMITS, ca, &arguments).await?;
+        let touched = touched(ca, settled.iter().map(|(wish, _)| wish.bucket.as_str()));
+        let _: i64 = self.limits_script(&scripts::SETTLE_LIMITS, touched, &arguments).await?;
         Ok(())
     }
 
@@ -222,7 +225,8 @@ impl Store {
     pub async fn pace_request(&self, ca: &str, bucket: &str, rate: Rate) -> Result<Duration, StoreError> {
         let arguments =
             [String::new(), bucket.to_owned(), rate.interval_us().to_string(), rate.burst.to_string()];
-        let wait: String = self.limits_script(&scripts::PACE_REQUEST, ca, &arguments).await?;
+        let touched = vec![keys::limits(ca), keys::limit_requests(ca, bucket)];
+        let wait: String = self.limits_script(&scripts::PACE_REQUEST, touched, &arguments).await?;
         Ok(Duration::from_micros(wait.parse().unwrap_or(0)))
     }
 
@@ -293,19 +297,34 @@ impl Store {
     async fn limits_script<T: redis::FromRedisValue>(
         &self,
         script: &scripts::Script,
-        ca: &str,
+        touched: Vec<String>,
         arguments: &[String],
     ) -> Result<T, StoreError> {
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-        self.link.script(script, &[keys::limits(ca)], &arguments).await
+        self.whole_script(script, touched, &arguments).await
     }
+}
+
+/// All that a script of the twin touches.
+fn touched<'a>(ca: &str, buckets: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut touched = vec![keys::limits(ca), keys::limits_since(ca)];
+    let distinct: std::collections::BTreeSet<&str> = buckets.collect();
+    for bucket in distinct {
+        touched.extend([
+            keys::limit_bucket(ca, bucket),
+            keys::limit_asking(ca, bucket),
+            keys::limit_open(ca, bucket),
+        ]);
+    }
+    touched
 }
 
 fn clock(at_us: Option<i64>) -> String {
     at_us.map(|at| at.to_string()).unwrap_or_default()
 }
 
-fn parse_answer(answer: &[String], buckets: &[BucketWish]) -> Option<LimitAnswer> {
+/// The turn is by the clock of whoever asks, whatever the store's says.
+fn parse_answer(answer: &[String], buckets: &[BucketWish], is_simulated: bool) -> Option<LimitAnswer> {
     let (now, words) = answer.split_last()?;
     let now: i64 = now.parse().ok()?;
     match words {
@@ -320,7 +339,10 @@ fn parse_answer(answer: &[String], buckets: &[BucketWish]) -> Option<LimitAnswer
             let turn_us: i64 = turn.parse().ok()?;
             let wait_us = u64::try_from(turn_us.saturating_sub(now)).unwrap_or(0);
             Some(LimitAnswer::Wait {
-                turn: Timestamp::from_microsecond(turn_us).ok()?,
+                turn: match is_simulated {
+                    true => Timestamp::from_microsecond(turn_us).ok()?,
+                    false => Timestamp::now().saturating_add(Duration::from_micros(wait_us)).ok()?,
+                },
                 bucket: bucket.clone(),
                 wait: Duration::from_micros(wait_us),
             })

@@ -8,6 +8,9 @@ use futures_util::future::try_join_all;
 use redis::cmd;
 use std::collections::BTreeMap;
 
+/// The hour in which the year 9999 ends.
+const LAST_HOUR: i64 = 70_389_528;
+
 /// What a partition has planned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlannedRenewals {
@@ -35,8 +38,9 @@ impl Store {
             return Ok(PlannedRenewals { per_hour: Vec::new(), groups });
         }
         pipeline.cmd("HMGET").arg(keys::renewals(partition)).arg(hours);
-        let (groups, counts): (u64, Vec<Option<i64>>) = self.link.pipe(&pipeline).await?;
-        Ok(PlannedRenewals { per_hour: counts.into_iter().map(of_field).collect(), groups })
+        let (groups, counts): (u64, Vec<Option<String>>) = self.link.pipe(&pipeline).await?;
+        let counts = counts.into_iter().map(|count| of_field(count.and_then(|count| count.parse().ok())));
+        Ok(PlannedRenewals { per_hour: counts.collect(), groups })
     }
 
     /// How many groups have their next renewal in each hour, in all partitions; hours with none are left out. Those that
@@ -46,12 +50,19 @@ impl Store {
     /// [`StoreError`].
     pub async fn renewals_by_hour(&self) -> Result<BTreeMap<i64, u64>, StoreError> {
         let asked = Partition::all().map(async |partition| {
-            self.link.query::<Vec<(i64, i64)>>(cmd("HGETALL").arg(keys::renewals(partition))).await
+            let planned = self.link.query(cmd("HGETALL").arg(keys::renewals(partition))).await;
+            match planned {
+                Err(error) if error.is_of_its_keys() => Ok(Vec::new()),
+                planned => planned,
+            }
         });
+        let planned: Vec<Vec<(String, String)>> = try_join_all(asked).await?;
         let mut sum: BTreeMap<i64, u64> = BTreeMap::new();
-        for (hour, count) in try_join_all(asked).await?.into_iter().flatten() {
+        for (hour, count) in planned.into_iter().flatten() {
+            // What is no hour, or none that there will be, was not written by us.
+            let Some(hour) = hour.parse().ok().filter(|hour| (0..=LAST_HOUR).contains(hour)) else { continue };
             let of_hour = sum.entry(hour).or_default();
-            *of_hour = of_hour.saturating_add(of_field(Some(count)));
+            *of_hour = of_hour.saturating_add(of_field(count.parse().ok()));
         }
         Ok(sum)
     }

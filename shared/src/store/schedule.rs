@@ -1,14 +1,18 @@
 //! The schedule: what is due is taken under leases, and given back with what came of it and its next place.
 
-use super::{Lease, LeaseAttempt, Store, StoreError, keys, scripts};
+use super::{
+    Lease, LeaseAttempt, Store, StoreError,
+    declared::{indexes, queues, wait_ms},
+    keys, scripts,
+};
 use crate::domain::{CertificateId, Class, OrderState, Partition, Place, SiteId, Slot, hour_of};
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
-use redis::{FromRedisValue, Value, cmd};
+use redis::cmd;
 use std::time::Duration;
 
 /// How many groups one claim makes ready at most: a long queue is not moved at once.
-const MOVED_AT_ONCE: usize = 512;
+const MOVED_AT_ONCE: usize = 256;
 
 /// A group that was due, and the right to work on it.
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ pub struct Claim {
     pub next: Option<Duration>,
     /// Classes of which more is ready than was taken.
     pub left: Vec<Class>,
+    /// Groups whose record is none: they are put aside for a time.
+    pub damaged: Vec<String>,
 }
 
 /// What came of the work on a group.
@@ -118,20 +124,24 @@ impl Store {
             arguments.extend([class.letter().to_string(), most.to_string()]);
         }
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-        let answer: Vec<String> =
-            self.link.script(&scripts::CLAIM, &[keys::due(partition)], &arguments).await?;
+        let answer: Vec<String> = self.whole_script(&scripts::CLAIM, queues(partition), &arguments).await?;
         let mut words = answer.into_iter();
         let next = words.next().and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
         let left = words.next().unwrap_or_default();
         let left = Class::ALL.into_iter().filter(|class| left.contains(class.letter())).collect();
+        let damaged = words.next().and_then(|count| count.parse().ok()).unwrap_or(0);
+        let mut damaged: Vec<String> = words.by_ref().take(damaged).collect();
         let mut taken = Vec::new();
         while let (Some(id), Some(token), Some(class)) = (words.next(), words.next(), words.next()) {
-            let damaged = || StoreError::corrupt(keys::due(partition), format!("{id:?}, class {class:?}"));
-            let site = SiteId::parse(&id).ok_or_else(damaged)?;
-            let class = Class::of_letter(&class).ok_or_else(damaged)?;
-            taken.push(Claimed { lease: Lease { site, token, length }, class });
+            match (SiteId::parse(&id), Class::of_letter(&class)) {
+                (Some(site), Some(class)) => {
+                    taken.push(Claimed { lease: Lease { site, token, length }, class })
+                }
+                // It waits for the end of its lease, as what nobody works on.
+                _ => damaged.push(id),
+            }
         }
-        Ok(Claim { taken, next, left })
+        Ok(Claim { taken, next, left, damaged })
     }
 
     /// Gives a group back with what came of the work on it.
@@ -142,12 +152,15 @@ impl Store {
     pub async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<(), StoreError> {
         let mut touched = vec![keys::site(&lease.site)];
         touched.extend(settlement.done.iter().map(|(slot, _)| keys::order(&lease.site, *slot)));
+        touched.extend(queues(lease.site.partition()));
+        touched.extend(indexes(lease.site.partition()));
         let mut arguments = vec![
             lease.token.clone(),
             lease.site.to_string(),
             settlement.revision.to_string(),
+            settlement.done.len().to_string(),
             to_record(&settlement.place),
-            settlement.place.moment.as_millisecond().to_string(),
+            wait_ms(settlement.place.moment),
             settlement.fields.len().to_string(),
         ];
         for (field, value) in &settlement.fields {
@@ -161,7 +174,7 @@ impl Store {
         }
         arguments.extend(settlement.events.iter().cloned());
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-        self.confirmed.script(&scripts::SETTLE, &touched, &arguments).await
+        self.confirmed_whole_script(&scripts::SETTLE, touched, &arguments).await
     }
 
     /// Has a group looked at now, with fields that say what is wished for. `false` where there is no such group.
@@ -179,7 +192,9 @@ impl Store {
         for (field, value) in fields {
             arguments.extend([field.as_str().as_bytes(), value.as_bytes()]);
         }
-        let found: i64 = self.confirmed.script(&scripts::NUDGE, &[keys::site(id)], &arguments).await?;
+        let mut touched = vec![keys::site(id)];
+        touched.extend(queues(id.partition()));
+        let found: i64 = self.confirmed_whole_script(&scripts::NUDGE, touched, &arguments).await?;
         Ok(found == 1)
     }
 
@@ -198,16 +213,21 @@ impl Store {
                 touched.push(keys::certificate(&lease.site, &stored.certificate));
             }
         }
-        let arguments = [lease.token.as_bytes(), lease.site.as_str().as_bytes()];
-        let deleted: i64 = self.confirmed.script(&scripts::DELETE_GROUP, &touched, &arguments).await?;
+        let orders = (touched.len() - 1).to_string();
+        let arguments = [lease.token.as_bytes(), lease.site.as_str().as_bytes(), orders.as_bytes()];
+        touched.extend(queues(lease.site.partition()));
+        touched.extend(indexes(lease.site.partition()));
+        touched.push(keys::sites(lease.site.partition()));
+        let deleted: i64 = self.confirmed_whole_script(&scripts::DELETE_GROUP, touched, &arguments).await?;
         Ok(deleted == 1)
     }
 
-    /// What is scheduled and what is due, at `now_ms`. Costs the partitions, not the groups.
+    /// What is scheduled and what is due. Costs the partitions, not the groups.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn load_of_schedule(&self, now_ms: i64) -> Result<Load, StoreError> {
+    pub async fn load_of_schedule(&self) -> Result<Load, StoreError> {
+        let now_ms = self.now_ms().await?;
         // All at once: where the store is far away, one after the other would take as many times as long.
         let asked = Partition::all().map(async |partition| {
             let mut pipeline = redis::Pipeline::new();
@@ -219,23 +239,41 @@ impl Store {
             for class in Class::ALL {
                 pipeline.cmd("ZCARD").arg(keys::ready(partition, class));
             }
-            self.link.pipe::<Vec<u64>>(&pipeline).await
+            // One that can't be counted is told by those who work on it (`sp:damaged`).
+            match self.link.pipe::<Vec<u64>>(&pipeline).await {
+                Err(error) if error.is_of_its_keys() => Ok(Err(error)),
+                counts => counts.map(Ok),
+            }
         });
         let mut load = Load::default();
+        let (mut counted, mut refused) = (0, None);
         for (partition, counts) in Partition::all().zip(try_join_all(asked).await?) {
+            let counts = match counts {
+                Ok(counts) => counts,
+                Err(error) => {
+                    refused = Some(error);
+                    continue;
+                }
+            };
             let [groups, scheduled, overdue, failing, parked, ready @ ..] = counts.as_slice() else {
                 return Err(StoreError::corrupt(keys::due(partition), "a count is missing"));
             };
-            load.groups += groups;
-            load.scheduled += scheduled;
-            load.overdue += overdue;
-            load.failing += failing;
-            load.parked += parked;
+            counted += 1;
+            load.groups = load.groups.saturating_add(*groups);
+            load.scheduled = load.scheduled.saturating_add(*scheduled);
+            load.overdue = load.overdue.saturating_add(*overdue);
+            load.failing = load.failing.saturating_add(*failing);
+            load.parked = load.parked.saturating_add(*parked);
             for (class, count) in Class::ALL.into_iter().zip(ready) {
-                *load.ready.entry(class).or_default() += count;
+                let sum = load.ready.entry(class).or_default();
+                *sum = sum.saturating_add(*count);
             }
         }
-        Ok(load)
+        // Where none of them can be, it is the store.
+        match refused {
+            Some(error) if counted == 0 => Err(error),
+            _ => Ok(load),
+        }
     }
 
     /// Groups that fail, or that are parked: those since the longest first in each partition.
@@ -266,19 +304,6 @@ impl Store {
         let ids: Vec<String> = self.link.query(cmd("ZRANGE").arg(&key).arg(0).arg(-1)).await?;
         let parse = |id: String| SiteId::parse(&id).ok_or_else(|| StoreError::corrupt(&key, id));
         ids.into_iter().map(parse).collect()
-    }
-
-    /// When a group is next looked at; `None` while it is due, or not scheduled.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn next_look(&self, id: &SiteId) -> Result<Option<Timestamp>, StoreError> {
-        let mut score = cmd("ZSCORE");
-        score.arg(keys::due(id.partition())).arg(id.as_str());
-        let value: Value = self.link.query(&score).await?;
-        let score: Option<f64> =
-            Option::from_redis_value(value).map_err(|e| StoreError::corrupt(keys::due(id.partition()), e))?;
-        Ok(score.and_then(|ms| Timestamp::from_millisecond(ms as i64).ok()))
     }
 }
 

@@ -12,9 +12,11 @@ pub(super) struct Script {
 
 /// What a script begins with that runs in a full store, too.
 const FREEING: &str = "#!lua flags=allow-oom\n";
-/// What every script of the schedule begins with.
+/// What every script begins with that writes more than one key.
+const ALL_OR_NOTHING: &str = include_str!("scripts/all_or_nothing.lua");
+/// What every script of the schedule begins with, behind that.
 const SCHEDULE: &str = include_str!("scripts/schedule.lua");
-/// What every script of the limits' twin begins with.
+/// What every script of the limits' twin begins with, behind that.
 const LIMITS: &str = include_str!("scripts/limits.lua");
 
 impl Script {
@@ -29,19 +31,29 @@ impl Script {
         Self::new(&format!("{FREEING}{text}"))
     }
 
+    /// One that writes all or nothing, and only removes.
+    fn whole_freeing(text: &str) -> Self {
+        Self::new(&format!("{FREEING}{ALL_OR_NOTHING}\n{text}"))
+    }
+
     /// One of the schedule that only removes, or gives back what it holds.
     fn of_schedule_freeing(text: &str) -> Self {
-        Self::new(&format!("{FREEING}{SCHEDULE}\n{text}"))
+        Self::new(&format!("{FREEING}{ALL_OR_NOTHING}\n{SCHEDULE}\n{text}"))
+    }
+
+    /// One that writes all or nothing.
+    fn whole(text: &str) -> Self {
+        Self::new(&format!("{ALL_OR_NOTHING}\n{text}"))
     }
 
     /// One that moves a group in the schedule.
     fn of_schedule(text: &str) -> Self {
-        Self::new(&format!("{SCHEDULE}\n{text}"))
+        Self::whole(&format!("{SCHEDULE}\n{text}"))
     }
 
     /// One of the limits' twin.
     fn of_limits(text: &str) -> Self {
-        Self::new(&format!("{LIMITS}\n{text}"))
+        Self::whole(&format!("{LIMITS}\n{text}"))
     }
 
     pub(super) fn call(&self, keys: &[String], arguments: &[&[u8]]) -> Cmd {
@@ -73,7 +85,6 @@ scripts! {
     Script::new,
     COMMIT_NOTIFY_STATE: "commit_notify_state.lua",
     ADD_MEMBER: "add_member.lua",
-    CLAIM_SIGHTINGS: "claim_sightings.lua",
     BEGIN_LOOKING: "begin_looking.lua",
     FAIL_ORDER: "fail_order.lua",
     HOLD_ROLLOVER: "hold_rollover.lua",
@@ -90,26 +101,37 @@ scripts! {
     REWRAP_ORDER: "rewrap_order.lua",
     REWRAP_RECORDS: "rewrap_records.lua",
     SEALED_SITES: "sealed_sites.lua",
-    SIGHT: "sight.lua",
     STORE_CERTIFICATE: "store_certificate.lua",
     WRITE_ORDER: "write_order.lua",
+}
+
+scripts! {
+    Script::whole,
+    CLAIM_SIGHTINGS: "claim_sightings.lua",
+    SIGHT: "sight.lua",
 }
 
 scripts! {
     Script::of_schedule,
     ACQUIRE_LEASE: "acquire_lease.lua",
     ADOPT_INTO_FEED: "adopt_into_feed.lua",
+    MEND_SCHEDULE: "mend_schedule.lua",
     NUDGE: "nudge.lua",
     PUBLISH: "publish.lua",
     PUT_SITE: "put_site.lua",
     SETTLE: "settle.lua",
+    TAKE_OVER: "take_over.lua",
     WRITE_SPEC: "write_spec.lua",
+}
+
+scripts! {
+    Script::whole_freeing,
+    END_SIGHTING: "end_sighting.lua",
 }
 
 scripts! {
     Script::freeing,
     END_MARK: "end_mark.lua",
-    END_SIGHTING: "end_sighting.lua",
     RELEASE_NAME: "release_name.lua",
     REMOVE_RECORD: "remove_record.lua",
 }

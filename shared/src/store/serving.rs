@@ -134,16 +134,18 @@ impl Store {
             fields.extend([field.as_str().to_owned(), value.clone()]);
         }
         let count = (fields.len() / 2).to_string();
-        let mut arguments: Vec<&[u8]> = vec![lease.token.as_bytes(), count.as_bytes()];
-        arguments.extend(fields.iter().chain(events).map(String::as_bytes));
         let served: BTreeSet<&CertificateId> = serving
             .current
             .values()
             .chain(serving.staged.iter().flat_map(|staged| staged.pointers.values()))
             .collect();
+        let served_count = served.len().to_string();
+        let mut arguments: Vec<&[u8]> =
+            vec![lease.token.as_bytes(), served_count.as_bytes(), count.as_bytes()];
+        arguments.extend(fields.iter().chain(events).map(String::as_bytes));
         let mut touched = vec![keys::site(&lease.site)];
         touched.extend(served.into_iter().map(|id| keys::certificate(&lease.site, id)));
-        self.confirmed.script::<i64>(&scripts::PUBLISH, &touched, &arguments).await.map(drop)
+        self.confirmed_whole_script::<i64>(&scripts::PUBLISH, touched, &arguments).await.map(drop)
     }
 }
 

@@ -68,7 +68,7 @@ impl Store {
         let mut arguments: Vec<&[u8]> =
             vec![frontend.as_str().as_bytes(), MOST_OF_ONE.as_bytes(), MOST_OF_ALL.as_bytes()];
         arguments.extend(names.iter().map(|name| name.as_str().as_bytes()));
-        let words: Vec<String> = self.link.script(&scripts::SIGHT, &touched(), &arguments).await?;
+        let words: Vec<String> = self.whole_script(&scripts::SIGHT, touched(), &arguments).await?;
         words.iter().map(|word| SightingVerdict::parse(word)).collect()
     }
 
@@ -79,7 +79,8 @@ impl Store {
     pub async fn claim_sightings(&self, limit: usize) -> Result<Vec<Sighting>, StoreError> {
         let (keys, limit) = (touched(), limit.to_string());
         let arguments = [limit.as_bytes(), TAKEN_MS.as_bytes()];
-        let found: Vec<String> = self.link.script(&scripts::CLAIM_SIGHTINGS, &keys[..2], &arguments).await?;
+        let found: Vec<String> =
+            self.whole_script(&scripts::CLAIM_SIGHTINGS, keys[..2].to_vec(), &arguments).await?;
         let mut sightings = Vec::new();
         for pair in found.chunks_exact(2) {
             match DnsName::parse(&pair[0]) {
@@ -184,7 +185,7 @@ impl Store {
             MOST_DENIED.as_bytes(),
             reason.as_bytes(),
         ];
-        self.link.script::<i64>(&scripts::END_SIGHTING, &touched(), &arguments).await.map(drop)
+        self.whole_script::<i64>(&scripts::END_SIGHTING, touched(), &arguments).await.map(drop)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Sites: what is wanted, what is served, what went wrong. A record is that of a group (see [`crate::domain::Site`]).
 
 use super::{
-    Lease, Serving, Store, StoreError,
+    DamagedSite, Lease, Serving, Store, StoreError,
+    declared::{indexes, queues, wait_ms},
     failures::{Failures, Restored, of_group},
     keys, schedule, scripts,
 };
@@ -12,7 +13,7 @@ use crate::domain::{
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use redis::cmd;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Partitions whose ids are listed at once.
 const PARTITIONS_AT_ONCE: usize = 16;
@@ -62,6 +63,30 @@ pub struct StoredSite {
 }
 
 impl StoredSite {
+    /// A group of which only what it serves is known.
+    pub(super) fn of_served(id: &SiteId, site: Site, serving: Serving) -> Self {
+        Self {
+            id: id.clone(),
+            site,
+            serving,
+            revoked: Vec::new(),
+            failure: None,
+            cut: Cut::new(),
+            parked: None,
+            revision: 0,
+            retry: false,
+            new_order: false,
+            force: None,
+            held: None,
+            alert: None,
+            renewals: RenewalPlans::default(),
+            explanation_url: None,
+            renewal: None,
+            hsts_from: None,
+            hsts_held: None,
+        }
+    }
+
     /// Whether its certificate can't be renewed at present, for another reason than that it is not its turn yet.
     pub fn is_failing(&self) -> bool {
         let waits = |failure: &Failure| matches!(failure.class, FailureClass::Limit | FailureClass::Store);
@@ -91,6 +116,31 @@ impl StoredSite {
     /// Whether this certificate is what a slot serves, and was revoked.
     pub fn is_revoked(&self, slot: Slot, id: &CertificateId) -> bool {
         self.revoked.contains(&slot) && self.serving.current.get(&slot) == Some(id)
+    }
+}
+
+/// Groups that were read, and those that can't be.
+#[derive(Clone, Debug, Default)]
+pub struct LoadedSites {
+    pub sites: Vec<StoredSite>,
+    pub damaged: Vec<DamagedSite>,
+}
+
+impl LoadedSites {
+    /// How many there are, readable or not.
+    pub const fn len(&self) -> usize {
+        self.sites.len() + self.damaged.len()
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The last one in the order of the ids.
+    pub fn last_id(&self) -> Option<&SiteId> {
+        let sites = self.sites.last().map(|stored| &stored.id);
+        // As they are listed: by partition, and there by their text.
+        sites.max(self.damaged.last().map(|damaged| &damaged.site))
     }
 }
 
@@ -141,26 +191,23 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; a site that isn't there is `None`.
     pub async fn load_site(&self, id: &SiteId) -> Result<Option<StoredSite>, StoreError> {
-        let fields: HashMap<String, String> = self.link.query(cmd("HGETALL").arg(keys::site(id))).await?;
-        parse(id, fields)
+        let record = self.load_group_records(std::slice::from_ref(id)).await?.pop();
+        record.unwrap_or_else(|| Ok(HashMap::new())).and_then(|fields| parse(id, fields))
     }
 
-    /// Many groups at once, in the order of `ids`; those that aren't there are left out.
+    /// Many groups at once, in the order of `ids`; those that aren't there are left out, and those that can't be read are
+    /// named.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn load_sites(&self, ids: &[SiteId]) -> Result<Vec<StoredSite>, StoreError> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipeline = redis::Pipeline::new();
-        for id in ids {
-            pipeline.cmd("HGETALL").arg(keys::site(id));
-        }
-        let records: Vec<HashMap<String, String>> = self.link.pipe(&pipeline).await?;
-        let mut found = Vec::new();
-        for (id, fields) in ids.iter().zip(records) {
-            found.extend(parse(id, fields)?);
+    /// [`StoreError`] where the store can't say.
+    pub async fn load_sites(&self, ids: &[SiteId]) -> Result<LoadedSites, StoreError> {
+        let mut found = LoadedSites::default();
+        for (id, record) in ids.iter().zip(self.load_group_records(ids).await?) {
+            match record.and_then(|fields| parse(id, fields)) {
+                Ok(Some(stored)) => found.sites.push(stored),
+                Ok(None) => {}
+                Err(error) => found.damaged.push(DamagedSite::of(id, &error)),
+            }
         }
         Ok(found)
     }
@@ -170,49 +217,59 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; a site that isn't there is `None`.
     pub async fn load_wanted(&self, id: &SiteId) -> Result<Option<WantedSite>, StoreError> {
-        Ok(self.load_many_wanted(std::slice::from_ref(&id.site())).await?.pop().flatten())
+        self.load_many_wanted(std::slice::from_ref(&id.site())).await?.pop().transpose().map(Option::flatten)
     }
 
-    /// The wanted states of many sites, in the order of `ids`.
+    /// The wanted states of many sites, in the order of `ids`. One that can't be read is an error of that one.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn load_many_wanted(&self, ids: &[SiteId]) -> Result<Vec<Option<WantedSite>>, StoreError> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipeline = redis::Pipeline::new();
-        for id in ids {
-            pipeline.cmd("HMGET").arg(keys::site(id)).arg("spec").arg("groups").arg("wrev");
-        }
-        type Root = (Option<String>, Option<String>, Option<String>);
-        let roots: Vec<Root> = self.link.pipe(&pipeline).await?;
+    /// [`StoreError`] where the store can't say.
+    pub async fn load_many_wanted(
+        &self,
+        ids: &[SiteId],
+    ) -> Result<Vec<Result<Option<WantedSite>, StoreError>>, StoreError> {
         let mut found = Vec::new();
-        for (id, (spec, numbers, revision)) in ids.iter().zip(roots) {
-            let mut specs: Vec<(u16, Site)> = Vec::new();
-            if let Some(spec) = &spec {
-                specs.push((0, parse_spec(id, spec)?));
-            }
-            let numbers = numbers.unwrap_or_default();
-            for number in numbers.split(',').filter_map(|number| number.parse().ok()).filter(|n| *n != 0) {
-                let key = keys::site(&id.group(number));
-                let spec: Option<String> = self.link.query(cmd("HGET").arg(key).arg("spec")).await?;
-                if let Some(spec) = spec {
-                    specs.push((number, parse_spec(id, &spec)?));
-                }
-            }
-            let Some((_, first)) = specs.first() else {
-                found.push(None);
-                continue;
-            };
-            let mut site = first.clone();
-            let names = specs.iter().flat_map(|(_, spec)| spec.names.iter().cloned());
-            site.names = NameSet::new(names).map_err(|e| StoreError::corrupt(keys::site(id), e))?;
-            let groups = specs.into_iter().map(|(number, spec)| (number, spec.names)).collect();
-            let revision = revision.unwrap_or_else(|| "0".to_owned());
-            found.push(Some(WantedSite { id: id.clone(), site, groups, revision }));
+        for (id, record) in ids.iter().zip(self.load_group_records(ids).await?) {
+            found.push(match record {
+                Ok(root) => match self.wanted_of(id, root).await {
+                    Err(error)
+                        if !matches!(error, StoreError::Corrupt { .. } | StoreError::NewerSchema { .. }) =>
+                    {
+                        return Err(error);
+                    }
+                    wanted => wanted,
+                },
+                Err(error) => Err(error),
+            });
         }
         Ok(found)
+    }
+
+    /// The wanted state that begins with the record of the first group.
+    async fn wanted_of(
+        &self,
+        id: &SiteId,
+        root: HashMap<String, String>,
+    ) -> Result<Option<WantedSite>, StoreError> {
+        let mut specs: Vec<(u16, Site)> = Vec::new();
+        if let Some(spec) = root.get("spec") {
+            specs.push((0, parse_spec(id, spec)?));
+        }
+        let numbers = root.get("groups").map(String::as_str).unwrap_or_default();
+        for number in numbers.split(',').filter_map(|number| number.parse().ok()).filter(|n| *n != 0) {
+            let group = id.group(number);
+            let record = self.load_group_records(std::slice::from_ref(&group)).await?.pop().transpose()?;
+            if let Some(spec) = record.and_then(|mut record| record.remove("spec")) {
+                specs.push((number, parse_spec(&group, &spec)?));
+            }
+        }
+        let Some((_, first)) = specs.first() else { return Ok(None) };
+        let mut site = first.clone();
+        let names = specs.iter().flat_map(|(_, spec)| spec.names.iter().cloned());
+        site.names = NameSet::new(names).map_err(|e| StoreError::corrupt(keys::site(id), e))?;
+        let groups = specs.into_iter().map(|(number, spec)| (number, spec.names)).collect();
+        let revision = root.get("wrev").cloned().unwrap_or_else(|| "0".to_owned());
+        Ok(Some(WantedSite { id: id.clone(), site, groups, revision }))
     }
 
     /// Writes a site's wanted state: its groups, their places in the schedule and what happened, at once.
@@ -221,10 +278,16 @@ impl Store {
     /// [`StoreError::Conflict`] when the site was changed since it was read, or is there and must be new.
     pub async fn put_site(&self, change: &SiteChange) -> Result<(), StoreError> {
         let document = to_document(change)?;
-        let due = keys::due(change.id.partition());
+        let mut touched = queues(change.id.partition());
+        touched.extend(indexes(change.id.partition()));
+        touched.push(keys::sites(change.id.partition()));
+        let before = change.before.iter().flat_map(|before| before.groups.keys());
+        let numbers: BTreeSet<u16> = change.groups.keys().chain(before).chain([&0]).copied().collect();
+        touched.extend(numbers.into_iter().map(|number| keys::site(&change.id.group(number))));
+        let arguments = [document.as_bytes()];
         // What is to go may go from a full store, too.
         let script = if change.groups.is_empty() { &scripts::REMOVE_SITE } else { &scripts::PUT_SITE };
-        self.confirmed.script::<i64>(script, &[due], &[document.as_bytes()]).await.map(drop)
+        self.confirmed_whole_script::<i64>(script, touched, &arguments).await.map(drop)
     }
 
     /// A group that is no longer wanted and waits for its deletion.
@@ -251,19 +314,17 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn list_sites(
-        &self,
-        after: Option<&SiteId>,
-        limit: usize,
-    ) -> Result<Vec<StoredSite>, StoreError> {
+    pub async fn list_sites(&self, after: Option<&SiteId>, limit: usize) -> Result<LoadedSites, StoreError> {
         let mut after = after.cloned();
-        let mut found = Vec::new();
+        let mut found = LoadedSites::default();
         while found.len() < limit {
             let ids = self.list_site_ids(after.as_ref(), limit - found.len()).await?;
             let Some(last) = ids.last() else { break };
             after = Some(last.clone());
             // An id without a record is one that is being deleted: there may be more behind it.
-            found.extend(self.load_sites(&ids).await?);
+            let LoadedSites { sites, damaged } = self.load_sites(&ids).await?;
+            found.sites.extend(sites);
+            found.damaged.extend(damaged);
         }
         Ok(found)
     }
@@ -289,19 +350,13 @@ impl Store {
             }
             let asked = some.iter().map(async |partition| {
                 let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
-                let key = keys::sites(*partition);
                 let mut range = cmd("ZRANGEBYLEX");
-                range.arg(&key).arg(from).arg("+").arg("LIMIT").arg(0).arg(wanted);
-                Ok::<_, StoreError>((key, self.link.query::<Vec<String>>(&range).await?))
+                range.arg(keys::sites(*partition)).arg(from).arg("+").arg("LIMIT").arg(0).arg(wanted);
+                self.link.query::<Vec<String>>(&range).await
             });
-            for (key, ids) in try_join_all(asked).await? {
-                for id in ids {
-                    let parsed = SiteId::parse(&id);
-                    found.push(
-                        parsed.ok_or_else(|| StoreError::corrupt(&key, format!("no site id: {id:?}")))?,
-                    );
-                }
-            }
+            // What is no site's id is no site.
+            let ids = try_join_all(asked).await?.into_iter().flatten();
+            found.extend(ids.filter_map(|id| SiteId::parse(&id)));
         }
         found.truncate(limit);
         Ok(found)
@@ -331,7 +386,7 @@ impl Store {
         value: &[u8],
     ) -> Result<(), StoreError> {
         let arguments = [lease.token.as_bytes(), field.as_bytes(), value];
-        self.confirmed.script(&scripts::WRITE_SPEC, &[keys::site(&lease.site)], &arguments).await
+        self.confirmed_whole_script(&scripts::WRITE_SPEC, vec![keys::site(&lease.site)], &arguments).await
     }
 }
 
@@ -349,11 +404,9 @@ pub(super) fn parse(
 ) -> Result<Option<StoredSite>, StoreError> {
     let Some(spec) = fields.remove("spec") else { return Ok(None) };
     let site = parse_spec(id, &spec)?;
-    let corrupt = |e: serde_json::Error| StoreError::corrupt(keys::site(id), e);
-    let failure =
-        fields.get("failure").map(|text| serde_json::from_str(text)).transpose().map_err(corrupt)?;
-    let cut = fields.get("cut").map(|text| serde_json::from_str(text)).transpose().map_err(corrupt)?;
-    let parked = fields.get("parked").map(|text| serde_json::from_str(text)).transpose().map_err(corrupt)?;
+    // What can't be read of how it stands is found out anew: it must not end its renewals.
+    let (failure, cut, parked) =
+        (memory(id, &fields, "failure"), memory(id, &fields, "cut"), memory(id, &fields, "parked"));
     let moment = |field: &str| {
         fields.get(field).and_then(|text| text.parse().ok()).and_then(|s| Timestamp::from_second(s).ok())
     };
@@ -382,6 +435,18 @@ pub(super) fn parse(
     }))
 }
 
+fn memory<T: serde::de::DeserializeOwned>(
+    id: &SiteId,
+    fields: &HashMap<String, String>,
+    name: &str,
+) -> Option<T> {
+    let read = serde_json::from_str(fields.get(name)?);
+    read.inspect_err(
+        |error| tracing::warn!(site = %id, field = name, %error, "what was remembered can't be read"),
+    )
+    .ok()
+}
+
 /// As `put_site.lua` takes it.
 fn to_document(change: &SiteChange) -> Result<String, StoreError> {
     use serde_json::{Value, json};
@@ -395,7 +460,7 @@ fn to_document(change: &SiteChange) -> Result<String, StoreError> {
         });
         if change.touched.contains(number) {
             group["place"] = Value::String(schedule::to_record(&change.place));
-            group["moment"] = Value::String(change.place.moment.as_millisecond().to_string());
+            group["wait"] = Value::String(wait_ms(change.place.moment));
             match of_group(names.iter(), &change.remembered) {
                 Restored::Nothing => {}
                 Restored::Group(failure) => {
@@ -415,7 +480,7 @@ fn to_document(change: &SiteChange) -> Result<String, StoreError> {
         json!({
             "id": change.id.group(*number),
             "place": schedule::to_record(&change.retired),
-            "moment": change.retired.moment.as_millisecond().to_string(),
+            "wait": wait_ms(change.retired.moment),
         })
     });
     let numbers: Vec<String> = change.groups.keys().map(u16::to_string).collect();

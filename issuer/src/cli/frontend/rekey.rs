@@ -74,11 +74,13 @@ async fn in_scope(
     let mut after: Option<SiteId> = None;
     loop {
         let page = context.store.list_sites(after.as_ref(), PAGE).await.map_err(|e| of_store(&e))?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = Some(last.id.clone());
+        let Some(last) = page.last_id() else { return Ok(()) };
+        after = Some(last.clone());
         let sees =
             |stored: &StoredSite| frontend.scope.covers(stored.site.names.as_slice(), &stored.site.tags);
-        groups.extend(page.into_iter().filter(sees).map(|stored| stored.id));
+        // Nobody knows whose scope those are in that can't be read.
+        groups.extend(page.damaged.into_iter().map(|damaged| damaged.site));
+        groups.extend(page.sites.into_iter().filter(sees).map(|stored| stored.id));
     }
 }
 

@@ -1,6 +1,6 @@
--- Groups with certificates that were published without telling the frontends. KEYS: feed. ARGV: ids.
+-- Groups with certificates that were published without telling the frontends. KEYS: feed, the groups. ARGV: ids.
 for _, id in ipairs(ARGV) do
-  local known = redis.call('HMGET', group_key(id), 'seq', 'cert:ecdsa', 'cert:rsa')
-  if not known[1] and (known[2] or known[3]) then changed(id) end
+  local key = group_key(id)
+  if not field(key, 'seq') and (field(key, 'cert:ecdsa') or field(key, 'cert:rsa')) then changed(id) end
 end
-return #ARGV
+return commit() or #ARGV

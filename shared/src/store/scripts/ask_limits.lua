@@ -7,7 +7,11 @@
 -- waits for, when that allows it}; and in both cases, last, the time.
 local id, class, promised = ARGV[2], ARGV[3], ARGV[4] == '1'
 local asking_ends, open_ends = text(now + ARGV[5]), text(now + ARGV[6])
-local since = redis.call('SET', base .. ':limits-since', text(now), 'NX', 'GET') or text(now)
+local since = value(base .. ':limits-since')
+if not since then
+  since = text(now)
+  write(base .. ':limits-since', since)
+end
 local SHARES = {o = 0.2, r = 0.4, n = 0.4}
 -- A little more often than the bucket fills: some of those that were promised a turn don't take it.
 local OVERBOOKED = 0.99
@@ -30,9 +34,11 @@ for i = 7, #ARGV, 7 do
     if mode == 's' and oldest then
       tat = math.max(tat, now + interval * (number(key, 'n') - oldest + 1))
     elseif mode == 'h' then
-      redis.call('ZREMRANGEBYSCORE', open_key(bucket), '-inf', '(' .. text(now))
-      local open = redis.call('ZCARD', open_key(bucket))
-      if redis.call('ZSCORE', open_key(bucket), id) then open = open - 1 end
+      for _, ended in ipairs(read('ZRANGEBYSCORE', open_key(bucket), '-inf', '(' .. text(now)) or {}) do
+        take(open_key(bucket), ended)
+      end
+      local open = card(open_key(bucket))
+      if score(open_key(bucket), id) then open = open - 1 end
       tat = tat + interval * open
     end
     -- Within what is guaranteed to its class it may take the last one; else it leaves some to the others.
@@ -60,10 +66,10 @@ end
 if turn then
   local bucket, interval, burst = ARGV[waits_for], tonumber(ARGV[waits_for + 1]), tonumber(ARGV[waits_for + 2])
   if class ~= 'o' and allowed - now > ONE_BY_ONE then
-    redis.call('HSET', bucket_key(bucket), 'q:' .. (promised and 'p' or class), text(turn))
+    set(bucket_key(bucket), 'q:' .. (promised and 'p' or class), text(turn))
     keep(bucket, bucket_key(bucket), interval, burst)
   end
-  return {'0', text(turn), bucket, text(allowed), text(now)}
+  return commit() or {'0', text(turn), bucket, text(allowed), text(now)}
 end
 local answer = {'1', asking_ends}
 for i = 7, #ARGV, 7 do
@@ -71,19 +77,20 @@ for i = 7, #ARGV, 7 do
   local key = bucket_key(bucket)
   local spent = number(key, 'n') + cost
   if mode ~= 'l' then
-    redis.call('ZADD', asking_key(bucket), text(spent - cost + 1), id .. '@' .. asking_ends)
-    redis.call('PEXPIREAT', asking_key(bucket), text(math.ceil(tonumber(asking_ends) / 1000) + 1000))
+    add(asking_key(bucket), id .. '@' .. asking_ends, text(spent - cost + 1))
+    expire_at(asking_key(bucket), text(math.ceil(tonumber(asking_ends) / 1000) + 1000))
     local share = 's:' .. class
-    redis.call('HSET', key, share, text(math.max(now, number(key, share)) + interval * cost / SHARES[class]))
+    set(key, share, text(math.max(now, number(key, share)) + interval * cost / SHARES[class]))
   end
   if mode == 's' then
-    redis.call('HSET', key, 't', text(math.max(now, number(key, 't')) + interval * cost), 'n', text(spent))
+    set(key, 't', text(math.max(now, number(key, 't')) + interval * cost))
+    set(key, 'n', text(spent))
   elseif mode == 'h' then
-    redis.call('ZADD', open_key(bucket), open_ends, id)
-    redis.call('PEXPIREAT', open_key(bucket), text(math.ceil(tonumber(open_ends) / 1000) + 1000))
+    add(open_key(bucket), id, open_ends)
+    expire_at(open_key(bucket), text(math.ceil(tonumber(open_ends) / 1000) + 1000))
   end
   if mode ~= 'l' then keep(bucket, key, interval, burst) end
   answer[#answer + 1] = text(spent - cost + 1)
 end
 answer[#answer + 1] = text(now)
-return answer
+return commit() or answer

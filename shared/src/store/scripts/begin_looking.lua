@@ -2,9 +2,11 @@
 -- Answers how many there are.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 if ARGV[1] ~= '' then
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
   redis.call('PEXPIRE', KEYS[1], 10 * tonumber(ARGV[2]))
 end
-return redis.call('ZCARD', KEYS[1])
+local count = redis.call('ZCOUNT', KEYS[1], '(' .. string.format('%.0f', now), '+inf')
+-- Last: it may take the key away.
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+return count

@@ -3,9 +3,9 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local found = {}
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])) do
-  redis.call('ZADD', KEYS[1], now + ARGV[2], name)
+for _, name in ipairs(read('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[1])) do
+  add(KEYS[1], name, string.format('%.0f', now + ARGV[2]))
   found[#found + 1] = name
-  found[#found + 1] = redis.call('HGET', KEYS[2], name) or ''
+  found[#found + 1] = field(KEYS[2], name) or ''
 end
-return found
+return commit() or found

@@ -1,8 +1,8 @@
--- Gives a group back without a word of what came of it: it is looked at again at once. Somebody else's lease is left alone.
--- KEYS: group. ARGV: token, id.
-if redis.call('HGET', KEYS[1], 'lease') == ARGV[1] then
-  redis.call('HDEL', KEYS[1], 'lease', 'lease_owner', 'lease_until')
-  local sched = redis.call('HGET', KEYS[1], 'sched')
-  if sched then place(ARGV[2], sched, now) end
-end
-return 1
+-- Gives a group back without a word of what came of it: it is looked at again after a wait. Somebody else's lease is left alone.
+-- KEYS: group, due, ready sets. ARGV: token, id, wait (ms).
+local key = KEYS[1]
+if field(key, 'lease') ~= ARGV[1] then return 1 end
+give_up_lease(key)
+local sched = field(key, 'sched')
+if sched or field(key, 'spec') or field(key, 'retired') then place(ARGV[2], legible(sched), ARGV[3]) end
+return commit() or 1

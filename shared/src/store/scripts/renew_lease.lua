@@ -1,5 +1,6 @@
--- KEYS: group. ARGV: token, length (ms), id.
-if redis.call('HGET', KEYS[1], 'lease') ~= ARGV[1] then return redis.error_reply('FENCED another holder') end
-redis.call('HSET', KEYS[1], 'lease_until', now + ARGV[2])
-redis.call('ZADD', base .. 'due', 'XX', now + ARGV[2], ARGV[3])
-return 1
+-- KEYS: group, due. ARGV: token, length (ms), id.
+if field(KEYS[1], 'lease') ~= ARGV[1] then return redis.error_reply('FENCED another holder') end
+set(KEYS[1], 'lease_until', text(now + ARGV[2]))
+-- Where it is not, its lease had ended already: whoever comes for it finds that it is held again.
+if score(due, ARGV[3]) then add(due, ARGV[3], text(now + ARGV[2])) end
+return commit() or 1

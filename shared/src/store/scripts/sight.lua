@@ -3,26 +3,27 @@
 -- KEYS: waiting, by, denied, denials, counts. ARGV: frontend, most of one frontend, most of all, names. Answers a word for each.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 100)) do
-  redis.call('ZREM', KEYS[3], name)
-  redis.call('HDEL', KEYS[4], name)
+for _, name in ipairs(read('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now), 'LIMIT', 0, 100)) do
+  take(KEYS[3], name)
+  unset(KEYS[4], name)
 end
+local all, of_frontend = card(KEYS[1]), tonumber(field(KEYS[5], ARGV[1]) or '0') or 0
 local answers = {}
 for i = 4, #ARGV do
   local name = ARGV[i]
-  local denial = redis.call('HGET', KEYS[4], name)
-  if redis.call('ZSCORE', KEYS[1], name) then
+  local denied_until = tonumber(string.match(field(KEYS[4], name) or '', '^(%d+) ') or '0')
+  if score(KEYS[1], name) then
     answers[#answers + 1] = 'waiting'
-  elseif denial and tonumber(string.match(denial, '^(%d+) ')) > now then
+  elseif denied_until > now then
     answers[#answers + 1] = 'denied'
-  elseif redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3])
-      or tonumber(redis.call('HGET', KEYS[5], ARGV[1]) or 0) >= tonumber(ARGV[2]) then
+  elseif all >= tonumber(ARGV[3]) or of_frontend >= tonumber(ARGV[2]) then
     answers[#answers + 1] = 'full'
   else
-    redis.call('ZADD', KEYS[1], now, name)
-    redis.call('HSET', KEYS[2], name, ARGV[1])
-    redis.call('HINCRBY', KEYS[5], ARGV[1], 1)
+    add(KEYS[1], name, string.format('%.0f', now))
+    set(KEYS[2], name, ARGV[1])
+    all, of_frontend = all + 1, of_frontend + 1
+    set(KEYS[5], ARGV[1], string.format('%.0f', of_frontend))
     answers[#answers + 1] = 'accepted'
   end
 end
-return answers
+return commit() or answers

@@ -1,0 +1,65 @@
+//! Leases of processes of this machine that have ended: nobody waits for them.
+
+use super::{Owner, Store, StoreError, declared::queues, keys, scripts};
+use crate::domain::{Partition, SiteId};
+use redis::cmd;
+use std::time::Duration;
+
+/// Groups of a partition that are looked at in one go.
+const AT_ONCE: usize = 500;
+
+impl Store {
+    /// Gives back what was held by processes that `owner` knows to have ended; `length` is that of the leases. Costs the
+    /// partitions and what is held, not what exists. Answers how many groups it were.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn take_over_ended(&self, owner: &Owner, length: Duration) -> Result<u64, StoreError> {
+        let now = self.now_ms().await?;
+        let until = now.saturating_add(i64::try_from(length.as_millis()).unwrap_or(i64::MAX));
+        let mut pipeline = redis::Pipeline::new();
+        for partition in Partition::all() {
+            // What is held is due when its lease ends.
+            let mut range = cmd("ZRANGEBYSCORE");
+            range.arg(keys::due(partition)).arg(now).arg(until).arg("LIMIT").arg(0).arg(AT_ONCE);
+            pipeline.add_command(range);
+        }
+        let of_partitions: Vec<Vec<String>> = self.link.pipe(&pipeline).await?;
+        let mut count = 0;
+        for (partition, ids) in Partition::all().zip(of_partitions) {
+            let ids: Vec<SiteId> = ids.iter().filter_map(|id| SiteId::parse(id)).collect();
+            if !ids.is_empty() {
+                count += self.take_over_of(owner, partition, &ids).await?;
+            }
+        }
+        Ok(count)
+    }
+
+    async fn take_over_of(
+        &self,
+        owner: &Owner,
+        partition: Partition,
+        ids: &[SiteId],
+    ) -> Result<u64, StoreError> {
+        let mut pipeline = redis::Pipeline::new();
+        for id in ids {
+            pipeline.cmd("HMGET").arg(keys::site(id)).arg("lease").arg("lease_owner");
+        }
+        let held: Vec<(Option<String>, Option<String>)> = self.link.pipe(&pipeline).await?;
+        let mut arguments = Vec::new();
+        let mut touched = queues(partition);
+        for (id, (token, holder)) in ids.iter().zip(held) {
+            if let (Some(token), Some(holder)) = (token, holder)
+                && owner.knows_dead(&holder)
+            {
+                touched.push(keys::site(id));
+                arguments.extend([id.to_string(), token]);
+            }
+        }
+        if arguments.is_empty() {
+            return Ok(0);
+        }
+        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+        self.whole_script(&scripts::TAKE_OVER, touched, &arguments).await
+    }
+}

@@ -1,0 +1,42 @@
+-- What must always be true: each group that there is stands in `due` or in one `ready` set, and nothing else does; each group that is
+-- wanted is in the index of sites. KEYS: due, ready sets, index of sites, the groups. ARGV: ids to look at.
+-- Answers {id, what was wrong, ...}: `lost` (in no queue), `twice` (in several), `empty` (there is no such group), `unreadable` (its place
+-- can't be read), `unlisted` (not in the index), `damaged` (its record is not one; nothing is done).
+local answer = {}
+local function say(id, what)
+  answer[#answer + 1] = id
+  answer[#answer + 1] = what
+end
+for _, id in ipairs(ARGV) do
+  local key = group_key(id)
+  touch(key)
+  local fields = redis.pcall('HMGET', key, 'sched', 'spec', 'retired')
+  local queues = score(due, id) and 1 or 0
+  for _, class in ipairs(CLASSES) do
+    if score(ready_key(class), id) then queues = queues + 1 end
+  end
+  if fields.err then
+    say(id, 'damaged')
+    if queues == 0 then add(due, id, text(now)) end
+  elseif not (fields[1] or fields[2] or fields[3]) then
+    if queues > 0 or score(KEYS[8], id) then
+      say(id, 'empty')
+      unready(id)
+      take(due, id)
+      take(KEYS[8], id)
+      for _, name in ipairs({'failing', 'parked'}) do take(base .. name, id) end
+    end
+  else
+    local readable = parts_of(fields[1] or nil)
+    local wrong = (not readable and 'unreadable') or (queues == 0 and 'lost') or (queues > 1 and 'twice')
+    if wrong then
+      say(id, wrong)
+      place_unless_held(id, legible(fields[1] or nil), 0)
+    end
+    if fields[2] and not score(KEYS[8], id) then
+      say(id, 'unlisted')
+      add(KEYS[8], id, '0')
+    end
+  end
+end
+return commit() or answer
