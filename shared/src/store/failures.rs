@@ -19,7 +19,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn failures_of(&self, wanted: &WantedSite, names: &[DnsName]) -> Result<Failures, StoreError> {
         let ids: Vec<_> = wanted.groups.keys().map(|number| wanted.id.group(*number)).collect();
-        let groups = self.load_sites(&ids).await?;
+        let groups = self.load_sites(&ids).await?.sites;
         Ok(names.iter().filter_map(|name| Some((name.clone(), failure_of(&groups, name)?))).collect())
     }
 

@@ -281,17 +281,44 @@ async fn each_is_whole_or_an_error() -> Result<()> {
     let again = fresh.iter().filter(|entry| entry.what.as_ref().is_some_and(|what| what.contains("again")));
     ensure!(again.count() >= 3, "the same keys are written down once: {fresh:?}");
 
-    // With a record that can't be read there is no whole answer.
+    // A record that can't be read takes nobody else's answer away: it is left out, and named.
     let records = fleet.redis.command(&["KEYS", &format!("sp:{{p*}}:cert:{site}:*")]).await?;
     for key in redis::from_redis_value::<Vec<String>>(records)? {
         fleet.redis.command(&["SET", &key, "damaged"]).await?;
     }
     for path in ["/v1/adapters/traefik", "/v1/adapters/caddy"] {
         let answer = fleet.get(at, &all, path)?;
-        ensure!(answer.status == 500 && !answer.text().contains("PRIVATE"), "{path}: {answer:?}");
+        ensure!(
+            answer.status == 200 && answer.text().matches("BEGIN PRIVATE").count() == 1,
+            "{path}: {answer:?}"
+        );
+        ensure!(answer.header("signpost-damaged") == Some(site.as_str()), "{path}: {answer:?}");
     }
     ensure!(
-        secrets(&all, &["dual.example.com"], "")?.status >= 400 && secrets(&all, &[SHOP], "")?.status == 200
+        secrets(&all, &["dual.example.com"], "")?.status == 500 && secrets(&all, &[SHOP], "")?.status == 200
     );
+    let both = secrets(&all, &["dual.example.com", SHOP], "")?;
+    ensure!(both.status == 200 && both.text().matches("BEGIN PRIVATE").count() == 1, "{both:?}");
+    // It is there, whoever asks for it alone.
+    for path in
+        ["/v1/adapters/haproxy/dual.example.com.pem", "/v1/certificates/dual.example.com/ecdsa/bundle.pem"]
+    {
+        let answer = fleet.get(at, &all, path)?;
+        ensure!(answer.status == 500 && answer.text().contains("damaged"), "{path}: {answer:?}");
+    }
+    let answer = fleet.get(at, &all, "/v1/certificates/dual.example.com")?;
+    ensure!(answer.status == 200 && answer.text().contains(r#""state":"damaged""#), "{answer:?}");
+    // So is a site whose wanted state can't be read; what it serves is served on to whoever may see all names.
+    let shop = fleet.store.site_serving(&shared::domain::DnsName::parse(SHOP)?).await?.context("the shop")?;
+    let record = format!("sp:{{{}}}:site:{shop}", shop.partition());
+    fleet.redis.command(&["HSET", &record, "spec", "{"]).await?;
+    for (path, status) in [
+        ("/v1/adapters/traefik".to_owned(), 200),
+        (format!("/v1/certificates/{SHOP}"), 200),
+        (format!("/v1/adapters/haproxy/{SHOP}.pem"), 500),
+    ] {
+        let answer = fleet.get(at, &all, &path)?;
+        ensure!(answer.status == status, "{path}: {answer:?}");
+    }
     Ok(())
 }

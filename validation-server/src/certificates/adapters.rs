@@ -1,5 +1,6 @@
 //! Formats that frontends speak by themselves. Each answer is everything in scope, or an error: a frontend takes what is not in
-//! it for something that it has to drop.
+//! it for something that it has to drop. A record that can't be read is the exception: it is left out and named, or one bad record
+//! would keep every other certificate from all frontends.
 
 use super::{
     Certificates,
@@ -45,6 +46,18 @@ struct Given {
     slots: BTreeMap<Slot, Opened>,
 }
 
+/// All that a frontend may have, but for what can't be read.
+struct Everything {
+    given: Vec<Given>,
+    damaged: Vec<String>,
+}
+
+/// What an adapter gives, and what had to be left out of it.
+pub(crate) struct Answer {
+    pub(crate) document: Bytes,
+    pub(crate) damaged: Vec<String>,
+}
+
 /// A `DiscoveryRequest`, as far as it is used.
 #[derive(Debug, Deserialize)]
 pub(crate) struct SecretsWanted {
@@ -77,7 +90,7 @@ impl Certificates {
     ///
     /// # Errors
     /// [`Refusal::Nothing`] where there is no certificate: Traefik would drop those that it has.
-    pub(crate) async fn traefik(&self, reader: KeyReader<'_>, vault: &Vault) -> Result<Bytes, Refusal> {
+    pub(crate) async fn traefik(&self, reader: KeyReader<'_>, vault: &Vault) -> Result<Answer, Refusal> {
         #[derive(Serialize)]
         struct Pair<'a> {
             #[serde(rename = "certFile")]
@@ -86,11 +99,12 @@ impl Certificates {
             key: &'a str,
             stores: [&'static str; 1],
         }
-        let given = self.everything(reader, vault).await?;
+        let Everything { given, damaged } = self.everything(reader, vault).await?;
         let pairs = pairs(&given)?;
         let pairs = pairs.iter().map(|(_, certificate, key)| Pair { certificate, key, stores: ["default"] });
         let certificates: Vec<Pair<'_>> = pairs.collect();
-        written(&json_object("tls", &json_object("certificates", &certificates)))
+        let document = written(&json_object("tls", &json_object("certificates", &certificates)))?;
+        Ok(Answer { document, damaged })
     }
 
     /// A whole configuration of Caddy: the operator's, with every certificate in it, and with the way back here.
@@ -102,8 +116,8 @@ impl Certificates {
         request: &HttpRequest,
         reader: KeyReader<'_>,
         vault: &Vault,
-    ) -> Result<Bytes, Refusal> {
-        let given = self.everything(reader, vault).await?;
+    ) -> Result<Answer, Refusal> {
+        let Everything { given, damaged } = self.everything(reader, vault).await?;
         let mut config = match &self.caddy_config {
             Some(file) => read_config(file).map_err(|e| Refusal::Damaged(e.into()))?,
             None => json!({}),
@@ -116,9 +130,9 @@ impl Certificates {
         let certificates = place(&mut config, &["apps", "tls", "certificates"])?;
         certificates.insert("load_pem".to_owned(), load_pem.into());
         come_again(place(&mut config, &["admin", "config"])?, request)?;
-        let answer = written(&config);
+        let document = written(&config);
         wipe(&mut config);
-        answer
+        Ok(Answer { document: document?, damaged })
     }
 
     /// Secrets by name, for Envoy; `None` where it has them already. One key for each: ECDSA where there is one.
@@ -130,7 +144,7 @@ impl Certificates {
         reader: KeyReader<'_>,
         wanted: &SecretsWanted,
         vault: &Vault,
-    ) -> Result<Option<Bytes>, Refusal> {
+    ) -> Result<Option<Answer>, Refusal> {
         let mut group_of: BTreeMap<&str, SiteId> = BTreeMap::new();
         for text in &wanted.resource_names {
             let name = DnsName::parse_identifier(text).map_err(|_| Refusal::NotFound)?;
@@ -140,13 +154,23 @@ impl Certificates {
         }
         let ids: BTreeSet<SiteId> = group_of.values().cloned().collect();
         let groups = self.followed(reader, ids).await?;
+        let unknown: BTreeSet<&SiteId> =
+            groups.iter().filter(|group| group.damaged.is_some()).map(|group| &group.id).collect();
         let items = items_of(reader, &groups);
         let mut chosen: BTreeMap<&str, &ItemId> = BTreeMap::new();
+        // What Envoy is not told of, it keeps.
+        let mut damaged: Vec<String> = Vec::new();
         for (name, group) in &group_of {
             let parsed = DnsName::parse_identifier(name).map_err(|_| Refusal::NotFound)?;
             let is_it = |id: &ItemId, item: &Item| id.group == *group && item.is_for(&parsed);
-            let found = items.iter().find(|(id, (_, item))| is_it(id, item)).ok_or(Refusal::NotFound)?;
-            chosen.insert(name, found.0);
+            match items.iter().find(|(id, (_, item))| is_it(id, item)) {
+                Some((id, (_, item))) if item.slots().next().is_none() && item.is_damaged() => {
+                    damaged.push(id.to_string());
+                }
+                Some((id, _)) => drop(chosen.insert(name, id)),
+                None if unknown.contains(group) => damaged.push(group.to_string()),
+                None => return Err(Refusal::NotFound),
+            }
         }
         let versions: String =
             chosen.iter().map(|(name, id)| format!("{name} {}\n", items[*id].1.version())).collect();
@@ -158,16 +182,23 @@ impl Certificates {
         let opened = self.open(reader, &of_chosen.collect(), vault).await?;
         let mut slots: BTreeMap<&ItemId, (Slot, &Opened)> = BTreeMap::new();
         for (id, opened) in &opened {
-            let opened = opened.as_ref().map_err(|()| unreadable(id))?;
-            let (slot, opened) = opened.first_key_value().ok_or(Refusal::NotFound)?;
-            slots.insert(id, (*slot, opened));
+            match opened.slots.first_key_value() {
+                Some((slot, opened)) => drop(slots.insert(id, (*slot, opened))),
+                None if opened.is_damaged => damaged.push(id.to_string()),
+                None => return Err(Refusal::NotFound),
+            }
+        }
+        if slots.is_empty() {
+            let which = damaged.join(", ");
+            return Err(Refusal::Damaged(format!("the certificates of {which} can't be read").into()));
         }
         let keys = slots.iter().map(|(id, (slot, opened))| opened.audited(id, *slot)).collect();
         self.audit.read_keys(&reader.asker(), keys).await?;
         self.counters.key_reads.inc_by(slots.len() as u64);
         let mut resources = Vec::new();
         for (name, id) in &chosen {
-            let (fullchain, privkey) = slots[id].1.texts()?;
+            let Some((_, opened)) = slots.get(id) else { continue };
+            let (fullchain, privkey) = opened.texts()?;
             resources.push(json!({
                 "@type": SECRET,
                 "name": name,
@@ -178,9 +209,9 @@ impl Certificates {
             }));
         }
         let mut answer = json!({ "version_info": version, "resources": resources, "type_url": SECRET });
-        let text = written(&answer);
+        let document = written(&answer);
         wipe(&mut answer);
-        text.map(Some)
+        Ok(Some(Answer { document: document?, damaged }))
     }
 
     /// The kind of key that HAProxy is given for a name where it doesn't say: ECDSA where there is one.
@@ -189,13 +220,24 @@ impl Certificates {
     /// [`Refusal::NotFound`].
     pub(crate) async fn first_slot(&self, reader: &Reader, group: SiteId) -> Result<Slot, Refusal> {
         let groups = self.store.load_followed(&[group]).await?;
-        let mut items = groups.iter().flat_map(|group| reader.items(group, Timestamp::now()));
-        items.find_map(|item| item.slots().next()).ok_or(Refusal::NotFound)
+        let items: Vec<Item> =
+            groups.iter().flat_map(|group| reader.items(group, Timestamp::now())).collect();
+        if let Some(slot) = items.iter().find_map(|item| item.slots().next()) {
+            return Ok(slot);
+        }
+        // A record that can't be read is not one that is not there.
+        match (items.iter().find(|item| item.is_damaged()), groups.first()) {
+            (Some(item), _) => Err(unreadable(item.id())),
+            (None, Some(group)) => Err(Refusal::absent(group)),
+            (None, None) => Err(Refusal::NotFound),
+        }
     }
 
-    /// Every item in scope that has a certificate, in the order of their ids; written to the audit.
-    async fn everything(&self, reader: KeyReader<'_>, vault: &Vault) -> Result<Vec<Given>, Refusal> {
+    /// Every item in scope that has a certificate, in the order of their ids; written to the audit. What can't be read is left
+    /// out and named: it takes nobody else's answer away.
+    async fn everything(&self, reader: KeyReader<'_>, vault: &Vault) -> Result<Everything, Refusal> {
         let mut given: Vec<Given> = Vec::new();
+        let mut damaged: Vec<String> = Vec::new();
         let mut cursor: Option<SiteId> = None;
         loop {
             let ids = self.store.list_site_ids(cursor.as_ref(), GROUPS_AT_ONCE).await?;
@@ -203,10 +245,15 @@ impl Certificates {
             cursor = Some(last.clone());
             let groups = self.store.load_followed(&ids).await?;
             let items = items_of(reader, &groups);
+            // Nobody knows whose scope it is in.
+            let nobodys = groups.iter().filter(|group| group.damaged.is_some() && group.wanted.is_none());
+            damaged.extend(nobodys.map(|group| group.id.to_string()));
             for (id, opened) in self.open(reader, &items.iter().collect(), vault).await? {
-                let slots = opened.map_err(|()| unreadable(id))?;
-                if !slots.is_empty() {
-                    given.push(Given { id: id.clone(), slots });
+                if opened.is_damaged {
+                    damaged.push(id.to_string());
+                }
+                if !opened.slots.is_empty() {
+                    given.push(Given { id: id.clone(), slots: opened.slots });
                 }
             }
             if given.len() > MOST_ITEMS {
@@ -216,7 +263,15 @@ impl Certificates {
             }
         }
         if given.is_empty() {
-            return Err(Refusal::Nothing);
+            return Err(match damaged.first() {
+                Some(id) => Refusal::Damaged(
+                    format!("a certificate of {id} can't be read, and there is no other").into(),
+                ),
+                None => Refusal::Nothing,
+            });
+        }
+        if !damaged.is_empty() {
+            tracing::error!(?damaged, "these can't be read, and are left out of what an adapter gives");
         }
         let keys: Vec<_> = given
             .iter()
@@ -225,7 +280,7 @@ impl Certificates {
         let count = keys.len() as u64;
         self.audit.read_keys_again(&reader.asker(), keys).await?;
         self.counters.key_reads.inc_by(count);
-        Ok(given)
+        Ok(Everything { given, damaged })
     }
 }
 
@@ -236,9 +291,7 @@ fn pairs(given: &[Given]) -> Result<Vec<(&ItemId, &str, &str)>, Refusal> {
 }
 
 fn unreadable(id: &ItemId) -> Refusal {
-    Refusal::Damaged(
-        format!("a certificate of {id} can't be read, and without it the answer is not whole").into(),
-    )
+    Refusal::Damaged(format!("the certificate of {id} can't be read").into())
 }
 
 fn json_object<T: Serialize>(key: &'static str, value: T) -> BTreeMap<&'static str, T> {

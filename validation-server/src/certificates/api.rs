@@ -42,6 +42,10 @@ use tokio::time::Instant;
 /// What is kept of a path in the audit, in bytes. A hostname has 253 at most.
 const AUDITED_BYTES: usize = 400;
 
+/// Names what had to be left out of an adapter's answer, as it can't be read.
+const DAMAGED_HEADER: &str = "Signpost-Damaged";
+const DAMAGED_NAMED: usize = 50;
+
 /// How long a body may take to come.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -223,8 +227,11 @@ impl Certificates {
         }
         let id = self.seen(request, reader, target).await?.id;
         let group = self.store.load_followed(&[id]).await?.pop().ok_or(Refusal::NotFound)?;
-        let Some(stored) = &group.wanted else { return Err(Refusal::NotFound) };
+        let Some(stored) = &group.wanted else { return Err(Refusal::absent(&group)) };
         let mut items = reader.items(&group, Timestamp::now());
+        if items.is_empty() && group.damaged.is_some() {
+            return Err(Refusal::absent(&group));
+        }
         if items.is_empty() && !stored.serving.current.is_empty() {
             return Err(self.deny(request, reader));
         }
@@ -468,11 +475,15 @@ async fn body(payload: &mut Payload, limit: usize) -> Result<Vec<u8>, Refusal> {
 }
 
 /// A JSON document with keys in it.
-fn secret(content: Bytes) -> HttpResponse {
-    HttpResponse::Ok()
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header((CONTENT_TYPE, "application/json"))
-        .body(content)
+fn secret(answer: adapters::Answer) -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    response.insert_header((CACHE_CONTROL, "no-store")).insert_header((CONTENT_TYPE, "application/json"));
+    if !answer.damaged.is_empty() {
+        // The first ones: a header has to end somewhere.
+        let named: Vec<&str> = answer.damaged.iter().take(DAMAGED_NAMED).map(String::as_str).collect();
+        response.insert_header((DAMAGED_HEADER, named.join(", ")));
+    }
+    response.body(answer.document)
 }
 
 /// A JSON document that is another one each time.

@@ -108,6 +108,8 @@ impl Certificates {
         let ids: Vec<Option<ItemId>> = wanted.ids.iter().map(|id| ItemId::parse(id)).collect();
         let groups: BTreeSet<SiteId> = ids.iter().flatten().map(|id| id.group.clone()).collect();
         let groups = self.followed(reader, groups).await?;
+        let unreadable: BTreeSet<&SiteId> =
+            groups.iter().filter(|group| group.damaged.is_some()).map(|group| &group.id).collect();
         let items = items_of(reader, &groups);
         let is_new = |id: &ItemId, item: &Item| {
             wanted.have.get(&id.to_string()).is_none_or(|have| have != item.version())
@@ -127,12 +129,16 @@ impl Certificates {
         for (text, id) in wanted.ids.iter().zip(&ids) {
             let found = id.as_ref().and_then(|id| items.get_key_value(id));
             let line = match found {
+                // What can't be read is not gone.
+                None if id.as_ref().is_some_and(|id| unreadable.contains(&id.group)) => {
+                    Line::Failed { id: text, error: "the site's record can't be read" }
+                }
                 None => Line::Missing { id: text, missing: true },
                 Some((id, (_, item))) if !is_new(id, item) => {
                     Line::Unchanged { id: text, version: item.version(), unchanged: true }
                 }
                 Some((id, (_, item))) => match opened.get(id) {
-                    Some(Ok(certificates)) => Line::Bundle {
+                    Some(Read { slots: certificates, is_damaged: false }) => Line::Bundle {
                         id: text,
                         version: item.version(),
                         names: item.names(),
@@ -158,12 +164,11 @@ impl Certificates {
         reader: KeyReader<'_>,
         items: &BTreeMap<&'a ItemId, &(&FollowedGroup, Item)>,
         vault: &Vault,
-    ) -> Result<BTreeMap<&'a ItemId, Result<BTreeMap<Slot, Opened>, ()>>, Refusal> {
+    ) -> Result<BTreeMap<&'a ItemId, Read>, Refusal> {
         let mut wanted: Vec<(&ItemId, &FollowedGroup, Slot, CertificateId)> = Vec::new();
-        let mut opened: BTreeMap<&ItemId, Result<BTreeMap<Slot, Opened>, ()>> = BTreeMap::new();
+        let mut opened: BTreeMap<&ItemId, Read> = BTreeMap::new();
         for (id, (group, item)) in items {
-            let started = if item.is_damaged() { Err(()) } else { Ok(BTreeMap::new()) };
-            opened.insert(id, started);
+            opened.insert(id, Read { slots: BTreeMap::new(), is_damaged: item.is_damaged() });
             let Some(stored) = &group.wanted else { continue };
             let pointers =
                 if id.kept { stored.serving.kept.clone() } else { stored.serving.given_to(reader.tags()) };
@@ -185,11 +190,11 @@ impl Certificates {
             };
             let Some(place) = opened.get_mut(id) else { continue };
             match (read, place) {
-                (Ok(read), Ok(slots)) if sees(&read.leaf) => drop(slots.insert(slot, read)),
+                (Ok(read), place) if sees(&read.leaf) => drop(place.slots.insert(slot, read)),
                 (Ok(_), _) => {}
                 (Err(error), place) => {
                     tracing::error!(%id, %slot, error = chain(&error), "a key can't be given out");
-                    *place = Err(());
+                    place.is_damaged = true;
                 }
             }
         }
@@ -214,11 +219,12 @@ impl Certificates {
     async fn write_down(
         &self,
         reader: KeyReader<'_>,
-        opened: &BTreeMap<&ItemId, Result<BTreeMap<Slot, Opened>, ()>>,
+        opened: &BTreeMap<&ItemId, Read>,
     ) -> Result<(), Refusal> {
         let given = opened
             .iter()
-            .flat_map(|(id, slots)| slots.iter().flatten().map(move |(slot, opened)| (id, slot, opened)));
+            .filter(|(_, read)| !read.is_damaged)
+            .flat_map(|(id, read)| read.slots.iter().map(move |(slot, opened)| (id, slot, opened)));
         let keys: Vec<AuditedKey> = given.map(|(id, slot, opened)| opened.audited(id, *slot)).collect();
         if keys.is_empty() {
             return Ok(());
@@ -228,6 +234,13 @@ impl Certificates {
         self.counters.key_reads.inc_by(count);
         Ok(())
     }
+}
+
+/// What could be read of an item.
+pub(super) struct Read {
+    pub(super) slots: BTreeMap<Slot, Opened>,
+    /// There is something else of it that can't be read.
+    pub(super) is_damaged: bool,
 }
 
 /// What a frontend sees of groups, by id.

@@ -201,6 +201,7 @@ mod tests {
             former: Vec::new(),
             keeps: false,
             unkept: 0,
+            damaged: None,
             certificates: Default::default(),
         }
     }

@@ -26,6 +26,9 @@ pub(crate) struct Item {
     /// Slots whose record can't be read. The item is listed all the same: what vanished would be taken down.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     damaged: Vec<Slot>,
+    /// Why what is wanted of the site can't be read; what it serves is shown all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record: Option<String>,
     /// The operator has gone back to an older certificate: that it is older is no reason to refuse it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     rolled_back: bool,
@@ -67,6 +70,8 @@ pub(crate) enum State {
     Valid,
     Expired,
     Revoked,
+    /// No record of it can be read.
+    Damaged,
 }
 
 impl Item {
@@ -112,6 +117,7 @@ impl Item {
             names: Vec::new(),
             lineages: BTreeMap::new(),
             damaged: Vec::new(),
+            record: group.damaged.as_ref().map(|_| "damaged".to_owned()),
             rolled_back: stored.held.is_some() && !kept,
             https: Https { redirect: stored.site.redirect.unwrap_or(false), hsts: None },
         };
@@ -195,11 +201,13 @@ impl Item {
         &self.id
     }
 
-    /// Valid while one of its certificates is.
+    /// Valid while one of its certificates is; damaged where that can't be told.
     pub(crate) fn state(&self) -> State {
         let has = |state: State| self.lineages.values().any(|lineage| lineage.state == state);
         match (has(State::Valid), has(State::Revoked)) {
             (true, _) => State::Valid,
+            // Whether what can't be read is valid, nobody knows.
+            _ if self.is_damaged() => State::Damaged,
             (false, true) => State::Revoked,
             (false, false) => State::Expired,
         }

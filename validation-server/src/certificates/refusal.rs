@@ -10,7 +10,7 @@ use actix_web::{
     },
 };
 use serde::Serialize;
-use shared::store::StoreError;
+use shared::store::{FollowedGroup, StoreError};
 
 /// Why a request isn't answered.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,14 @@ pub(crate) enum Resync {
 }
 
 impl Refusal {
+    /// Where nothing is wanted of a group, or what is can't be read: that is never said to be not there.
+    pub(crate) fn absent(group: &FollowedGroup) -> Self {
+        match &group.damaged {
+            Some(why) => Self::Damaged(why.clone().into()),
+            None => Self::NotFound,
+        }
+    }
+
     pub(crate) fn response(&self) -> HttpResponse {
         #[derive(Serialize)]
         struct Body<'a> {
