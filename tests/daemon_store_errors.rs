@@ -100,6 +100,42 @@ impl Scene {
     }
 }
 
+/// Who listens, answers: alive, not ready, and the API that it can't say anything yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_at_the_start() -> Result<()> {
+    let stage = Stage::trusting().await?;
+    stage.redis_proxy.set_mode(Mode::Refuse);
+    stage.redis_proxy.cut();
+    let mut daemon = stage.start_daemon()?;
+    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
+    let [page, api] =
+        [stage.signpost.address("telemetry.listen.issuer")?, stage.signpost.address("issuer.listen")?];
+    let ask = async |address: std::net::SocketAddr, path: &str| -> Result<(u16, String)> {
+        let answer = http.get(format!("http://{address}{path}")).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    };
+    until_true("it listens", SOON, || async { ask(page, "/healthz").await.is_ok() }).await?;
+    ensure!(ask(page, "/healthz").await?.0 == 200);
+    let (status, why) = ask(page, "/readyz").await?;
+    ensure!(status == 503 && why.contains("the store can't be reached"), "{why}");
+    let (status, metrics) = ask(page, "/metrics").await?;
+    ensure!(status == 200 && metrics.contains("signpost_store_up 0"), "{metrics}");
+    for path in ["/api/v1/status", "/api/v1/sites"] {
+        let (status, body) = ask(api, path).await?;
+        ensure!(status == 503 && body.contains("store-unavailable"), "{path}: {body}");
+    }
+    stage.redis_proxy.set_mode(Mode::Pass);
+    until_true("it is ready", LIMIT, || async {
+        ask(page, "/readyz").await.is_ok_and(|answer| answer.0 == 200)
+    })
+    .await?;
+    ensure!(ask(api, "/api/v1/status").await?.0 == 401);
+    stage.json(&["site", "add", "late.example"]).await?;
+    stage.until_valid("late.example").await?;
+    daemon.process.terminate(SOON).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_refuses_connections() -> Result<()> {
     let scene = Scene::set_up().await?;
@@ -114,7 +150,9 @@ async fn a_store_that_refuses_connections() -> Result<()> {
     scene.goes_on(&served).await?;
     scene.stage.until_valid("meanwhile.example").await?;
     let told = || async { scene.stage.events(&["store-back"]).await.is_ok_and(|told| told.len() == 1) };
-    until_true("it is told that the store was away", SOON, told).await
+    until_true("it is told that the store was away", SOON, told).await?;
+    ensure!(scene.stage.events(&["store-lost"]).await?.len() == 1, "and that it was lost");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -322,13 +322,35 @@ async fn no_orphan(stage: &Stage, backing: &Backing, sites: usize) -> Result<()>
         ("sp:{p*}:cert:*", 2 * sites),
         ("sp:{p*}:order:*", 0),
         ("sp:name:*", sites),
-        ("sp:{p*}:ready:*", 0),
     ] {
         let found = backing.keys(stage, pattern).await?;
         ensure!(found.len() == expected, "{} keys {pattern} instead of {expected}", found.len());
     }
+    in_one_queue_each(stage, backing, sites).await?;
     let held = backing.held(stage).await?;
     ensure!(held.is_empty(), "still held: {held:?}");
+    Ok(())
+}
+
+/// Each site stands in one queue. What became due when the last daemon had ended may stand in a `ready` set: whoever comes next takes
+/// it from there.
+async fn in_one_queue_each(stage: &Stage, backing: &Backing, sites: usize) -> Result<()> {
+    let mut queues: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for redis in backing.primaries(stage).await? {
+        for pattern in ["sp:{p*}:due", "sp:{p*}:ready:*"] {
+            let keys: Vec<String> = redis::from_redis_value(redis.command(&["KEYS", pattern]).await?)?;
+            for key in keys {
+                let members: Vec<String> =
+                    redis::from_redis_value(redis.command(&["ZRANGE", &key, "0", "-1"]).await?)?;
+                for id in members {
+                    queues.entry(id).or_default().push(key.clone());
+                }
+            }
+        }
+    }
+    ensure!(queues.len() == sites, "{} of {sites} sites are in the schedule", queues.len());
+    let odd: Vec<_> = queues.iter().filter(|(_, queues)| queues.len() != 1).collect();
+    ensure!(odd.is_empty(), "in several queues: {odd:?}");
     Ok(())
 }
 

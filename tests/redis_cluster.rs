@@ -96,6 +96,50 @@ async fn slots_that_move_to_another_primary_are_followed() -> Result<()> {
     Ok(())
 }
 
+/// Where a part of a slot's keys has gone already, nothing is taken from the schedule, and nothing is lost from it; others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_on_the_move_loses_nobody() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let stage = Stage::trusting_with(on(&cluster)?).await?;
+    let _daemon = stage.start_daemon()?;
+    stage.json(&["site", "add", "moving.example"]).await?;
+    let id = stage.until_valid("moving.example").await?["site"].as_str().context("an id")?.to_owned();
+    stage.until_idle().await?;
+    let partition = shared::domain::SiteId::parse(&id).context("an id")?.partition();
+    let key = |name: &str| format!("sp:{{{partition}}}:{name}");
+    let (due, site) = (key("due"), key(&format!("site:{id}")));
+    let from = cluster.primary_of(&due).await?;
+    let to = (0..cluster.nodes.len()).find(|number| *number != from);
+    let mut to = to.context("another node")?;
+    while to == from || !cluster.is_primary(to).await? {
+        to = (to + 1) % cluster.nodes.len();
+    }
+    let leases = async |node: usize| -> Result<i64> {
+        Ok(redis::from_redis_value(cluster.nodes[node].command(&["HGET", &site, "lease_count"]).await?)?)
+    };
+    let before = leases(from).await?;
+    let moving = cluster.begin_move(&due, from, to).await?;
+    // The queue has gone, the group that stands in it has not; and it is due.
+    cluster.nodes[from].command(&["ZADD", &due, "1", &id]).await?;
+    cluster.move_key(&moving, &due).await?;
+    let elsewhere = (0..).map(|number| format!("e{number}.example")).find(|name| {
+        let name = shared::domain::DnsName::parse(name).expect("a name");
+        shared::domain::SiteId::of(&shared::domain::NameSet::one(name)).partition() != partition
+    });
+    let elsewhere = elsewhere.context("a name elsewhere")?;
+    stage.json(&["site", "add", &elsewhere]).await?;
+    stage.until_valid(&elsewhere).await?;
+    ensure!(leases(from).await? == before, "nothing is taken while a part has gone");
+    cluster.move_keys(&moving).await?;
+    cluster.end_move(&moving).await?;
+    until_true("it is looked at again", LIMIT, async || leases(to).await.is_ok_and(|leases| leases > before))
+        .await?;
+    stage.until_idle().await?;
+    let score = cluster.nodes[to].command(&["ZSCORE", &due, &id]).await?;
+    ensure!(score != redis::Value::Nil, "it has its place in the schedule");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_replica_nothing_is_ordered() -> Result<()> {
     let mut cluster = Cluster::start().await?;

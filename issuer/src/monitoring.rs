@@ -11,6 +11,16 @@ pub fn new_registry() -> Registry {
     serving::monitoring::new_registry("issuer", "run")
 }
 
+/// Shows the page until `end`, while the store is waited for: alive, not ready. It fails where the listener can't be used.
+pub fn serve_waiting(
+    listener: TcpListener,
+    end: CancellationToken,
+) -> impl Future<Output = io::Result<()>> + Send {
+    let mut registry = new_registry();
+    registry.register("store_up", "Whether the store answered the last command", Gauge::<i64>::default());
+    show(listener, Health::new(registry, || Err("the store can't be reached: it is waited for")), end)
+}
+
 /// Shows the page until `end`. From `stop` on the daemon is not ready: it finishes what it has begun. It fails where the
 /// listener can't be used.
 pub fn serve(

@@ -106,6 +106,13 @@ impl Cluster {
         Ok(Move { slot, from, to, ids })
     }
 
+    /// One key of the slot goes over, before all others.
+    pub async fn move_key(&self, moving: &Move, key: &str) -> Result<()> {
+        let to = tcp(&self.nodes[moving.to])?;
+        let (host, port) = (to.ip().to_string(), to.port().to_string());
+        self.nodes[moving.from].command(&["MIGRATE", &host, &port, key, "0", "5000"]).await.map(drop)
+    }
+
     /// Every key of the slot goes over; the slot is the old primary's still.
     pub async fn move_keys(&self, moving: &Move) -> Result<()> {
         let from = &self.nodes[moving.from];

@@ -133,7 +133,7 @@ pub(super) async fn nudge_because(
     let troubled = context.store.list_troubled(false, usize::MAX / 2).await.map_err(|e| of_store(&e))?;
     let mut asked = 0;
     for ids in troubled.chunks(PAGE) {
-        let stored = context.store.load_sites(ids).await.map_err(|e| of_store(&e))?;
+        let stored = context.store.load_sites(ids).await.map_err(|e| of_store(&e))?.sites;
         let meant =
             |stored: &&StoredSite| stored.failure.as_ref().is_some_and(|failure| is_meant(stored, failure));
         let groups: Vec<SiteId> = stored.iter().filter(meant).map(|stored| stored.id.clone()).collect();

@@ -16,6 +16,7 @@ use crate::{
     sightings::Sightings,
     sites::Registry,
     suffixes,
+    supervision::Supervisor,
 };
 use jiff::Timestamp;
 use shared::{
@@ -24,7 +25,7 @@ use shared::{
     store::{Role, Store, StoreError, VaultError, open_vault, report_forever},
     vault::Vault,
 };
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -49,71 +50,85 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     serving::open_files::raise_limit();
     let operators = serving::listener::bind_shared(config.issuer.listen, api::WORKERS).map_err(of_bind)?;
     let page = serving::listener::bind(config.telemetry.address_of(Program::Issuer)).map_err(of_bind)?;
-    let Some((store, vault)) = open(&config, output, &stop).await? else { return Ok(Exit::Done) };
+    let waiting = Waiting::begin(&operators, &page)?;
+    let opened = open(&config, output, &stop).await;
+    waiting.end().await;
+    let Some((store, vault)) = opened? else { return Ok(Exit::Done) };
     let config = Arc::new(config);
     let counters = Counters::default();
     let mut metrics = monitoring::new_registry();
     counters.register(&mut metrics);
+    let unusable = |e: &(dyn std::error::Error + 'static)| Failed::because(Exit::Usage, "configuration", e);
     let node = Node::new(store.clone(), Arc::clone(&vault), Arc::clone(&config), counters)
-        .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
+        .map_err(|e| unusable(&e))?;
     let node = Arc::new(node);
-    let watched = tokio::spawn({
-        let store = store.clone();
-        async move { store.watch().await }
+    let mut parts = Supervisor::new(store.clone());
+    keep_parts(&mut parts, &store, &vault, &config);
+    parts.keep("looks over the schedule and its records", {
+        let node = Arc::clone(&node);
+        move || Arc::clone(&node).watch_records()
     });
-    let followed = tokio::spawn(tell_of_failovers(store.clone()));
-    // What this node has of the keyring is known to whoever rotates a key, and what the store wants of it is followed.
-    let reported = tokio::spawn({
-        let (store, vault) = (store.clone(), Arc::clone(&vault));
-        async move { report_forever(store, &vault, "issuer").await }
+    parts.keep("takes over from processes that have ended", {
+        let node = Arc::clone(&node);
+        move || Arc::clone(&node).watch_leases()
     });
-    let copied =
-        tokio::spawn(audit::copy_forever(store.clone(), audit::directory(&config), config.audit.keep_days));
-    let frontends_watched = tokio::spawn(fleet::watch_forever(store.clone(), config.frontends.clone()));
+    parts.keep("compares clocks", {
+        let node = Arc::clone(&node);
+        move || Arc::clone(&node).watch_clocks()
+    });
     // The operator is told of what the last orders came to, too: the notifier ends after the workers.
     let workers_ended = CancellationToken::new();
     let notified = tokio::spawn({
         let told = notify::run(store.clone(), config.notify.clone(), workers_ended.clone());
-        let stop = stop.clone();
+        let (stop, workers_ended) = (stop.clone(), workers_ended.clone());
         async move {
+            // Whatever it ends with before the workers do: nobody would be told of anything any more.
+            let _ends_the_daemon = stop.clone().drop_guard();
             let ended = told.await;
-            if ended.is_err() {
-                stop.cancel();
+            if ended.is_ok() {
+                workers_ended.cancelled().await;
             }
             ended
         }
     });
-    let sightings = Sightings::of(&store, &config, &mut metrics)
-        .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
-    let sighted = tokio::spawn(async move {
-        if let Some(sightings) = sightings {
-            sightings.run().await;
-        }
-    });
-    let unusable = |e: &(dyn std::error::Error + 'static)| Failed::because(Exit::Usage, "configuration", e);
+    if let Some(sightings) = Sightings::of(&store, &config, &mut metrics).map_err(|e| unusable(&e))? {
+        let sightings = Arc::new(sightings);
+        parts.keep("decides about names that visitors came with", move || Arc::clone(&sightings).run());
+    }
     let resolver = Resolver::with_servers(&config.issuer.resolvers).map_err(|e| unusable(&e))?;
-    let prover = Prover::open(&config, store.clone(), resolver).map_err(|e| unusable(&e))?;
-    let swept = tokio::spawn(async move { prover.sweep_forever(draw).await });
+    let prover = Arc::new(Prover::open(&config, store.clone(), resolver).map_err(|e| unusable(&e))?);
+    parts.keep("removes TXT records that are left over", move || {
+        let prover = Arc::clone(&prover);
+        async move { prover.sweep_forever(draw).await }
+    });
     let registry = Registry::new(store.clone(), Arc::clone(&config));
     let troubled = Arc::clone(&node);
     let mut api =
         Api::new(store.clone(), Arc::clone(&config), registry).with_troubles(move || troubled.troubles());
     api.register(&mut metrics);
     let page = monitoring::serve(page, metrics, store.clone(), stop.clone(), workers_ended.clone());
-    let monitored = tokio::spawn(page);
-    let alive = tokio::spawn(tell_systemd(Arc::clone(&node), stop.clone()));
+    let monitored = tokio::spawn(ending(page, stop.clone(), "the page for monitoring"));
+    parts.keep("tells systemd how it is", {
+        let (node, stop) = (Arc::clone(&node), stop.clone());
+        move || {
+            let (node, stop) = (Arc::clone(&node), stop.clone());
+            async move {
+                tell_systemd(node, stop).await;
+                std::future::pending::<()>().await;
+            }
+        }
+    });
     if let Some(what) = suffixes::warning(&config, Timestamp::now()) {
         tracing::warn!(what, "the limits of domains may be counted wrong");
     }
     tracing::info!(slots = config.issuer.slots, "working on what is due");
-    let (served, ()) = tokio::join!(api::serve(operators, api, stop.clone()), node.run(stop.clone()));
-    if let Err(error) = served {
-        tracing::error!(%error, "the operators' API has failed");
-    }
+    let served = ending(api::serve(operators, api, stop.clone()), stop.clone(), "the operators' API");
+    let (served, ()) = tokio::join!(served, node.run(stop.clone()));
     workers_ended.cancel();
-    let unusable = match tokio::time::timeout(FAREWELL, notified).await {
-        Ok(Ok(Err(error))) => Some(Failed::because(Exit::Usage, "configuration", &error)),
-        Ok(_) => None,
+    let failed = match tokio::time::timeout(FAREWELL, notified).await {
+        Ok(Ok(Err(error))) => Some(unusable(&error)),
+        Ok(Ok(Ok(()))) => None,
+        Ok(Err(error)) => Some(Failed::because(Exit::Failed, "bug", &error)),
         Err(_) => {
             tracing::warn!(
                 "a receiver of notifications does not answer; it is told by another node, or at the next start"
@@ -121,17 +136,83 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
             None
         }
     };
-    alive.abort();
-    watched.abort();
-    reported.abort();
-    followed.abort();
-    copied.abort();
-    frontends_watched.abort();
-    sighted.abort();
-    swept.abort();
+    drop(parts);
     monitored.abort();
     tracing::info!("ended");
-    unusable.map_or(Ok(Exit::Done), Err)
+    failed.or(served.err()).map_or(Ok(Exit::Done), Err)
+}
+
+/// The parts that need nothing but the store.
+fn keep_parts(parts: &mut Supervisor, store: &Store, vault: &Arc<Vault>, config: &Arc<Config>) {
+    let watched = store.clone();
+    parts.keep("asks the store whether it is there", move || {
+        let store = watched.clone();
+        async move { store.watch().await }
+    });
+    let followed = store.clone();
+    parts.keep("tells of failovers", move || tell_of_failovers(followed.clone()));
+    // What this node has of the keyring is known to whoever rotates a key, and what the store wants of it is followed.
+    let (reported, vault) = (store.clone(), Arc::clone(vault));
+    parts.keep("reports this node's keys", move || {
+        let (store, vault) = (reported.clone(), Arc::clone(&vault));
+        async move { report_forever(store, &vault, "issuer").await }
+    });
+    let (copied, settings) = (store.clone(), Arc::clone(config));
+    parts.keep("copies the audit", move || {
+        audit::copy_forever(copied.clone(), audit::directory(&settings), settings.audit.keep_days)
+    });
+    let (compared, settings) = (store.clone(), Arc::clone(config));
+    parts.keep("watches the frontends", move || {
+        fleet::watch_forever(compared.clone(), settings.frontends.clone())
+    });
+}
+
+/// A listener without which the daemon is none: where it ends before it is told to, so does the daemon.
+async fn ending(
+    served: impl Future<Output = std::io::Result<()>>,
+    stop: CancellationToken,
+    what: &'static str,
+) -> Result<(), Failed> {
+    let guard = stop.clone().drop_guard();
+    let served = served.await;
+    let was_told = stop.is_cancelled();
+    drop(guard);
+    match served {
+        Err(error) => {
+            tracing::error!(%error, "{what} has failed: the daemon ends");
+            Err(Failed::because(Exit::Failed, "listen", &error))
+        }
+        Ok(()) if was_told => Ok(()),
+        Ok(()) => {
+            tracing::error!("{what} has ended by itself: the daemon ends");
+            Err(Failed::new(Exit::Failed, "bug", format!("{what} has ended by itself")))
+        }
+    }
+}
+
+/// Who listens, answers: while the store is waited for, that it is.
+struct Waiting {
+    answered: CancellationToken,
+    servers: tokio::task::JoinSet<std::io::Result<()>>,
+}
+
+impl Waiting {
+    fn begin(operators: &[TcpListener], page: &TcpListener) -> Result<Self, Failed> {
+        let failed = |e: std::io::Error| Failed::because(Exit::Failed, "listen", &e);
+        let answered = CancellationToken::new();
+        let mut servers = tokio::task::JoinSet::new();
+        let operators: Vec<TcpListener> =
+            operators.iter().map(TcpListener::try_clone).collect::<Result<_, _>>().map_err(failed)?;
+        servers.spawn(api::serve_nothing(operators, answered.clone()));
+        servers.spawn(monitoring::serve_waiting(page.try_clone().map_err(failed)?, answered.clone()));
+        Ok(Self { answered, servers })
+    }
+
+    /// What comes now waits for those who know more.
+    async fn end(mut self) {
+        self.answered.cancel();
+        while self.servers.join_next().await.is_some() {}
+    }
 }
 
 /// What was under way goes on by itself: whoever finds that the new primary knows nothing of its lease writes nothing, and

@@ -17,7 +17,7 @@ pub use census::{Census, census};
 use crate::issuance::patience::write;
 use jiff::Timestamp;
 use shared::{
-    domain::{PARTITIONS, SiteId},
+    domain::{Event, EventKind, PARTITIONS, SiteId},
     store::{LiveNode, Phase, RewrapError, RotationRecord, RotationWriteError, Store, StoreError},
     vault::Vault,
 };
@@ -89,6 +89,14 @@ impl Rotation<'_> {
         let mut record = self.begin(&to).await?;
         self.store.plant_next_canary(self.vault, &to).await?;
         write(|| self.store.replace_current_kek(current.as_deref(), &to)).await?;
+        if current.as_deref() != Some(to.as_str()) {
+            self.tell_all(
+                &record,
+                "began",
+                format!("new keys are sealed with {to} from now on, and all others are sealed anew"),
+            )
+            .await;
+        }
         self.vault.set_current(Some(to.clone()));
         let since = Instant::now();
         (self.tell)(&format!("new keys are sealed with {to} from now on"));
@@ -103,7 +111,20 @@ impl Rotation<'_> {
         self.verify(&mut sweep, &mut record).await?;
         let verified = sweep.seen;
         self.store.end_rotation(self.vault, &to).await?;
+        let what = format!("everything is sealed with {to}: {} records were sealed anew", record.rewrapped);
+        self.tell_all(&record, "ended", what).await;
         Ok(Rotated { from: record.from, to, rewrapped: record.rewrapped, verified })
+    }
+
+    /// An event. One that can't be stored stops no rotation.
+    async fn tell_all(&self, record: &RotationRecord, step: &str, what: String) {
+        let event = Event::new(EventKind::KeyRotation, Timestamp::now(), what)
+            .with("step", step)
+            .with("from", record.from.as_str())
+            .with("to", record.to.as_str());
+        if let Err(error) = self.store.append_event(&event).await {
+            tracing::warn!(error = shared::error::chain(&error), step, "the rotation could not be told");
+        }
     }
 
     async fn choose(&self, to: Option<&str>) -> Result<String, RotationError> {

@@ -103,8 +103,8 @@ impl Sightings {
     }
 
     /// Decides for ever. Any number of nodes may: a name is one node's at a time.
-    pub(crate) async fn run(self) {
-        let this = Arc::new(self);
+    pub(crate) async fn run(self: Arc<Self>) {
+        let this = self;
         loop {
             match this.store.claim_sightings(AT_ONCE).await {
                 Ok(sightings) if !sightings.is_empty() => {

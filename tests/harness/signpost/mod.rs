@@ -257,7 +257,7 @@ impl Signpost {
     }
 
     /// The first address under a key.
-    fn address(&self, key: &str) -> Result<SocketAddr> {
+    pub fn address(&self, key: &str) -> Result<SocketAddr> {
         let value = self.setting(key).with_context(|| format!("{key} isn't set"))?;
         let text = value.as_str().or_else(|| value.as_array()?.first()?.as_str());
         text.with_context(|| format!("{key} is no address"))?.parse().with_context(|| key.to_owned())

@@ -5,11 +5,12 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local every = tonumber(ARGV[3])
 local text = redis.call('HGET', KEYS[1], ARGV[2])
-local pause = text and cjson.decode(text)
-if pause and pause.until_ms <= now then
-  redis.call('HDEL', KEYS[1], ARGV[2])
+-- One that can't be read is none.
+local is_read, pause = pcall(cjson.decode, text or '')
+if not is_read or type(pause) ~= 'table' or not (tonumber(pause.until_ms) and tonumber(pause.since_ms) and tonumber(pause.try_ms)) then
   pause = nil
 end
+if pause and pause.until_ms <= now then pause = nil end
 local function keep()
   redis.call('HSET', KEYS[1], ARGV[2], string.format('{"since_ms":%.0f,"until_ms":%.0f,"try_ms":%.0f}', pause.since_ms, pause.until_ms, pause.try_ms))
 end
@@ -21,7 +22,10 @@ if ARGV[1] == 'set' then
   redis.call('PEXPIRE', KEYS[1], math.max(left, tonumber(ARGV[4]) + 60000))
   return is_new and 1 or 0
 end
-if not pause then return 0 end
+if not pause then
+  if text then redis.call('HDEL', KEYS[1], ARGV[2]) end
+  return 0
+end
 if pause.try_ms > now then return math.max(1, math.min(pause.try_ms, pause.until_ms) - now) end
 pause.try_ms = now + every
 keep()
