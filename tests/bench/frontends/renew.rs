@@ -75,6 +75,11 @@ async fn publish(stored: &Stored, id: &SiteId, certificate: Certificate) -> Resu
             LeaseAnswer::Held { owner, remaining } => bail!("{owner} works on {id} for {remaining:?} more"),
         }
     };
+    // As it is under the lease: a daemon that held it until now may have published, or have left an order open.
+    let site = store.load_site(id).await?.context("no such site")?;
+    if store.load_order(id, Slot::Ecdsa).await?.is_some() {
+        store.end_order(&lease, Slot::Ecdsa, None).await?;
+    }
     let order = Order {
         v: Order::VERSION,
         names: site.site.names.clone(),
