@@ -75,7 +75,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_told_from_an_end() {
-        let panicked = tokio::spawn(async { panic!("on purpose") }).await.map(|()| ()).unwrap_err();
+        let panicked = tokio::spawn(async { panic!("on purpose") }).await.unwrap_err();
         let event = told("copies the audit", Some(&panicked), FIRST_PAUSE);
         assert_eq!(
             event.what,

@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Validators from other places of the world may still be on their way when the CA has made up its mind.
 pub(super) const GRACE: Duration = Duration::from_secs(120);
 
+/// Whoever publishes a token is about to have it looked for.
+const LEAST_MS: i64 = 1_000;
+
 impl Store {
     /// Publishes tokens until `until`. The CA may be told to look once this has returned.
     ///
@@ -22,14 +25,16 @@ impl Store {
         if tokens.is_empty() {
             return Ok(());
         }
+        let now = Timestamp::now();
         let mut pipeline = redis::Pipeline::new();
         for (token, answer) in tokens {
             pipeline
                 .cmd("SET")
                 .arg(keys::token(token.as_str()))
                 .arg(answer.as_str())
-                .arg("PXAT")
-                .arg(until.as_millisecond());
+                // For so long by the store's own clock: it may be another than ours.
+                .arg("PX")
+                .arg(until.as_millisecond().saturating_sub(now.as_millisecond()).max(LEAST_MS));
         }
         self.confirmed.write(pipeline).await.map(drop)
     }
