@@ -15,8 +15,8 @@ use jiff::{SignedDuration, Timestamp};
 use openssl::x509::X509;
 use shared::{
     domain::{
-        Certificate, CertificateId, ChallengeType, DnsName, Failure, FailureClass, KeyType, Leaf, NameSet, Order,
-        RenewalPlan, Site, SiteId, Slot, renewal_moment, urgent_from,
+        Certificate, CertificateId, ChallengeType, DnsName, Failure, FailureClass, KeyType, Leaf, NameSet,
+        Order, RenewalPlan, Site, SiteId, Slot, renewal_moment, urgent_from,
     },
     error::Fault,
     store::{Claimed, NamePointer, Store, StoreError, StoredSite},

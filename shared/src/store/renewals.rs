@@ -60,7 +60,9 @@ impl Store {
         let mut sum: BTreeMap<i64, u64> = BTreeMap::new();
         for (hour, count) in planned.into_iter().flatten() {
             // What is no hour, or none that there will be, was not written by us.
-            let Some(hour) = hour.parse().ok().filter(|hour| (0..=LAST_HOUR).contains(hour)) else { continue };
+            let Some(hour) = hour.parse().ok().filter(|hour| (0..=LAST_HOUR).contains(hour)) else {
+                continue;
+            };
             let of_hour = sum.entry(hour).or_default();
             *of_hour = of_hour.saturating_add(of_field(count.parse().ok()));
         }

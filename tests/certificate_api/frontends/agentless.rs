@@ -314,7 +314,7 @@ async fn each_is_whole_or_an_error() -> Result<()> {
     fleet.redis.command(&["HSET", &record, "spec", "{"]).await?;
     for (path, status) in [
         ("/v1/adapters/traefik".to_owned(), 200),
-        (format!("/v1/certificates/{SHOP}"), 200),
+        (format!("/v1/certificates/{SHOP}"), 500),
         (format!("/v1/adapters/haproxy/{SHOP}.pem"), 500),
     ] {
         let answer = fleet.get(at, &all, &path)?;

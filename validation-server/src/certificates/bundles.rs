@@ -209,9 +209,11 @@ impl Certificates {
         ids: BTreeSet<SiteId>,
     ) -> Result<Vec<FollowedGroup>, Refusal> {
         let ids: Vec<SiteId> = ids.into_iter().collect();
-        let mut sites = self.store.load_sites(&ids).await?;
-        sites.retain(|stored| reader.sees_site(&stored.site));
-        let seen: Vec<SiteId> = sites.into_iter().map(|stored| stored.id).collect();
+        let mut loaded = self.store.load_sites(&ids).await?;
+        loaded.sites.retain(|stored| reader.sees_site(&stored.site));
+        let mut seen: Vec<SiteId> = loaded.sites.into_iter().map(|stored| stored.id).collect();
+        // Whose scope these are in is judged by what they serve.
+        seen.extend(loaded.damaged.into_iter().map(|damaged| damaged.site));
         Ok(self.store.load_followed(&seen).await?)
     }
 
