@@ -236,10 +236,13 @@ impl Store {
     /// [`StoreError`].
     pub async fn list_tight_buckets(&self, ca: &str) -> Result<Vec<BucketState>, StoreError> {
         let now = Timestamp::now().as_microsecond();
-        let mut pipeline = redis::Pipeline::new();
-        pipeline.cmd("ZREMRANGEBYSCORE").arg(keys::limits(ca)).arg("-inf").arg(now).ignore();
-        pipeline.cmd("ZRANGE").arg(keys::limits(ca)).arg(0).arg(-1);
-        let (names,): (Vec<String>,) = self.link.pipe(&pipeline).await?;
+        let mut range = cmd("ZRANGEBYSCORE");
+        range.arg(keys::limits(ca)).arg(format!("({now}")).arg("+inf");
+        let names: Vec<String> = self.link.query(&range).await?;
+        // Those that are full again. A store that takes no writes can be looked at all the same.
+        let mut full = cmd("ZREMRANGEBYSCORE");
+        let _: Result<i64, StoreError> =
+            self.link.query(full.arg(keys::limits(ca)).arg("-inf").arg(now)).await;
         self.load_buckets(ca, &names).await
     }
 
