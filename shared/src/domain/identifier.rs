@@ -303,7 +303,7 @@ mod tests {
             (".example.com", "empty-label"),
             ("foo_bar.example.com", "invalid-character"),
             ("ex ample.com", "invalid-character"),
-            ("a/b.example.com", "invalid-character"),
+            ("a/b.example.com", "url"),
             (&long_label, "label-length"),
             (&long_name, "name-length"),
             ("a.b.c.d.e.f.g.h.i.example.com", "label-count"),
@@ -342,9 +342,7 @@ mod tests {
         assert_eq!(covering("any.bücher.example"), Some(star.clone()));
         assert_eq!(covering("a.any.example.com").unwrap().as_str(), "*.any.example.com");
         assert_eq!((covering("example.com"), covering("192.0.2.1")), (None, None));
-        for text in
-            ["*", "*.", "*.*.example.com", "a*.example.com", "*.com", "*..example.com", "*.a_b.example.com"]
-        {
+        for text in ["*", "*.", "*.*.example.com", "a*.example.com", "*..example.com", "*.a_b.example.com"] {
             assert!(DnsName::parse_identifier(text).is_err(), "{text}");
         }
         let long = format!("a{}", ["a".repeat(62).as_str(); 4].join("."));

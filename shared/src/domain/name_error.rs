@@ -180,9 +180,8 @@ mod tests {
         for text in ["2001:db8::1", "[2001:db8::1]", "shop.example.com", "*.example.com"] {
             assert!(DnsName::parse_identifier(text).is_ok(), "{text}");
         }
-        for (text, rule) in [("a/b.example.com", "invalid-character"), ("ex ample.com", "invalid-character")]
-        {
-            assert_eq!(DnsName::parse(text).unwrap_err().rule(), rule, "{text}");
+        for text in ["ex ample.com", "a$b.example.com"] {
+            assert_eq!(DnsName::parse(text).unwrap_err().rule(), "invalid-character", "{text}");
         }
     }
 }

@@ -70,8 +70,7 @@ impl PublicSuffixes {
         if !own_names && !name.as_str().contains('.') {
             return Err(NameError::NeedsDot(name.to_string()));
         }
-        let top_level = name.labels().next_back().unwrap_or_default();
-        if own_names && TEST_TOP_LEVELS.contains(&top_level) {
+        if own_names && Self::is_for_tests(name) {
             return Ok(());
         }
         let Some(suffix) = self.list.suffix(name.as_str().as_bytes()).filter(|suffix| suffix.is_known())
@@ -85,6 +84,14 @@ impl PublicSuffixes {
             return Err(NameError::PublicSuffix(name.to_string()));
         }
         Ok(())
+    }
+}
+
+impl PublicSuffixes {
+    /// Whether a name is one that nobody can register (RFC 2606): only CAs that are not public know it.
+    pub fn is_for_tests(name: &DnsName) -> bool {
+        let top_level = name.labels().next_back().unwrap_or_default();
+        TEST_TOP_LEVELS.contains(&top_level)
     }
 }
 

@@ -299,6 +299,7 @@ mod tests {
         let site = || item(false);
         let table = [
             ("/v1/certificates/shop.example.com", Route::One(name("shop.example.com"))),
+            ("/v1/certificates/intranet", Route::One(name("intranet"))),
             ("/v1/certificates/Shop.EXAMPLE.com", Route::One(name("shop.example.com"))),
             ("/v1/certificates/xn--hg4bs7k.example.kr", Route::One(name("상점.example.kr"))),
             ("/v1/certificates/%EC%83%81%EC%A0%90.example.kr", Route::One(name("상점.example.kr"))),
@@ -329,7 +330,6 @@ mod tests {
             "/v1/certificatesx",
             "/v1/certificates/",
             "/v1/certificates//",
-            "/v1/certificates/shop",
             "/v1/certificates/_kept",
             "/v1/certificates/0123456789abcdef0123_old",
             "/v1/certificates/shop.example.com/",
