@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use harness::{
     deadline::until_true,
-    redis_proxy::{Moment, Then, Trigger},
+    redis_proxy::{Moment, cut_twice},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -116,10 +116,11 @@ async fn cut_off_before_the_answer_was_kept() -> Result<()> {
     let service = Service::start().await?;
     let token = service.token("panel", "write").await?;
     let wish = json!({"names": ["a.example.com"]});
-    let kept = Trigger::on("sp:idempotency:", Moment::BeforeCommand, || Then::Cut).and("\"answer\"");
-    service.redis_proxy.add_trigger(kept);
+    for cut in cut_twice(&["sp:idempotency:", "\"answer\""], Moment::BeforeCommand) {
+        service.redis_proxy.add_trigger(cut);
+    }
     let first = ask(&service, "POST /sites", &token, "k", Some(wish.clone())).await?.with(201)?;
-    ensure!(service.redis_proxy.fired() == 1);
+    ensure!(service.redis_proxy.fired() == 2);
     let early = ask(&service, "POST /sites", &token, "k", Some(wish.clone())).await?;
     let early = early.refused(409, "in-progress")?;
     ensure!(early.header("Retry-After") == Some("5"), "{early:#?}");
@@ -154,7 +155,9 @@ async fn cut_off_while_it_was_done() -> Result<()> {
         [("k1", "a.example.com", Moment::BeforeCommand), ("k2", "b.example.com", Moment::Answered)]
     {
         let wish = json!({"names": [name]});
-        service.redis_proxy.add_trigger(Trigger::on(":due", moment, || Then::Cut).and(name));
+        for cut in cut_twice(&[":due", name], moment) {
+            service.redis_proxy.add_trigger(cut);
+        }
         let cut = ask(&service, "POST /sites", &token, key, Some(wish.clone())).await?;
         let cut = cut.refused(503, "store-unavailable")?;
         ensure!(cut.header("Retry-After") == Some("1"), "{cut:#?}");
@@ -162,6 +165,6 @@ async fn cut_off_while_it_was_done() -> Result<()> {
         let again = ask(&service, "POST /sites", &token, key, Some(wish)).await?.with(status)?;
         ensure!(again.header(REPLAY).is_none() && again.body["site"]["names"] == json!([name]), "{again:#?}");
     }
-    ensure!(service.redis_proxy.fired() == 2 && times_added(&service, &token).await? == 3);
+    ensure!(service.redis_proxy.fired() == 4 && times_added(&service, &token).await? == 3);
     Ok(())
 }

@@ -122,9 +122,15 @@ fn new_key() -> Result<PKey<Private>> {
     Ok(PKey::from_ec_key(EcKey::generate(&group)?)?)
 }
 
+/// RFC 5280 appendix A.1: ub-common-name.
+const MOST_OF_A_COMMON_NAME: usize = 64;
+
 fn subject(common_name: &str) -> Result<X509Name> {
     let mut name = X509Name::builder()?;
-    name.append_entry_by_nid(Nid::COMMONNAME, common_name)?;
+    // As CAs do: a longer name stands in the alternative names alone.
+    if common_name.len() <= MOST_OF_A_COMMON_NAME {
+        name.append_entry_by_nid(Nid::COMMONNAME, common_name)?;
+    }
     Ok(name.build())
 }
 

@@ -89,6 +89,15 @@ impl Trigger {
     }
 }
 
+/// Cuts the connection at such a command, and once more when it is asked again: a program may take a connection that breaks for
+/// one that was closed while it was idle.
+pub fn cut_twice(containing: &[&str], moment: Moment) -> [Trigger; 2] {
+    [1, 2].map(|nth| {
+        let first = Trigger::on(containing[0], moment, || Then::Cut).nth(nth);
+        containing[1..].iter().fold(first, |trigger, more| trigger.and(more))
+    })
+}
+
 /// The running proxy. Dropping it closes its listener and all connections.
 pub struct RedisProxy {
     address: SocketAddr,

@@ -63,6 +63,11 @@ impl Failed {
         )
     }
 
+    /// What is wrong, for whoever goes on without.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     #[must_use]
     pub(super) fn with_details(self, details: serde_json::Value) -> Self {
         Self { details, ..self }
