@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use harness::{
     deadline::until_true,
     redis_proxy::{Mode, Moment, Then, Trigger, cut_twice},
@@ -73,7 +73,6 @@ async fn a_store_that_goes_in_the_middle_is_not_found_to_lack_anything() -> Resu
     service.ask("PUT /tenants/acme", &token, Some(&json!({"redirect": true}))).await?.with(201)?;
     for (line, cut_at) in [
         ("GET /sites/a.example.com", "sp:name:a.example.com"),
-        ("GET /sites/a.example.com", "HMGET"),
         ("GET /sites/a.example.com", "HGETALL"),
         ("GET /certificates/a.example.com", "sp:name:a.example.com"),
         ("GET /tenants/acme", "sp:tenant:acme"),
@@ -83,9 +82,10 @@ async fn a_store_that_goes_in_the_middle_is_not_found_to_lack_anything() -> Resu
         for cut in cut_twice(&[cut_at], Moment::BeforeCommand) {
             service.redis_proxy.add_trigger(cut);
         }
-        service.ask(line, &token, None).await?.refused(503, "store-unavailable")?;
+        let refused = service.ask(line, &token, None).await?.refused(503, "store-unavailable");
+        refused.with_context(|| format!("{line}, cut at {cut_at}"))?;
     }
-    ensure!(service.redis_proxy.fired() == 14, "{} of the cuts were made", service.redis_proxy.fired());
+    ensure!(service.redis_proxy.fired() == 12, "{} of the cuts were made", service.redis_proxy.fired());
     // A record that can't be read isn't missing either, and trying again doesn't help.
     service.redis.command(&["SET", "sp:tenant:broken", "{"]).await?;
     let damaged = service.ask("GET /tenants/broken", &token, None).await?.refused(500, "damaged")?;
