@@ -33,6 +33,7 @@ mod one_bad_name;
 mod open_orders;
 mod planned_renewals;
 mod preflight;
+mod printed;
 mod private_names;
 mod quickstart;
 mod redirect_rules;

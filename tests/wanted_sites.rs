@@ -51,6 +51,14 @@ async fn a_site_is_added_once_and_changed_as_it_is_told() -> Result<()> {
     ensure!(shown["groups"].as_array().is_some_and(|groups| groups.len() == 2), "one each: {shown:#}");
     let listed = stage.json(&["site", "list", "--tag", "us"]).await?;
     ensure!(listed["sites"].as_array().is_some_and(|sites| sites.len() == 2), "{listed:#}");
+    let page = stage.signpost.issuer(&["site", "list", "--limit", "1"]).await?.success()?;
+    ensure!(page.stdout.contains("1 shown, of 2 in all; more: issuer site list --after"), "{}", page.stdout);
+    let id = shown["site"].as_str().context("an id")?;
+    ensure!(stage.json(&["site", "show", id]).await?["site"] == id);
+    let status = stage.json(&["status", id]).await?;
+    ensure!(status["sites"].as_array().is_some_and(|sites| sites.len() == 2), "{status:#}");
+    let status = stage.json(&["status"]).await?;
+    ensure!(status["fleet"]["without_certificate"] == 0, "{status:#}");
     let none = stage.json(&["site", "list", "--tag", "eu"]).await?;
     ensure!(none["sites"] == json!([]), "{none:#}");
     ensure!(stage.proxy.issued_for(&["shop.example"]).len() == 2, "its neighbour costs it nothing");

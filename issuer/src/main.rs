@@ -1,6 +1,5 @@
 //! The operator's command line.
 
-use clap::Parser;
 use std::process::ExitCode;
 
 /// Wipes what is freed, wherever it was: a private key passes through buffers of libraries, and through those that grow.
@@ -9,5 +8,5 @@ static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
     zeroizing_alloc::ZeroAlloc(std::alloc::System);
 
 fn main() -> ExitCode {
-    issuer::cli::run(issuer::cli::Arguments::parse()).into()
+    issuer::cli::run().into()
 }

@@ -7,7 +7,8 @@
 //! - [`store`]: how all of it is kept in Redis. `store/keys.rs` is the map of the keys.
 //! - [`config`]: the one TOML file of all programs.
 //! - [`tls`]: the fleet's own certificate authority, for its own connections.
-//! - [`telemetry`]: logs and metrics. [`digest`]: bytes as text.
+//! - [`telemetry`]: logs and metrics. [`printing`]: results and errors, on standard output and standard error.
+//! - [`text`]: text from outside, and moments for people. [`digest`]: bytes as text.
 //!
 //! # How data flows
 //!
@@ -19,6 +20,7 @@ pub mod config;
 pub mod digest;
 pub mod domain;
 pub mod error;
+pub mod printing;
 pub mod store;
 pub mod telemetry;
 pub mod text;

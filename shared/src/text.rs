@@ -1,6 +1,7 @@
 //! Text from outside: what a CA, a web server, a client or an operator wrote may be told on a terminal and in a log, and must not
 //! be obeyed there.
 
+use jiff::Timestamp;
 use std::{borrow::Cow, fmt::Write as _};
 
 /// The text with every character escaped, as JSON does it, that a terminal could obey or that hides what is there. Line breaks and
@@ -12,6 +13,69 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 /// The same on one line.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, |_| false)
+}
+
+/// A moment as people see it: `2026-11-30 13:21 UTC`.
+pub fn moment(at: Timestamp) -> String {
+    at.strftime("%F %H:%M UTC").to_string()
+}
+
+/// The text with every moment that stands there as programs write it (RFC 3339, UTC) in the form for people.
+pub fn with_moments(text: &str) -> Cow<'_, str> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(is_digit) {
+        let digits = &rest[at..];
+        let begins = rest[..at].chars().next_back().or(out.chars().next_back());
+        let whole =
+            !begins.is_some_and(|before| before.is_alphanumeric() || matches!(before, '-' | '.' | ':'));
+        let length = if whole { length_of_moment(digits) } else { 0 };
+        match digits[..length].parse::<Timestamp>() {
+            Ok(found) => {
+                out.push_str(&rest[..at]);
+                out.push_str(&moment(found));
+                rest = &digits[length..];
+            }
+            Err(_) => {
+                let end = digits.find(|character| !is_digit(character)).unwrap_or(digits.len());
+                out.push_str(&rest[..at + end]);
+                rest = &digits[end..];
+            }
+        }
+    }
+    if out.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+/// A moment as programs write it, in whole seconds; `None` where the text is none.
+pub fn in_whole_seconds(text: &str) -> Option<String> {
+    if length_of_moment(text) != text.len() {
+        return None;
+    }
+    let at: Timestamp = text.parse().ok()?;
+    Some(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// How many bytes at the beginning have the form of a moment; 0: they have not.
+fn length_of_moment(text: &str) -> usize {
+    const FORM: &[u8] = b"dddd-dd-ddTdd:dd:dd";
+    let bytes = text.as_bytes();
+    let fits = |(form, byte): (&u8, &u8)| if *form == b'd' { byte.is_ascii_digit() } else { form == byte };
+    if bytes.len() <= FORM.len() || !FORM.iter().zip(bytes).all(fits) {
+        return 0;
+    }
+    let mut end = FORM.len();
+    if bytes[end] == b'.' {
+        end += 1 + bytes[end + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    }
+    if bytes.get(end) == Some(&b'Z') { end + 1 } else { 0 }
+}
+
+fn is_digit(character: char) -> bool {
+    character.is_ascii_digit()
 }
 
 /// Whether a text may be kept as a remark: short, and nothing in it that would have to be escaped.
@@ -65,6 +129,32 @@ mod tests {
         let back: Vec<String> = serde_json::from_str(&printable(&text)).unwrap();
         assert_eq!(back, ["\u{9b}\u{1b}\u{2028}"]);
         assert!(!printable(&text).chars().any(|character| character.is_control()));
+    }
+
+    #[test]
+    fn people_see_moments_in_one_form() {
+        assert_eq!(
+            with_moments("last at 2026-11-30T13:21:07.123456789Z (3 in a row), until 2026-12-01T00:00:00Z."),
+            "last at 2026-11-30 13:21 UTC (3 in a row), until 2026-12-01 00:00 UTC."
+        );
+        for same in [
+            "192.0.2.7 and 상점 7",
+            "",
+            "2026-11-30T13:21:07",
+            "2026-13-30T13:21:07Z",
+            "x2026-11-30T13:21:07Z",
+            "2026-11-30",
+        ] {
+            assert_eq!(with_moments(same), same);
+        }
+    }
+
+    #[test]
+    fn programs_see_whole_seconds() {
+        assert_eq!(in_whole_seconds("2026-11-30T13:21:07.999Z").as_deref(), Some("2026-11-30T13:21:07Z"));
+        assert_eq!(in_whole_seconds("2026-11-30T13:21:07Z").as_deref(), Some("2026-11-30T13:21:07Z"));
+        assert_eq!(in_whole_seconds("2026-11-30T13:21:07Z and more"), None);
+        assert_eq!(in_whole_seconds("a.example"), None);
     }
 
     #[test]

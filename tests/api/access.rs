@@ -110,10 +110,7 @@ async fn nobody_learns_more_than_that_a_token_is_needed() -> Result<()> {
         let headers = [("Authorization", header)];
         let body = Some(("text/plain", b"x".to_vec()));
         service.send("POST /sites", "", body, &headers).await?.refused(401, "unauthorized")?;
-        service
-            .send("GET /sites/no.example.com?x=1", "", None, &headers)
-            .await?
-            .refused(401, "unauthorized")?;
+        service.send("GET /sites/no.example.com", "", None, &headers).await?.refused(401, "unauthorized")?;
     }
     let token = service.token("panel", "read").await?;
     for scheme in ["Bearer", "bearer", "BEARER"] {

@@ -114,12 +114,51 @@ async fn requests_that_are_none_are_refused_as_json() -> Result<()> {
     for bytes in [&b"{"[..], b"{\"names\":[\"\xff\"]}", b"nonsense", b""] {
         send("application/json", bytes).await?.refused(400, "bad-request")?;
     }
+    // By places, which nobody means; and in a form that nobody reads.
+    send("application/json", br#"[["a.example.com"]]"#).await?.refused(400, "bad-request")?;
+    send("application/json; charset=utf-16", wish).await?.refused(415, "not-json")?;
+    let body = Some(("application/json", wish.to_vec()));
+    service
+        .send("POST /sites", &token, body, &[("Content-Encoding", "gzip")])
+        .await?
+        .refused(415, "not-json")?;
+    for line in ["POST /sites?dry_run=1", "GET /tenants?limit=1", "GET /status?x", "GET /openapi.json?x=1"] {
+        service.send(line, &token, None, &[]).await?.refused(400, "bad-request")?;
+    }
     let mut large = br#"{"names":["#.to_vec();
     large.resize(256 << 10, b' ');
     send("application/json", &large).await?.refused(400, "bad-request")?;
     large.push(b' ');
     send("application/json", &large).await?.refused(413, "too-large")?;
     send("application/json; charset=utf-8", wish).await?.with(201)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_can_be_bound_to_the_state_that_was_seen() -> Result<()> {
+    let service = Service::start().await?;
+    let token = service.token("panel", "admin").await?;
+    let send = async |line: &str, body: &str, headers: &[(&str, &str)]| {
+        service.send(line, &token, Some(("application/json", body.as_bytes().to_vec())), headers).await
+    };
+    send("POST /sites", r#"{"names":["a.example.com"]}"#, &[]).await?.with(201)?;
+    let seen = service.send("GET /sites/a.example.com", &token, None, &[]).await?.with(200)?;
+    let seen = seen.header("ETag").context("an ETag")?.to_owned();
+    let line = "PATCH /sites/a.example.com";
+    let changed = send(line, r#"{"tags":["eu"]}"#, &[("If-Match", &seen)]).await?.with(200)?;
+    let now = changed.header("ETag").context("an ETag")?.to_owned();
+    send(line, r#"{"tags":["us"]}"#, &[("If-Match", &seen)]).await?.refused(412, "precondition-failed")?;
+    send(line, r#"{"tags":["us"]}"#, &[("If-Match", "*")]).await?.with(200)?;
+    service
+        .send("DELETE /sites/a.example.com", &token, None, &[("If-Match", &now)])
+        .await?
+        .refused(412, "precondition-failed")?;
+    send("PUT /tenants/acme", r#"{"redirect":true}"#, &[("If-Match", "*")])
+        .await?
+        .refused(412, "precondition-failed")?;
+    let made = send("PUT /tenants/acme", r#"{"redirect":true}"#, &[]).await?.with(201)?;
+    let made = made.header("ETag").context("an ETag")?.to_owned();
+    send("PUT /tenants/acme", r#"{"redirect":false}"#, &[("If-Match", &made)]).await?.with(200)?;
     Ok(())
 }
 

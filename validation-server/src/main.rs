@@ -19,7 +19,7 @@ mod store_check;
 
 use clap::{Args, Parser, Subcommand};
 use run::Failure;
-use shared::config::Config;
+use shared::{config::Config, printing::tell};
 use std::{path::PathBuf, process::ExitCode};
 
 /// Wipes what is freed, wherever it was: a private key passes through buffers of libraries, and through those that grow.
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     match start(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", shared::text::printable(&failure.to_string()));
+            tell(&failure.to_string());
             failure.exit_code()
         }
     }
@@ -77,7 +77,7 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
         }
     };
     if checked_only {
-        eprintln!("the configuration is fine");
+        tell("the configuration is fine");
         return Ok(());
     }
     // What the operator sets comes after, and wins.

@@ -45,8 +45,17 @@ use crate::{
 };
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
-use shared::{error::chain, text::printable};
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use shared::{
+    error::chain,
+    printing::{self, is_reader_gone, tell},
+    text::with_moments,
+};
+use std::{
+    io::{ErrorKind, IsTerminal},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 use tracing_subscriber::{
     Layer as _,
     filter::{LevelFilter, Targets},
@@ -91,22 +100,29 @@ const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return end_of_usage(&error),
+    };
     let ansi = std::io::stderr().is_terminal();
     // The protocol layer has a line for each malformed request, which anybody on this machine could write.
     let lines = Targets::new().with_default(LevelFilter::INFO).with_target("actix_http", LevelFilter::OFF);
-    let log =
-        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
+    let log = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .with_target(false)
+        .log_internal_errors(false);
     tracing_subscriber::registry().with(log.with_filter(lines)).init();
     match execute(&arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILED),
         Err(error) => {
             let code = if error.is::<AgentConfigError>() { BAD_CONFIGURATION } else { FAILED };
+            tell(&format!("frontend-agent: {}", chain(error.as_ref())));
             if arguments.json {
-                println!("{}", printable(&serde_json::json!({ "error": chain(error.as_ref()) }).to_string()));
+                // The exit code says it as well.
+                let _ = printing::print(&serde_json::json!({ "error": chain(error.as_ref()) }).to_string());
             }
-            eprintln!("frontend-agent: {}", printable(&chain(error.as_ref())));
             ExitCode::from(code)
         }
     }
@@ -131,42 +147,84 @@ fn execute(arguments: &Arguments) -> anyhow::Result<bool> {
                 }
                 anyhow::Ok(report)
             })?;
-            if arguments.json {
-                println!("{}", printable(&serde_json::to_string_pretty(&report)?));
-            } else {
-                show(&report);
+            say(&if arguments.json { serde_json::to_string_pretty(&report)? } else { to_text(&report) })?;
+            if !report.is_success() && !arguments.json {
+                tell(&format!("frontend-agent: {}", report.problems()));
             }
             Ok(report.is_success())
         }
         Verb::Status => {
-            let overview = Overview::of(&Directory::existing(&StoreConfig::load(file)?))?;
-            if arguments.json {
-                println!("{}", printable(&serde_json::to_string_pretty(&overview)?));
+            let directory = Directory::existing(&StoreConfig::load(file)?);
+            let overview = Overview::of(&directory).map_err(|error| without_data(error, &directory))?;
+            say(&if arguments.json {
+                serde_json::to_string_pretty(&overview)?
             } else {
-                print!("{}", printable(&overview.to_text(Timestamp::now())));
-            }
+                with_moments(&overview.to_text(Timestamp::now())).into_owned()
+            })?;
             Ok(true)
         }
     }
 }
 
-fn show(report: &Report) {
+/// Before the first sync there is nothing to show.
+fn without_data(error: std::io::Error, directory: &Directory) -> anyhow::Error {
+    let root = directory.root().display();
+    let why = match error.kind() {
+        ErrorKind::NotFound => format!(
+            "nothing is kept in {root} yet: run `frontend-agent sync` once, or `frontend-agent run` for good \
+             (agent.directory says where)"
+        ),
+        ErrorKind::PermissionDenied => {
+            format!("{root} can't be read: run this as the agent's user, or as root")
+        }
+        _ => format!("{root} can't be read"),
+    };
+    anyhow::Error::new(error).context(why)
+}
+
+/// Prints a result. A reader that has gone away (`| head`) has what it wanted.
+fn say(text: &str) -> anyhow::Result<()> {
+    match printing::print(text) {
+        Err(error) if !is_reader_gone(&error) => {
+            Err(anyhow::Error::new(error).context("the result can't be written to standard output"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Help and version are results; anything else is a mistake in the command line, told in the form that was asked for.
+fn end_of_usage(error: &clap::Error) -> ExitCode {
+    let printed = error.print();
+    if !error.use_stderr() {
+        return match printed {
+            Err(error) if !is_reader_gone(&error) => ExitCode::from(FAILED),
+            _ => ExitCode::SUCCESS,
+        };
+    }
+    if std::env::args_os().skip(1).any(|argument| argument == "--json") {
+        let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text).trim();
+        let _ = printing::print(&serde_json::json!({ "error": text }).to_string());
+    }
+    ExitCode::from(BAD_CONFIGURATION)
+}
+
+fn to_text(report: &Report) -> String {
+    let mut text = String::new();
     for published in &report.published {
-        println!("published  {}", published.names.join(" "));
+        text.push_str(&format!("published  {}\n", published.names.join(" ")));
     }
     for id in &report.removed {
-        println!("removed    {id}");
+        text.push_str(&format!("removed    {id}\n"));
     }
-    println!(
-        "{} published, {} unchanged, {} removed, {} failed in {} ms{}",
+    text.push_str(&format!(
+        "{} published, {} unchanged, {} removed, {} failed in {} ms{}\n",
         report.published.len(),
         report.unchanged,
         report.removed.len(),
         report.failed.len(),
         report.duration_ms,
         if report.reloaded { ", web server reloaded" } else { "" },
-    );
-    if !report.is_success() {
-        eprintln!("frontend-agent: {}", printable(&report.problems()));
-    }
+    ));
+    text
 }

@@ -158,6 +158,23 @@ impl RequestError {
         }
     }
 
+    /// Whether the server's certificate is of no CA that is trusted here.
+    pub fn is_untrusted(&self) -> bool {
+        matches!(self, Self::Transport { source, .. } if shared::error::chain(source).contains("certificate verify failed"))
+    }
+
+    /// Whether the answer to the question for the directory shows that the settings are wrong: no such host, no trust, or
+    /// something that is no directory.
+    pub fn is_of_the_settings(&self) -> bool {
+        match self {
+            Self::Transport { source, .. } => {
+                self.is_untrusted() || shared::error::chain(source).contains("Name or service not known")
+            }
+            Self::Malformed { .. } => true,
+            _ => self.status().is_some_and(|status| matches!(status, 300..=399 | 400..=405 | 410)),
+        }
+    }
+
     /// Who has to act. What the CA says about a validation is in the challenge instead, with its own
     /// [`Problem::validation_fault`].
     pub fn fault(&self) -> Fault {

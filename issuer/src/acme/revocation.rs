@@ -9,17 +9,21 @@ use openssl::pkey::{PKeyRef, Private};
 use serde::Serialize;
 use std::{fmt, str::FromStr};
 
-/// Why (RFC 5280 section 5.3.1): the codes that public CAs take from subscribers.
+/// Why (RFC 5280 section 5.3.1): the codes that CAs take from subscribers. The others are for a CA alone to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RevocationReason {
     /// 0: no reason given.
     Unspecified,
     /// 1: the private key is known to others. Blocks the key for ever.
     KeyCompromise,
+    /// 3: the subject is named otherwise by now.
+    AffiliationChanged,
     /// 4: replaced by another certificate.
     Superseded,
     /// 5: the name is no longer served here.
     CessationOfOperation,
+    /// 9: what it was given for is not allowed any more.
+    PrivilegeWithdrawn,
 }
 
 /// What it came to; the certificate is revoked either way.
@@ -31,7 +35,10 @@ pub enum Revocation {
 
 /// The text names no reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown reason {0:?}: use unspecified, key-compromise, superseded or cessation-of-operation")]
+#[error(
+    "unknown reason {0:?}: use unspecified, key-compromise, affiliation-changed, superseded, cessation-of-operation or \
+     privilege-withdrawn, as here or as RFC 5280 writes them (keyCompromise)"
+)]
 pub struct UnknownRevocationReason(String);
 
 #[derive(Serialize)]
@@ -42,15 +49,23 @@ struct RevokeCertificate {
 }
 
 impl RevocationReason {
-    pub const ALL: [Self; 4] =
-        [Self::Unspecified, Self::KeyCompromise, Self::Superseded, Self::CessationOfOperation];
+    pub const ALL: [Self; 6] = [
+        Self::Unspecified,
+        Self::KeyCompromise,
+        Self::AffiliationChanged,
+        Self::Superseded,
+        Self::CessationOfOperation,
+        Self::PrivilegeWithdrawn,
+    ];
 
     pub const fn code(self) -> u8 {
         match self {
             Self::Unspecified => 0,
             Self::KeyCompromise => 1,
+            Self::AffiliationChanged => 3,
             Self::Superseded => 4,
             Self::CessationOfOperation => 5,
+            Self::PrivilegeWithdrawn => 9,
         }
     }
 
@@ -58,8 +73,10 @@ impl RevocationReason {
         match self {
             Self::Unspecified => "unspecified",
             Self::KeyCompromise => "key-compromise",
+            Self::AffiliationChanged => "affiliation-changed",
             Self::Superseded => "superseded",
             Self::CessationOfOperation => "cessation-of-operation",
+            Self::PrivilegeWithdrawn => "privilege-withdrawn",
         }
     }
 }
@@ -73,7 +90,8 @@ impl fmt::Display for RevocationReason {
 impl FromStr for RevocationReason {
     type Err = UnknownRevocationReason;
     fn from_str(text: &str) -> Result<Self, UnknownRevocationReason> {
-        let found = Self::ALL.into_iter().find(|reason| reason.as_str() == text);
+        let letters = |text: &str| text.replace(['-', '_', ' '], "").to_ascii_lowercase();
+        let found = Self::ALL.into_iter().find(|reason| letters(reason.as_str()) == letters(text));
         found.ok_or_else(|| UnknownRevocationReason(text.to_owned()))
     }
 }
@@ -149,7 +167,12 @@ mod tests {
         for reason in RevocationReason::ALL {
             assert_eq!(reason.as_str().parse(), Ok(reason));
         }
-        assert_eq!(RevocationReason::ALL.map(RevocationReason::code), [0, 1, 4, 5]);
+        assert_eq!(RevocationReason::ALL.map(RevocationReason::code), [0, 1, 3, 4, 5, 9]);
+        for (text, code) in
+            [("keyCompromise", 1), ("affiliationChanged", 3), ("SUPERSEDED", 4), ("cessationOfOperation", 5)]
+        {
+            assert_eq!(text.parse().map(RevocationReason::code), Ok(code), "{text}");
+        }
         assert!("certificateHold".parse::<RevocationReason>().is_err());
     }
 }

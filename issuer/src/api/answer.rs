@@ -4,13 +4,19 @@ use actix_web::{
     HttpResponse, HttpResponseBuilder,
     http::{
         StatusCode,
-        header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
+        header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
     },
 };
 use serde::Serialize;
-use shared::store::KeptAnswer;
+use shared::{digest::sha256_hex, store::KeptAnswer};
 
 const REPLAYED: &str = "Idempotent-Replay";
+
+/// A name for this state, as `ETag` and `If-Match` have it.
+pub(super) fn etag_of(wanted: &impl Serialize) -> String {
+    let text = serde_json::to_string(wanted).expect("answers are plain data");
+    format!("\"{}\"", &sha256_hex(text.as_bytes())[..32])
+}
 
 /// What a request is answered with.
 #[derive(Clone, Debug)]
@@ -22,6 +28,8 @@ pub(super) struct Answer {
     /// Seconds.
     pub(super) retry_after: Option<u32>,
     pub(super) allow: Option<String>,
+    /// Names this state of what is shown, for `If-Match`.
+    pub(super) etag: Option<String>,
     pub(super) replayed: bool,
     /// Whether the same request can be answered otherwise a moment later: then it is not kept.
     pub(super) passing: bool,
@@ -43,6 +51,7 @@ impl Answer {
             location: None,
             retry_after: None,
             allow: None,
+            etag: None,
             replayed: false,
             passing: status.is_server_error(),
         }
@@ -51,6 +60,13 @@ impl Answer {
     #[must_use]
     pub(super) fn at(mut self, location: String) -> Self {
         self.location = Some(location);
+        self
+    }
+
+    /// With the name of the state of what can be changed.
+    #[must_use]
+    pub(super) fn tagged(mut self, wanted: &impl Serialize) -> Self {
+        self.etag = Some(etag_of(wanted));
         self
     }
 
@@ -84,6 +100,9 @@ impl Answer {
         }
         if let Some(allow) = self.allow {
             response.insert_header((ALLOW, allow));
+        }
+        if let Some(etag) = self.etag {
+            response.insert_header((ETAG, etag));
         }
         if self.replayed {
             response.insert_header((REPLAYED, "true"));

@@ -42,6 +42,7 @@ pub(super) async fn set(who: Authorized<Admin>, asked: Asked) -> Result<Answer, 
     }
     let store = &asked.api.store;
     let before = find(&asked, what, &scope).await?;
+    asked.check_match(before.as_ref())?;
     let since = before.as_ref().map_or_else(Timestamp::now, |before| before.since);
     let brake = Brake { what, scope, since, reason: wish.reason };
     store.set_brake(&brake).await?;
@@ -50,7 +51,7 @@ pub(super) async fn set(who: Authorized<Admin>, asked: Asked) -> Result<Answer, 
         let event = Event::new(EventKind::BrakeOn, since, brake.to_string());
         store.append_event(&by(event, &who, &brake)).await?;
     }
-    Ok(Answer::new(status, &brake))
+    Ok(Answer::new(status, &brake).tagged(&brake))
 }
 
 pub(super) async fn release(who: Authorized<Admin>, asked: Asked) -> Result<Answer, Refusal> {
@@ -58,6 +59,7 @@ pub(super) async fn release(who: Authorized<Admin>, asked: Asked) -> Result<Answ
     let missing =
         || Refusal::new(Code::NoSuchBrake, format!("{what} for {} is not stopped", scope.in_words()));
     let brake = find(&asked, what, &scope).await?.ok_or_else(missing)?;
+    asked.check_match(Some(&brake))?;
     if !asked.api.store.release_brake(what, &scope).await? {
         return Err(missing());
     }

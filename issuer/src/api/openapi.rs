@@ -86,6 +86,14 @@ fn operation(route: &Route) -> Value {
             "schema": { "type": "string", "minLength": 1, "maxLength": 255 },
         }));
     }
+    if route.takes_if_match() {
+        parameters.push(json!({
+            "name": "If-Match",
+            "in": "header",
+            "description": "An ETag of what is changed: nothing is written where it is in another state by now.",
+            "schema": { "type": "string" },
+        }));
+    }
     let mut shown = json!({
         "operationId": described.id,
         "summary": described.summary,

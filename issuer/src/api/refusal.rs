@@ -79,6 +79,9 @@ codes! {
     Changed "changed" CONFLICT
         "Somebody else changed the same thing in this moment; nothing was written."
         "Read it again, and repeat the request.";
+    PreconditionFailed "precondition-failed" PRECONDITION_FAILED
+        "It is no longer in the state that If-Match names; nothing was written."
+        "Read it again with its ETag, and decide anew.";
     TooManyRemovals "too-many-removals" CONFLICT
         "The file lacks more than a tenth of the sites that files of its source have added, or holds none; nothing was changed."
         "If they are to be removed, add remove=NUMBER to the query, with the number of details.removed.";

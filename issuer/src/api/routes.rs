@@ -82,6 +82,11 @@ impl Route {
         self.method != "GET"
     }
 
+    /// Whether `If-Match` is heeded: what it changes has an `ETag`.
+    pub fn takes_if_match(&self) -> bool {
+        matches!(self.method, "PUT" | "PATCH" | "DELETE")
+    }
+
     /// Every code that it may refuse a request with.
     pub fn refusals(&self) -> Vec<Code> {
         let mut codes = self.described.refusals.to_vec();
@@ -99,9 +104,12 @@ impl Route {
             ]);
             codes.extend(self.described.takes_file.then_some(Code::Busy));
         }
-        if !self.described.query.is_empty() {
-            codes.push(Code::BadRequest);
+        // Of its query, or its headers.
+        codes.push(Code::BadRequest);
+        if self.takes_if_match() {
+            codes.push(Code::PreconditionFailed);
         }
+        codes.push(if self.described.takes_file { Code::NotAFile } else { Code::NotJson });
         codes.sort_by_key(|code| (code.status(), code.as_str()));
         codes.dedup();
         codes

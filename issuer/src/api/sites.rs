@@ -45,18 +45,20 @@ pub(super) async fn show(_: Authorized<Read>, asked: Asked) -> Result<Answer, Re
     // Removed in this moment.
     let view = views.pop();
     let view = view.ok_or_else(|| SiteError::NotFound(asked.part("site")))?;
-    Ok(Answer::ok(&view.describe()))
+    Ok(Answer::ok(&view.describe()).tagged(&view::wanted(&wanted.id, &wanted.site)))
 }
 
 pub(super) async fn change(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
     let patch = Patch::parse(asked.json()?)?;
     let before = find(&asked).await?;
+    asked.check_match(Some(&view::wanted(&before.id, &before.site)))?;
     let wish = patch.to_wish(&before.site)?;
     set(&asked.api, before, &wish).await
 }
 
 pub(super) async fn remove(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
     let wanted = find(&asked).await?;
+    asked.check_match(Some(&view::wanted(&wanted.id, &wanted.site)))?;
     let names = &wanted.site.names;
     if SiteId::parse(&asked.part("site")).is_none() && names.as_slice().len() > 1 {
         let message = format!("the site {} has the names {names}: nothing was removed", wanted.id);
@@ -204,7 +206,8 @@ async fn set_paused(asked: &Asked, paused: bool) -> Result<Answer, Refusal> {
 }
 
 async fn set(api: &Api, before: WantedSite, wish: &SiteWish) -> Result<Answer, Refusal> {
-    Ok(Answer::ok(&describe(&api.registry.set(before, wish).await?)))
+    let change = api.registry.set(before, wish).await?;
+    Ok(Answer::ok(&describe(&change)).tagged(&view::wanted(&change.id, &change.site)))
 }
 
 async fn nudge(asked: &Asked, force: bool) -> Result<Answer, Refusal> {

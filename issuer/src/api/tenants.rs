@@ -32,7 +32,8 @@ pub(super) async fn show(_: Authorized<Read>, asked: Asked) -> Result<Answer, Re
     let found = found.ok_or_else(|| {
         Refusal::new(Code::NoSuchTenant, format!("{name:?}: there is no tenant of this name"))
     })?;
-    Ok(Answer::ok(&describe(&found.tenant)))
+    let shown = describe(&found.tenant);
+    Ok(Answer::ok(&shown).tagged(&shown))
 }
 
 pub(super) async fn put(_: Authorized<Admin>, asked: Asked) -> Result<Answer, Refusal> {
@@ -44,11 +45,13 @@ pub(super) async fn put(_: Authorized<Admin>, asked: Asked) -> Result<Answer, Re
         return Err(Refusal::new(Code::InvalidTenant, format!("{wrong:?} can't be a tenant or an account")));
     }
     let before = asked.api.store.load_tenant(&name).await?;
+    asked.check_match(before.as_ref().map(|before| describe(&before.tenant)).as_ref())?;
     let created = before.as_ref().map_or_else(Timestamp::now, |before| before.tenant.created);
     let tenant = Tenant { v: Tenant::VERSION, name, redirect: wish.redirect, account: wish.account, created };
     asked.api.store.write_tenant(before.as_ref(), &tenant).await?;
     let status = if before.is_some() { StatusCode::OK } else { StatusCode::CREATED };
-    Ok(Answer::new(status, &describe(&tenant)))
+    let shown = describe(&tenant);
+    Ok(Answer::new(status, &shown).tagged(&shown))
 }
 
 fn describe(tenant: &Tenant) -> Value {

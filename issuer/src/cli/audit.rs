@@ -228,7 +228,7 @@ impl Reads {
 
     fn cells(&self) -> Vec<String> {
         let from: Vec<&str> = self.from.iter().map(String::as_str).collect();
-        let time = |at: Timestamp| at.strftime("%F %T").to_string();
+        let time = |at: Timestamp| at.strftime("%F %H:%M UTC").to_string();
         vec![self.times.to_string(), time(self.first), time(self.last), from.join(" ")]
     }
 }
@@ -295,7 +295,7 @@ fn describe(line: &AuditLine) -> String {
         AuditAction::Denied => "denied",
     };
     let who = if entry.who.is_empty() { "-" } else { &entry.who };
-    format!("{}  {action:8}  {who}  {}  {what}", line.at.strftime("%F %T"), entry.from)
+    format!("{}  {action:8}  {who}  {}  {what}", line.at.strftime("%F %H:%M UTC"), entry.from)
 }
 
 /// As it is printed elsewhere: with or without colons, upper or lower case.

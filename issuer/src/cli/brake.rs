@@ -104,7 +104,7 @@ async fn show(context: &Context, output: &Output) -> Result<Exit, Failed> {
             return "nothing is stopped".to_owned();
         }
         let row = |brake: &Brake| {
-            let since = brake.since.strftime("%F %T UTC").to_string();
+            let since = brake.since.strftime("%F %H:%M UTC").to_string();
             vec![brake.what.to_string(), brake.scope.in_words(), since, brake.reason.clone()]
         };
         table(&["STOPPED", "FOR", "SINCE", "REASON"], brakes.iter().map(row))

@@ -18,6 +18,8 @@ use std::{
 pub(super) struct Context {
     pub(super) config: Config,
     pub(super) store: Store,
+    /// What is to be said of the store.
+    pub(super) warnings: Vec<String>,
     /// Where it was opened already.
     vault: Option<Arc<Vault>>,
 }
@@ -31,7 +33,7 @@ impl Context {
         for warning in &health.warnings {
             output.note(&format!("warning: {warning}"));
         }
-        Ok(Self { config, store, vault: None })
+        Ok(Self { config, store, warnings: health.warnings, vault: None })
     }
 
     /// Opens the store for a command that changes something: it must take writes, and be the one that this node's keyring

@@ -119,7 +119,7 @@ fn text(stored: &StoredEvent) -> String {
         [only] => only.to_unicode(),
         [first, rest @ ..] => format!("{} (+{})", first.to_unicode(), rest.len()),
     };
-    let at = event.at.strftime("%Y-%m-%dT%H:%M:%SZ");
+    let at = shared::text::moment(event.at);
     let mut text =
         format!("{at}  {:<8}  {:<15}  {names}  {}", event.severity, event.kind, one_line(&event.what));
     if let Some(remedy) = &event.remedy {

@@ -95,7 +95,7 @@ fn terms(config: &Config, name: Option<&str>) -> Result<Terms, Failed> {
 fn overview_to_text(shown: &Overview) -> String {
     let mut text = format!("{} ({})", shown.title, shown.ca);
     for pause in &shown.pauses {
-        let time = |moment: Timestamp| moment.strftime("%F %T UTC").to_string();
+        let time = |moment: Timestamp| moment.strftime("%F %H:%M UTC").to_string();
         text.push_str(&format!(
             "\nPAUSED: since {} it wants no requests of the kind {:?}, until {}; the next one finds out at {} whether it takes them; \
              `issuer retry --ca {}` asks at once\n",
@@ -110,7 +110,7 @@ fn overview_to_text(shown: &Overview) -> String {
         return text + ": no limits are known of it; ca." + &shown.ca + ".limits_file can name some";
     }
     match shown.since {
-        Some(since) => text.push_str(&format!(": counted since {}\n", since.strftime("%F %T UTC"))),
+        Some(since) => text.push_str(&format!(": counted since {}\n", since.strftime("%F %H:%M UTC"))),
         None => text.push_str(": nothing was ordered yet\n"),
     }
     text.push_str(&gauges_to_text(&shown.buckets));
@@ -134,7 +134,7 @@ fn outlook_to_text(shown: &Outlook, title: &str) -> String {
         return format!("{title}: no limits are known that hold for {names}");
     }
     let when = |next: Option<Timestamp>| {
-        next.map_or_else(|| "now".to_owned(), |next| format!("at {}", next.strftime("%F %T UTC")))
+        next.map_or_else(|| "now".to_owned(), |next| format!("at {}", next.strftime("%F %H:%M UTC")))
     };
     format!(
         "{names}, from {title} with the account {}\n{}\n\nA new order may be placed {}; one of exactly the same names as before {}; a renewal within the CA's window {}",
@@ -149,7 +149,7 @@ fn outlook_to_text(shown: &Outlook, title: &str) -> String {
 fn gauges_to_text(buckets: &[Gauge]) -> String {
     let rows = buckets.iter().map(|gauge| {
         let moment = |moment: Option<Timestamp>, none: &str| {
-            moment.map_or_else(|| none.to_owned(), |moment| moment.strftime("%F %T").to_string())
+            moment.map_or_else(|| none.to_owned(), |moment| moment.strftime("%F %H:%M UTC").to_string())
         };
         vec![
             gauge.limit.clone(),

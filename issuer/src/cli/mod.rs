@@ -27,6 +27,8 @@ mod tenant;
 mod texts;
 mod tls_policy;
 mod token;
+mod troubles;
+mod usage;
 mod watch;
 
 use crate::issuance::Urge;
@@ -37,7 +39,7 @@ use std::path::PathBuf;
 /// Orders, stores and renews the certificates of a fleet.
 #[derive(Debug, Parser)]
 #[command(name = "issuer", version, max_term_width = 110)]
-pub struct Arguments {
+struct Arguments {
     /// The configuration file [default: /etc/signpost/signpost.toml]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -114,8 +116,13 @@ enum Command {
     Config(config::Command),
 }
 
-/// Runs a command to its exit code. Ctrl-C at any moment: what was begun stays where it is, and the next run goes on.
-pub fn run(arguments: Arguments) -> Exit {
+/// Runs the command that was typed to its exit code. Ctrl-C at any moment: what was begun stays where it is, and the next run
+/// goes on.
+pub fn run() -> Exit {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage::end(&error),
+    };
     // Not left to `main`: a future is compiled where it is polled, and everything would be compiled twice.
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
@@ -143,7 +150,7 @@ async fn run_to_its_end(arguments: Arguments) -> Exit {
             if follows { Ok(Exit::Done) } else { Err(Failed::interrupted()) }
         }
     };
-    match outcome {
+    match outcome.and_then(|exit| output.check_written().map(|()| exit)) {
         Ok(exit) => exit,
         Err(failed) => output.fail(&failed),
     }
@@ -153,7 +160,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<Exit, Failed>
     let path = arguments.config.as_deref();
     let config = || context::load_config(path);
     match arguments.command {
-        Command::Config(command) => config::run(&command, path, output),
+        Command::Config(command) => config::run(&command, path, output).await,
         Command::Key(command) => key::run(command, path, output).await,
         Command::Account(command) => account::run(command, config()?, output).await,
         Command::Site(command) => site::run(command, config()?, output).await,

@@ -4,14 +4,14 @@ use super::{
     context::{Context, of_store},
     issue,
     output::{Exit, Failed, Output},
-    site::of_site,
+    site::{find, of_site},
 };
 use crate::{issuance::Urge, sites::Registry};
 use jiff::Timestamp;
 use serde_json::json;
 use shared::{
     config::Config,
-    domain::{DnsName, Failure, SiteId},
+    domain::{Failure, SiteId},
     error::Fault,
     store::StoredSite,
 };
@@ -22,7 +22,7 @@ const PAGE: usize = 500;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Retry {
-    /// Hostnames whose sites are tried again now, whatever their pause
+    /// Hostnames, or ids, of the sites that are tried again now, whatever their pause
     #[arg(required_unless_present_any = ["all", "ca"])]
     names: Vec<String>,
     /// Everything that fails or is parked
@@ -75,9 +75,7 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
         groups.dedup();
     } else {
         for text in &arguments.names {
-            let name =
-                DnsName::parse_identifier(text).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
-            let wanted = registry.find(&name).await.map_err(|e| of_site(&e))?;
+            let wanted = find(&registry, text).await?;
             groups.extend(wanted.groups.keys().map(|number| wanted.id.group(*number)));
         }
     }

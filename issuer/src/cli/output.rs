@@ -2,11 +2,15 @@
 //! notes and errors go to standard error.
 
 use serde::Serialize;
-use serde_json::json;
-use shared::text::printable;
+use serde_json::{Value, json};
+use shared::{
+    printing::{self, is_reader_gone, tell},
+    text::{in_whole_seconds, with_moments},
+};
 use std::{
     io::{self, IsTerminal, Write},
     process::ExitCode,
+    sync::OnceLock,
 };
 
 /// How a command ended. The numbers are stable.
@@ -42,12 +46,12 @@ pub(super) struct Failed {
     exit: Exit,
     kind: &'static str,
     message: String,
-    details: serde_json::Value,
+    details: Value,
 }
 
 impl Failed {
     pub(super) fn new(exit: Exit, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { exit, kind, message: message.into(), details: serde_json::Value::Null }
+        Self { exit, kind, message: message.into(), details: Value::Null }
     }
 
     /// With the error's whole chain of causes.
@@ -69,10 +73,13 @@ impl Failed {
     }
 
     #[must_use]
-    pub(super) fn with_details(self, details: serde_json::Value) -> Self {
+    pub(super) fn with_details(self, details: Value) -> Self {
         Self { details, ..self }
     }
 }
+
+/// Why a result could not be printed; the first reason.
+static UNWRITTEN: OnceLock<String> = OnceLock::new();
 
 /// Where results and notes go.
 #[derive(Clone, Copy, Debug)]
@@ -92,25 +99,61 @@ impl Output {
 
     /// The result: as JSON, or as `text` makes it for people.
     pub(super) fn result(self, document: &impl Serialize, text: impl FnOnce() -> String) {
-        let printed = if self.json {
-            serde_json::to_string_pretty(document).expect("results are plain data")
-        } else {
-            text().trim_end().to_owned()
-        };
         // A reader that has gone away (`| head`) is no error of ours.
-        let _ = writeln!(io::stdout(), "{}", printable(&printed));
+        self.print(&self.to_text(document, text));
+    }
+
+    /// A result that can't be had again: a secret.
+    ///
+    /// # Errors
+    /// It did not arrive; why.
+    pub(super) fn result_shown_once(
+        self,
+        document: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), io::Error> {
+        printing::print(&self.to_text(document, text))
+    }
+
+    fn to_text(self, document: &impl Serialize, text: impl FnOnce() -> String) -> String {
+        if self.json {
+            format!("{:#}", to_document(document))
+        } else {
+            with_moments(text().trim_end()).into_owned()
+        }
+    }
+
+    /// Whether somebody has it, or has seen enough of it.
+    fn print(self, text: &str) -> bool {
+        let printed = printing::print(text);
+        if let Err(error) = &printed
+            && !is_reader_gone(error)
+        {
+            let _ = UNWRITTEN.set(error.to_string());
+        }
+        printed.is_ok()
+    }
+
+    /// # Errors
+    /// A result could not be printed.
+    pub(super) fn check_written(self) -> Result<(), Failed> {
+        UNWRITTEN.get().map_or(Ok(()), |why| {
+            let message =
+                format!("the result can't be written to standard output: {why}. What was asked for is done");
+            Err(Failed::new(Exit::Failed, "output", message))
+        })
     }
 
     /// One of many results, as it comes: JSON on one line, or as `text` makes it for people. `false` once nobody reads.
     pub(super) fn line(self, document: &impl Serialize, text: impl FnOnce() -> String) -> bool {
         let printed =
-            if self.json { serde_json::to_string(document).expect("results are plain data") } else { text() };
-        writeln!(io::stdout(), "{}", printable(&printed)).is_ok()
+            if self.json { to_document(document).to_string() } else { with_moments(&text()).into_owned() };
+        self.print(&printed)
     }
 
     /// Something a person should know, on standard error.
     pub(super) fn note(self, text: &str) {
-        let _ = writeln!(io::stderr(), "{}", printable(text));
+        tell(text);
     }
 
     /// Asks a person whether something is meant that goes further than what was typed; a program says `--yes` beforehand.
@@ -143,13 +186,38 @@ impl Output {
     pub(super) fn fail(self, failed: &Failed) -> Exit {
         self.note(&format!("issuer: {}", failed.message));
         if self.json {
-            let mut document = json!({ "error": failed.kind, "message": failed.message });
-            if let (Some(all), Some(more)) = (document.as_object_mut(), failed.details.as_object()) {
-                all.extend(more.clone());
-            }
-            let _ = writeln!(io::stdout(), "{}", printable(&format!("{document:#}")));
+            self.document_of(failed);
         }
         failed.exit
+    }
+
+    /// The failure for a program; the exit code says that it is one where this does not arrive.
+    pub(super) fn document_of(self, failed: &Failed) {
+        let mut document = json!({ "error": failed.kind, "message": failed.message });
+        if let (Some(all), Some(more)) = (document.as_object_mut(), failed.details.as_object()) {
+            all.extend(more.clone());
+        }
+        let _ = printing::print(&format!("{:#}", to_document(&document)));
+    }
+}
+
+/// As it is printed: moments are RFC 3339 in whole seconds.
+fn to_document(result: &impl Serialize) -> Value {
+    let mut document = serde_json::to_value(result).expect("results are plain data");
+    cut_seconds(&mut document);
+    document
+}
+
+fn cut_seconds(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Some(whole) = in_whole_seconds(text) {
+                *text = whole;
+            }
+        }
+        Value::Array(members) => members.iter_mut().for_each(cut_seconds),
+        Value::Object(members) => members.values_mut().for_each(cut_seconds),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -159,4 +227,19 @@ pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
     table.load_style(comfy_table::presets::NOTHING).set_header(headings.iter().copied());
     table.add_rows(rows);
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_and_people_see_moments_each_in_one_form() {
+        let document = json!({ "at": ["2026-11-30T13:21:07.5Z"], "name": "a.example", "count": 3 });
+        let expected = json!({ "at": ["2026-11-30T13:21:07Z"], "name": "a.example", "count": 3 });
+        let text = || "since 2026-11-30T13:21:07.5Z\n".to_owned();
+        let printed = Output::new(true).to_text(&document, text);
+        assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), expected);
+        assert_eq!(Output::new(false).to_text(&document, text), "since 2026-11-30 13:21 UTC");
+    }
 }

@@ -156,7 +156,7 @@ fn to_text(plan: &Plan, would: &str) -> String {
             "\nThe limits of {} make it take {}, until {}:\n",
             longest.ca,
             in_words(longest.seconds),
-            longest.until.strftime("%F %T UTC")
+            longest.until.strftime("%F %H:%M UTC")
         ));
         let row = |wait: &Wait| {
             vec![

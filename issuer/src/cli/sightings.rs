@@ -23,7 +23,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     }
     output.result(&json!({ "waiting": waiting, "denied": denied }), || {
         let row = |denied: &DeniedSighting| {
-            let until = denied.until.strftime("%F %T UTC").to_string();
+            let until = denied.until.strftime("%F %H:%M UTC").to_string();
             vec![denied.name.clone(), until, denied.count.to_string(), denied.reason.clone()]
         };
         let rows = table(&["DENIED", "UNTIL", "TIMES", "WHY"], denied.iter().map(row));

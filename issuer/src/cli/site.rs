@@ -12,6 +12,7 @@ use shared::{
     config::Config,
     domain::{DnsName, HstsGoal, KeyType, Origin, SanPolicy, Site, SiteId},
     store::{DamagedSite, StoredSite, WantedSite},
+    text::moment,
 };
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ pub(super) enum Command {
     },
     /// Change a site
     Set {
-        /// Any of its names
+        /// Any of its names, or its id
         name: String,
         #[arg(long = "add-name", value_name = "NAME")]
         add: Vec<String>,
@@ -43,7 +44,10 @@ pub(super) enum Command {
         settings: Settings,
     },
     /// Everything that is known of a site
-    Show { name: String },
+    Show {
+        /// Any of its names, or its id
+        name: String,
+    },
     /// Sites, in the order of their ids
     List {
         #[arg(long, value_parser = shared::domain::parse_tag)]
@@ -53,11 +57,13 @@ pub(super) enum Command {
         /// Begin after this site
         #[arg(long, value_name = "SITE")]
         after: Option<String>,
-        #[arg(long, default_value_t = 100)]
+        /// Sites shown at most; it is said where there are more
+        #[arg(long, default_value_t = 100, value_parser = at_least_one)]
         limit: usize,
     },
     /// Want sites no longer: they are served no more, and their certificates are deleted after issuer.grace_hours
     Remove {
+        /// Their names, or their ids
         #[arg(required = true)]
         names: Vec<String>,
         /// Remove a site with names that were not given, without being asked
@@ -185,7 +191,11 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
                 tag.as_ref().is_none_or(|tag| site.tags.contains(tag))
                     && (tenant.is_none() || site.tenant == tenant)
             };
-            return list(&context, of, after.as_deref(), limit, output).await;
+            let mut same = String::new();
+            for (option, value) in [("--tag", &tag), ("--tenant", &tenant)] {
+                same.extend(value.as_ref().map(|value| format!(" {option} {value}")));
+            }
+            return list(&context, of, &same, after.as_deref(), limit, output).await;
         }
         Command::Remove { names, yes } => {
             let sites = find_all(&registry, &names).await?;
@@ -206,11 +216,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             let back = registry.roll_back(&wanted, hold).await.map_err(|e| of_site(&e))?;
             output.result(&json!({ "rolled_back": back }), || {
                 let row = |back: &crate::sites::RolledBack| {
-                    vec![
-                        back.slot.to_string(),
-                        back.serial.clone(),
-                        back.not_after.strftime("%F %T UTC").to_string(),
-                    ]
+                    vec![back.slot.to_string(), back.serial.clone(), moment(back.not_after)]
                 };
                 table(&["SERVED AGAIN", "SERIAL", "VALID UNTIL"], back.iter().map(row))
             });
@@ -219,7 +225,11 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
     Ok(Exit::Done)
 }
 
-async fn find(registry: &Registry, name: &str) -> Result<WantedSite, Failed> {
+/// By one of its names, or by its id.
+pub(super) async fn find(registry: &Registry, name: &str) -> Result<WantedSite, Failed> {
+    if let Some(id) = SiteId::parse(name) {
+        return registry.find_by_id(&id).await.map_err(|e| of_site(&e));
+    }
     let name = DnsName::parse_identifier(name).map_err(|e| Failed::because(Exit::Usage, "names", &e))?;
     registry.find(&name).await.map_err(|e| of_site(&e))
 }
@@ -240,7 +250,10 @@ async fn find_all(registry: &Registry, names: &[String]) -> Result<Vec<WantedSit
 fn more_than_named(sites: &[WantedSite], names: &[String]) -> Option<String> {
     let named: Vec<DnsName> = names.iter().filter_map(|name| DnsName::parse_identifier(name).ok()).collect();
     let list = |names: &[DnsName]| names.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
-    let more = sites.iter().filter_map(|wanted| {
+    // Its id means all of it.
+    let is_meant_whole =
+        |wanted: &WantedSite| names.iter().filter_map(|name| SiteId::parse(name)).any(|id| id == wanted.id);
+    let more = sites.iter().filter(|wanted| !is_meant_whole(wanted)).filter_map(|wanted| {
         let rest: Vec<DnsName> =
             wanted.site.names.iter().filter(|name| !named.contains(name)).cloned().collect();
         let whole = list(wanted.site.names.as_slice());
@@ -369,6 +382,7 @@ async fn show(context: &Context, wanted: &WantedSite, output: &Output) -> Result
 async fn list(
     context: &Context,
     of: impl Fn(&Site) -> bool,
+    filter: &str,
     after: Option<&str>,
     limit: usize,
     output: &Output,
@@ -403,7 +417,8 @@ async fn list(
     // Those of the pages that were read: whether they would have been listed can't be told.
     damaged.retain(|damaged| next.as_ref().is_none_or(|next| damaged.site <= *next));
     let documents: Vec<Value> = found.iter().map(document).collect();
-    output.result(&json!({ "sites": documents, "next": next, "damaged": damaged }), || {
+    let all = context.store.load_of_schedule().await.map_err(|e| of_store(&e))?.groups;
+    output.result(&json!({ "sites": documents, "next": next, "all": all, "damaged": damaged }), || {
         let row = |stored: &StoredSite| {
             let names = stored.site.names.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
             let kinds = stored.site.key_types.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
@@ -417,6 +432,12 @@ async fn list(
         let rows = found.iter().map(row).chain(damaged.iter().map(of_damaged));
         let mut text = table(&["SITE", "NAMES", "STATE", "KEYS", "TAGS"], rows);
         text.push_str(&status::damaged_to_text(&damaged));
+        if let Some(next) = &next {
+            text.push_str(&format!(
+                "\n\n{} shown, of {all} in all; more: issuer site list{filter} --after {next} (or a larger --limit)",
+                found.len()
+            ));
+        }
         text
     });
     Ok(Exit::Done)
@@ -442,6 +463,10 @@ pub(super) fn of_site(error: &SiteError) -> Failed {
         SiteError::Changed => (Exit::Failed, "busy"),
     };
     Failed::because(exit, kind, error)
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "a number from 1".to_owned())
 }
 
 fn parse_san(text: &str) -> Result<SanPolicy, String> {

@@ -5,6 +5,7 @@ use super::{
     fleet,
     output::{Exit, Failed, Output, table},
     site::of_site,
+    troubles,
 };
 use crate::{fleet::GroupStanding, sites::Registry};
 use futures_util::future::try_join_all;
@@ -28,7 +29,7 @@ const DAMAGED_REMEDY: &str =
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Hostnames; none: all sites
+    /// Hostnames, or ids of sites; none: all sites
     names: Vec<String>,
     /// Begin after this site
     #[arg(long, value_name = "SITE")]
@@ -48,7 +49,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     if arguments.fleet {
         return fleet::run(config, output).await;
     }
-    let names = parse_names(&arguments.names)?;
+    let (ids, names) = ids_and_names(&arguments.names)?;
     let after = parse_after(arguments.after.as_deref())?;
     let context = Context::open(config, *output).await?;
     let store = &context.store;
@@ -60,7 +61,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         ids.extend(store.list_troubled(true, arguments.limit).await.map_err(|e| of_store(&e))?);
         ids.truncate(arguments.limit);
         LoadedSites { sites, damaged } = store.load_sites(&ids).await.map_err(|e| of_store(&e))?;
-    } else if names.is_empty() {
+    } else if arguments.names.is_empty() {
         let page = store.list_sites(after.as_ref(), arguments.limit).await.map_err(|e| of_store(&e))?;
         if page.len() >= arguments.limit {
             next = page.last_id().cloned();
@@ -68,6 +69,13 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         LoadedSites { sites, damaged } = page;
     }
     let registry = Registry::new(store.clone(), Arc::new(context.config.clone()));
+    for id in &ids {
+        let wanted = registry.find_by_id(id).await.map_err(|e| of_site(&e))?;
+        let groups: Vec<SiteId> = wanted.groups.keys().map(|number| wanted.id.group(*number)).collect();
+        let loaded = store.load_sites(&groups).await.map_err(|e| of_store(&e))?;
+        damaged.extend(loaded.damaged);
+        sites.extend(loaded.sites);
+    }
     for name in &names {
         let groups = find_groups(&context, &registry, name).await?;
         damaged.extend(groups.damaged);
@@ -78,7 +86,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         }
     }
     // The keyring verifies the frontends' records; without it everything else is shown.
-    let mut with_frontends = !names.is_empty() && !sites.is_empty();
+    let mut with_frontends = !arguments.names.is_empty() && !sites.is_empty();
     if with_frontends && let Err(failed) = context.vault(*output).await {
         output.note(&format!("the frontends are not shown: {}", failed.message()));
         with_frontends = false;
@@ -108,7 +116,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     }
     shown.extend(damaged.iter().map(describe_damaged));
     let mut document = json!({ "sites": shown, "next": next });
-    if names.is_empty() {
+    if arguments.names.is_empty() {
         let load = store.load_of_schedule().await.map_err(|e| of_store(&e))?;
         let brakes = store.load_brakes().await.map_err(|e| of_store(&e))?;
         let mut pauses = Vec::new();
@@ -123,6 +131,9 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         let clocks = store.clock_offset().await.map_err(|e| of_store(&e))?;
         document["fleet"] = json!({
             "load": load,
+            "without_certificate": store.count_without_certificate().await.map_err(|e| of_store(&e))?,
+            "troubles": troubles::load(&context).await?,
+            "store_warnings": context.warnings,
             "brakes": brakes,
             "ca_pauses": pauses,
             "damaged": damaged,
@@ -139,6 +150,12 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         text
     });
     Ok(Exit::Done)
+}
+
+fn ids_and_names(texts: &[String]) -> Result<(Vec<SiteId>, Vec<DnsName>), Failed> {
+    let ids = texts.iter().filter_map(|text| SiteId::parse(text)).collect();
+    let rest: Vec<String> = texts.iter().filter(|text| SiteId::parse(text).is_none()).cloned().collect();
+    Ok((ids, parse_names(&rest)?))
 }
 
 /// The groups that a name's site has: the one that serves the name, or is to, where it can be told.
@@ -336,12 +353,14 @@ fn fleet_to_text(fleet: &Value) -> String {
         .map(|(class, count)| format!("{count} {class}"))
         .collect();
     let mut text = format!(
-        "{} certificates wanted, {} failing, {} parked; due now: {}\n",
+        "{} certificates wanted, {} without any, {} failing, {} parked; due now: {}\n",
         load["groups"],
+        fleet["without_certificate"],
         load["failing"],
         load["parked"],
         if ready.is_empty() { "nothing".to_owned() } else { ready.join(", ") },
     );
+    text.push_str(&troubles::to_text(&fleet["troubles"]));
     let damaged = fleet["damaged"].as_array().map_or(0, Vec::len);
     if damaged > 0 {
         text.push_str(&format!("DAMAGED: {damaged} records in the store can't be read:\n"));
@@ -419,11 +438,12 @@ pub(super) fn to_text(sites: &[Value]) -> String {
     for site in sites.iter().filter(|site| !site["failure"].is_null()) {
         let failure = &site["failure"];
         out.push_str(&format!(
-            "\n\n{}: {} ({} in a row, last at {})\n  what to do: {}",
+            "\n\n{}: {} ({} in a row, last at {}{})\n  what to do: {}",
             list(&site["names_unicode"]),
             text(&failure["what"]),
             failure["count"],
             text(&failure["at"]),
+            troubles::next_attempt(site),
             text(&failure["remedy"])
         ));
     }

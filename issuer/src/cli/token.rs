@@ -66,9 +66,23 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
     })?;
     let mut document = describe(&token, None);
     document["token"] = json!(secret.as_str());
-    output.result(&document, || {
+    let shown = output.result_shown_once(&document, || {
         format!("{} may {}\nIts token, shown this once: {}", token.name, token.role, secret.as_str())
     });
+    // Nobody has seen it, and nobody ever will.
+    if let Err(error) = shown {
+        let sha256 = sha256_hex(secret.as_bytes());
+        let gone = match context.store.remove_api_token(&sha256).await {
+            Ok(()) => "It was taken back: nothing has it".to_owned(),
+            Err(left) => {
+                let left = shared::error::chain(&left);
+                format!("It could not be taken back ({left}): `issuer token revoke {}` does it", token.name)
+            }
+        };
+        let before = if wanted.replace { "; the token before has ended" } else { "" };
+        let message = format!("the token can't be written to standard output: {error}. {gone}{before}");
+        return Err(Failed::new(Exit::Failed, "output", message));
+    }
     Ok(Exit::Done)
 }
 

@@ -1,9 +1,12 @@
 //! A CA's directory: fetched by one program for all within the hour, and what is different told to the operator. A CA that has
 //! none for a while goes on being used by the one that is known.
 
-use super::{SetupError, patience::ask};
+use super::{
+    SetupError,
+    patience::{ask, ask_unless},
+};
 use crate::{
-    acme::{Client, Directory, Meta},
+    acme::{Client, Directory, Meta, RequestError},
     ca::Ca,
 };
 use jiff::Timestamp;
@@ -55,7 +58,8 @@ pub(super) async fn know_directory(store: &Store, ca: &Ca, client: &Client) -> R
         None => {
             let failed =
                 |source| SetupError::Directory { name: ca.name.clone(), url: ca.directory.clone(), source };
-            let fetched = ask(|| client.directory()).await.map_err(failed)?;
+            let fetched =
+                ask_unless(|| client.directory(), RequestError::is_of_the_settings).await.map_err(failed)?;
             keep(store, ca, &fetched).await?;
         }
     }

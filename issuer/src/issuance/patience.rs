@@ -49,6 +49,24 @@ impl Pauses {
     }
 }
 
+/// [`ask`], but not again where an error says already that it will not help.
+pub(super) async fn ask_unless<T, F>(
+    request: impl Fn() -> F,
+    is_final: impl Fn(&RequestError) -> bool,
+) -> Result<T, RequestError>
+where
+    F: Future<Output = Result<T, RequestError>>,
+{
+    let mut pauses = Pauses::begin();
+    loop {
+        match request().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) if is_final(&error) => return Err(error),
+            Err(error) => pauses.before_asking_again(error).await?,
+        }
+    }
+}
+
 /// Asks the CA, and again where that can help soon. For what may be asked twice.
 pub(super) async fn ask<T, F>(request: impl Fn() -> F) -> Result<T, RequestError>
 where

@@ -55,7 +55,7 @@ pub struct Issuance {
 pub enum SetupError {
     #[error("the account can't be used")]
     Account(#[from] AccountError),
-    #[error("the CA {name} can't be asked for its directory {url}")]
+    #[error("the CA {name} can't be asked for its directory {url} ({})", to_setting(name, source))]
     Directory {
         name: String,
         url: String,
@@ -70,6 +70,16 @@ pub enum SetupError {
     Dns(#[from] dns01::SetupError),
     #[error("the resolvers of the self-check can't be used")]
     Resolver(#[from] ResolverError),
+}
+
+/// Where to look.
+fn to_setting(name: &str, error: &RequestError) -> String {
+    if error.is_untrusted() {
+        return format!(
+            "its certificate is of no CA that is trusted here: ca.{name}.trusted_roots_file names the roots of a CA of one's own"
+        );
+    }
+    format!("as ca.{name}.directory in the configuration names it")
 }
 
 impl SetupError {

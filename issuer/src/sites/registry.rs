@@ -76,6 +76,15 @@ impl Registry {
         Err(SiteError::NotFound(name.to_unicode()))
     }
 
+    /// The site with this id, or with a group of this id.
+    ///
+    /// # Errors
+    /// [`SiteError::NotFound`], and those of the store.
+    pub async fn find_by_id(&self, id: &SiteId) -> Result<WantedSite, SiteError> {
+        let wanted = self.store.load_wanted(&id.site()).await?;
+        wanted.ok_or_else(|| SiteError::NotFound(id.to_string()))
+    }
+
     /// Adds a site; one that is there as it is wished is left as it is.
     ///
     /// # Errors

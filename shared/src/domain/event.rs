@@ -85,6 +85,7 @@ kinds! {
     SiteResumed, "site-resumed", Info, "An operator resumed a site.";
     Issued, "issued", Info, "A site has its first certificate.";
     Renewed, "renewed", Info, "A site has a new certificate in the place of the one before.";
+    Revoked, "revoked", Info, "An operator had the CA revoke a certificate; the daemon orders another one.";
     RenewalMoved, "renewal-moved", Warning, "The CA wants a certificate renewed sooner than planned: often one that it will revoke.";
     Failed, "failed", Warning, "No certificate could be had; what is there is served on, and it is tried again.";
     Recovered, "recovered", Info, "What had failed works again.";

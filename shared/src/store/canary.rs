@@ -84,6 +84,47 @@ pub async fn open_vault(
     Ok((vault, made))
 }
 
+/// How a node's keyring and a store are to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingStanding {
+    /// It opens what the store was sealed with.
+    Fits,
+    /// Nothing was sealed yet.
+    NothingSealed,
+    /// This node has none, and something was sealed.
+    Missing,
+}
+
+/// Compares a node's keyring with the store's canary, and writes nothing.
+///
+/// # Errors
+/// [`VaultError`]: a ring of another store, one that can't be read, or a store that can't be asked.
+pub async fn compare_ring(store: &Store, section: &StoreSection) -> Result<RingStanding, VaultError> {
+    let path = &section.key_encryption_key_file;
+    let marks = store.load_vault_marks().await?;
+    let is_sealed = !marks.canaries.is_empty();
+    let ring = match Vault::of_file(path) {
+        Ok(vault) => vault.ring(),
+        Err(KeyringError::Missing(_)) if is_sealed => return Ok(RingStanding::Missing),
+        Err(KeyringError::Missing(_)) => return Ok(RingStanding::NothingSealed),
+        Err(error) => {
+            let advice = advice(&error, is_sealed);
+            return Err(VaultError::Keyring(error, advice));
+        }
+    };
+    let mut refused = None;
+    for canary in &marks.canaries {
+        match ring.open_canary(canary) {
+            Ok(()) => return Ok(RingStanding::Fits),
+            Err(reason) => refused = Some(reason),
+        }
+    }
+    match refused {
+        Some(reason) => Err(VaultError::WrongRing { path: path.clone(), reason }),
+        None => Ok(RingStanding::NothingSealed),
+    }
+}
+
 /// Looks at the store and at the ring's file: which key seals, and which keys there are. Says nothing where nothing has
 /// changed. A store that was emptied, or in whose place is one that was sealed with other keys, is written into by nobody who
 /// follows: until it is what it was.

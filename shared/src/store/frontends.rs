@@ -51,6 +51,16 @@ impl Store {
         self.confirmed.script(&scripts::ADD_MEMBER, &[keys::FRONTENDS.to_owned()], &[name]).await
     }
 
+    /// Adds a frontend of a new name.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`]: there is one of this name, perhaps since this moment.
+    pub async fn add_frontend(&self, frontend: &Frontend) -> Result<(), StoreError> {
+        self.replace_frontend(None, frontend).await?;
+        let name = frontend.name.as_str().as_bytes();
+        self.confirmed.script(&scripts::ADD_MEMBER, &[keys::FRONTENDS.to_owned()], &[name]).await
+    }
+
     /// Changes a frontend as it is now, whoever else does so: `change` may be run more than once. `None` where there is none,
     /// or where `change` says that it is not to be changed.
     ///

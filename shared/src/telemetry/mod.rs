@@ -19,8 +19,10 @@ pub fn begin_logging(
     filter: Option<&str>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let filter: Targets = filter.unwrap_or(&section.log).parse()?;
-    // No colors: an escape in a log is somebody else's.
-    let lines = fmt::layer().with_writer(|| Lines(std::io::stderr())).with_target(false);
+    // No colors: an escape in a log is somebody else's. A line that can't be written is not complained of on standard error,
+    // which is what failed: that would be a panic.
+    let lines =
+        fmt::layer().with_writer(|| Lines(std::io::stderr())).with_target(false).log_internal_errors(false);
     let lines = match section.format {
         LogFormat::Text => lines.with_ansi(false).with_filter(filter).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),

@@ -158,8 +158,7 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
         known => known.map_err(|e| of_store(&e))?.is_some(),
     };
     if exists && !wanted.replace {
-        let message = format!("there is a frontend {} already: --replace ends its old access", wanted.name);
-        return Err(Failed::new(Exit::Failed, "exists", message));
+        return Err(exists_already(&wanted.name));
     }
     let vault = context.vault(*output).await?;
     let ca = InternalCa::of(&context.store, &vault)
@@ -184,28 +183,39 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
     let hours = wanted.expires_hours.or_else(|| wanted.enrol.then_some(ENROL_HOURS));
     frontend.token_expires = hours.map(|hours| now + SignedDuration::from_hours(hours.into()));
     frontend.spki_sha256 = pair.as_ref().map(|pair| pair.spki_sha256.clone());
-    // The files first: an identity that nobody could keep must not be made.
-    let files = match &wanted.out {
+    // Written out first: an identity that nobody could keep must not be made. They take their places once they are good, so
+    // that of two who add one name at once the one who is refused replaces nothing.
+    let drafts = match &wanted.out {
         Some(directory) => {
-            write_files(directory, &ca_pem, token.as_ref().map(|token| token.as_str()), pair.as_ref())
-                .map_err(|e| {
-                    Failed::new(
-                        Exit::Failed,
-                        "files",
-                        format!("{} can't be written: {e}", directory.display()),
-                    )
-                })?
+            draft_files(directory, &ca_pem, token.as_ref().map(|token| token.as_str()), pair.as_ref())
+                .map_err(|e| of_files(directory, &e))?
         }
-        None => BTreeMap::new(),
+        None => Vec::new(),
     };
-    context.store.write_frontend(&frontend).await.map_err(|e| of_store(&e))?;
+    let stored = if wanted.replace {
+        context.store.write_frontend(&frontend).await
+    } else {
+        context.store.add_frontend(&frontend).await
+    };
+    stored.map_err(|error| match error {
+        StoreError::Conflict => exists_already(&wanted.name),
+        other => of_store(&other),
+    })?;
+    let mut files = BTreeMap::new();
+    for (what, path, draft) in drafts {
+        if let Err(error) = draft.persist(&path) {
+            take_back(context, &wanted.name).await?;
+            return Err(of_files(&path, &error.error));
+        }
+        files.insert(what, path);
+    }
     let mut document = describe(&frontend);
     document["ca_certificate_pem"] = json!(ca_pem);
     document["files"] = json!(files);
     if let Some(token) = &token {
         document["token"] = json!(token.as_str());
     }
-    output.result(&document, || {
+    let shown = output.result_shown_once(&document, || {
         let mut text = format!("{} may pull {}", frontend.name, scope_text(&frontend.scope));
         if let Some(token) = token.as_ref().filter(|_| files.is_empty()) {
             text.push_str(&format!(
@@ -224,7 +234,40 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
         }
         text
     });
+    if let Err(error) = shown {
+        if !files.is_empty() {
+            let message = format!(
+                "the result can't be written to standard output: {error}. {} may pull, and its files are written",
+                wanted.name
+            );
+            return Err(Failed::new(Exit::Failed, "output", message));
+        }
+        // Nobody has seen its token, and nobody ever will.
+        take_back(context, &wanted.name).await?;
+        let message = format!(
+            "the token can't be written to standard output: {error}. {} was revoked again: run this again with --replace",
+            wanted.name
+        );
+        return Err(Failed::new(Exit::Failed, "output", message));
+    }
     Ok(Exit::Done)
+}
+
+async fn take_back(context: &Context, name: &FrontendName) -> Result<(), Failed> {
+    let revoke = |frontend: &mut Frontend| {
+        frontend.revoked.get_or_insert_with(Timestamp::now);
+        true
+    };
+    change(context, name, revoke).await.map(drop)
+}
+
+fn exists_already(name: &FrontendName) -> Failed {
+    let message = format!("there is a frontend {name} already: --replace ends its old access");
+    Failed::new(Exit::Failed, "exists", message)
+}
+
+fn of_files(path: &Path, error: &std::io::Error) -> Failed {
+    Failed::new(Exit::Failed, "files", format!("{} can't be written: {error}", path.display()))
 }
 
 async fn set(wanted: &Set, context: &Context, output: &Output) -> Result<Exit, Failed> {
@@ -278,14 +321,17 @@ fn not_found(name: &FrontendName) -> Failed {
     Failed::new(Exit::NotFound, "not-found", format!("there is no frontend {name}"))
 }
 
-fn write_files(
+/// A file that is written out and has not taken its place.
+type Draft = (&'static str, PathBuf, tempfile::NamedTempFile);
+
+fn draft_files(
     directory: &Path,
     ca_pem: &str,
     token: Option<&str>,
     pair: Option<&KeyPair>,
-) -> std::io::Result<BTreeMap<&'static str, PathBuf>> {
+) -> std::io::Result<Vec<Draft>> {
     std::fs::create_dir_all(directory)?;
-    let mut files = BTreeMap::new();
+    let mut files = Vec::new();
     let mut write = |what: &'static str, file: &str, mode: u32, content: &[u8]| -> std::io::Result<()> {
         let path = directory.join(file);
         let mut draft = tempfile::Builder::new()
@@ -293,8 +339,7 @@ fn write_files(
             .tempfile_in(directory)?;
         draft.write_all(content)?;
         draft.as_file().sync_all()?;
-        draft.persist(&path).map_err(|e| e.error)?;
-        files.insert(what, path);
+        files.push((what, path, draft));
         Ok(())
     };
     write("ca", "ca.pem", 0o644, ca_pem.as_bytes())?;

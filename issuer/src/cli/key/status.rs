@@ -96,7 +96,7 @@ fn of_nodes(nodes: &[LiveNode]) -> String {
     }
     let rows = nodes.iter().map(|node| {
         let report = &node.report;
-        let seen = node.seen.strftime("%H:%M:%S UTC").to_string();
+        let seen = node.seen.strftime("%F %H:%M UTC").to_string();
         vec![report.name.clone(), report.version.clone(), report.keys.join(" "), report.current.clone(), seen]
     });
     table(&["NODE", "VERSION", "KEYS", "SEALS WITH", "SEEN"], rows)
