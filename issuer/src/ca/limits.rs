@@ -124,6 +124,8 @@ impl CaLimits {
                 Err(NameError::SpecialPurpose(name.to_string()))
             }
             Some(_) if self.takes_addresses(profile) => Ok(()),
+            // Nothing is known of what a CA of one's own takes: it says so itself.
+            Some(_) if !is_public && self.profiles.is_empty() => Ok(()),
             None if name.is_wildcard() && !challenge.takes_dns() => {
                 Err(NameError::WildcardNeedsDns(name.to_string()))
             }

@@ -254,7 +254,8 @@ pub fn check_contact(ca: &Ca) -> Result<(), AccountError> {
 async fn request(ca: &Ca, client: &Client) -> Result<NewAccount, AccountError> {
     check_contact(ca)?;
     let meta = &client.directory().await?.meta;
-    if !ca.section.agree_to_terms {
+    // A CA of one's own has none.
+    if !ca.section.agree_to_terms && meta.terms_of_service.is_some() {
         return Err(AccountError::TermsNotAgreed {
             ca: ca.name.clone(),
             terms: meta.terms_of_service.clone(),
@@ -273,7 +274,7 @@ async fn request(ca: &Ca, client: &Client) -> Result<NewAccount, AccountError> {
     };
     Ok(NewAccount {
         contact: ca.section.contact.clone(),
-        terms_of_service_agreed: true,
+        terms_of_service_agreed: ca.section.agree_to_terms,
         external_account_binding: binding,
     })
 }
