@@ -18,7 +18,7 @@ use harness::{
     mock_dns::{MockDns, NEWER},
     nginx::{Nginx, PREFIX},
     pebble::{Pebble, PebbleOptions},
-    ports::LoopbackNet,
+    ports::{self, LoopbackNet},
     process::Process,
     redis::{Listen, Redis, RedisOptions},
     redis_proxy::{Mode, Moment, RedisProxy, Then, Trigger},
@@ -191,7 +191,8 @@ async fn the_manners_of_lets_encrypt_can_be_had() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_dns_server_is_told_in_its_own_flags() -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let newer = MockDns::start_program(NEWER.as_ref(), directory.path(), Ipv4Addr::new(127, 9, 9, 8)).await?;
+    let (address, default) = (ports::free_address()?, Ipv4Addr::new(127, 9, 9, 8));
+    let newer = MockDns::start_program(NEWER.as_ref(), address, directory.path(), default).await?;
     let (_, addresses) = answers(&newer, "shop.example", 1).await?;
     ensure!(addresses == [vec![127, 9, 9, 8]], "{addresses:?}");
     newer.assert_alive()

@@ -34,6 +34,7 @@ mod open_orders;
 mod planned_renewals;
 mod preflight;
 mod printed;
+mod private_ca;
 mod private_names;
 mod quickstart;
 mod redirect_rules;

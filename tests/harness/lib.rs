@@ -7,6 +7,8 @@
 //! | [`ca_limits`] | what Let's Encrypt's limiter would refuse |
 //! | [`ca_proxy`] | stands before Pebble: keeps it from deadlocking, counts, attributes, injects faults |
 //! | [`second_ca`] | another ACME server, with renewal information and profiles |
+//! | [`caddy_ca`] | a third one, a private CA without terms, profiles and renewal information |
+//! | [`namespace`] | a test in a network namespace of its own, where port 80 and private addresses are its own |
 //! | [`raw_http`] | requests that no client library would send |
 //! | [`redis`], [`redis_proxy`], [`resp`] | a real Redis, and a proxy that stalls, cuts and reacts to what it sees |
 //! | [`sentinel`], [`cluster`] | several of them, whose primaries are killed and replaced |
@@ -27,12 +29,14 @@ pub mod bare_acme;
 pub mod bind;
 pub mod ca_limits;
 pub mod ca_proxy;
+pub mod caddy_ca;
 pub mod campaign;
 pub mod cluster;
 pub mod daemon;
 pub mod deadline;
 pub mod mail_server;
 pub mod mock_dns;
+pub mod namespace;
 pub mod nginx;
 pub mod pebble;
 pub mod pki;

@@ -27,12 +27,21 @@ pub struct MockDns {
 impl MockDns {
     /// Starts it; `default_address` answers every A query, AAAA queries have no answer by default.
     pub async fn start(directory: &Path, default_address: Ipv4Addr) -> Result<Self> {
-        Self::start_program("pebble-challtestsrv".as_ref(), directory, default_address).await
+        Self::start_at(ports::free_address()?, directory, default_address).await
+    }
+
+    /// [`MockDns::start`] at an address of the caller's choice: port 53, where it is free.
+    pub async fn start_at(address: SocketAddr, directory: &Path, default_address: Ipv4Addr) -> Result<Self> {
+        Self::start_program("pebble-challtestsrv".as_ref(), address, directory, default_address).await
     }
 
     /// [`MockDns::start`] with a program of another version than the one in the `PATH`.
-    pub async fn start_program(program: &Path, directory: &Path, default_address: Ipv4Addr) -> Result<Self> {
-        let address = ports::free_address()?;
+    pub async fn start_program(
+        program: &Path,
+        address: SocketAddr,
+        directory: &Path,
+        default_address: Ipv4Addr,
+    ) -> Result<Self> {
         let management = ports::free_address()?;
         let help = help_of(program)?;
         let mut command = Command::new(program);
