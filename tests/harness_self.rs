@@ -378,7 +378,7 @@ async fn the_redis_proxy_stalls_cuts_and_acts_at_the_moment_asked_for() -> Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_reloads_and_tells_a_wrong_configuration() -> Result<()> {
-    let address = harness::ports::free_address()?;
+    let address = ports::free_address()?;
     let server = |line: &str| format!("server {{ listen {address}; root {PREFIX}/www; {line} }}");
     let mut nginx = Nginx::start(&server(""), &[address], &[("www/index.html", b"hello")]).await?;
     let http = reqwest::Client::builder().no_proxy().build()?;

@@ -144,23 +144,24 @@ impl Directory {
         }
     }
 
-    /// Everything that is live. An entry that cannot be read is left out, so that it is fetched again.
+    /// Everything that is live, and what of it cannot be read: that is to be fetched again.
     ///
     /// # Errors
     /// From the file system, when the directory itself cannot be read: that is no empty one.
-    pub(crate) fn scan(&self) -> io::Result<Index> {
-        let mut found = Index::new();
+    pub(crate) fn scan(&self) -> io::Result<(Index, Vec<ItemId>)> {
+        let (mut found, mut unreadable) = (Index::new(), Vec::new());
         for entry in fs::read_dir(self.live())? {
             let name = entry?.file_name();
             let Some(id) = name.to_str().and_then(|name| ItemId::parse(name).ok()) else { continue };
             match self.load(&id) {
                 Ok(live) => drop(found.insert(id, live)),
                 Err(error) => {
-                    tracing::warn!(%id, %error, "a published item can't be read and is fetched again")
+                    tracing::warn!(%id, %error, "a published item can't be read and is fetched again");
+                    unreadable.push(id);
                 }
             }
         }
-        Ok(found)
+        Ok((found, unreadable))
     }
 
     fn load(&self, id: &ItemId) -> io::Result<Live> {

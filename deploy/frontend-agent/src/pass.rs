@@ -50,7 +50,15 @@ impl<'a> Pass<'a> {
             Some((generation, index)) if generation == status.generation => index,
             _ => {
                 clear_leftovers(directory).map_err(SyncError::Disk)?;
-                directory.scan().map_err(SyncError::Disk)?
+                let (index, unreadable) = directory.scan().map_err(SyncError::Disk)?;
+                for id in unreadable {
+                    status.note_failure(
+                        &id,
+                        Vec::new(),
+                        "it can't be read on this machine's disk".to_owned(),
+                    );
+                }
+                index
             }
         };
         Ok(Self {

@@ -344,7 +344,7 @@ mod tests {
                 fixture.directory.make_directory(&half).unwrap();
                 fs::write(half.join("ecdsa-privkey.pem"), "half").unwrap();
             }
-            let kept = fixture.directory.scan().unwrap().remove(&fixture.id).unwrap();
+            let kept = fixture.directory.scan().unwrap().0.remove(&fixture.id).unwrap();
             assert!(kept.intact);
             let now = fixture.directory.load_meta(&fixture.id).unwrap().1;
             assert_eq!(now == old, stop != Some(Step::Live), "after {stop:?}");
@@ -402,11 +402,11 @@ mod tests {
         let mut content = fs::read(&key).unwrap();
         content[60] ^= 1;
         fs::write(&key, &content).unwrap();
-        assert!(fixture.directory.scan().unwrap()[&fixture.id].intact, "its size is what it was");
+        assert!(fixture.directory.scan().unwrap().0[&fixture.id].intact, "its size is what it was");
         assert!(!fixture.directory.is_as_written(&fixture.id, version));
         fs::write(&key, "").unwrap();
-        assert!(!fixture.directory.scan().unwrap()[&fixture.id].intact);
+        assert!(!fixture.directory.scan().unwrap().0[&fixture.id].intact);
         fs::remove_file(fixture.live().join("meta.json")).unwrap();
-        assert!(fixture.directory.scan().unwrap().is_empty());
+        assert!(fixture.directory.scan().unwrap().0.is_empty());
     }
 }

@@ -228,7 +228,7 @@ impl Overview {
     /// # Errors
     /// From the file system, when the agent's directory cannot be read.
     pub(crate) fn of(directory: &Directory) -> io::Result<Self> {
-        let items = directory.scan()?.into_iter().map(|(id, live)| Shown::of(id, live)).collect();
+        let items = directory.scan()?.0.into_iter().map(|(id, live)| Shown::of(id, live)).collect();
         let own = Validity::of(directory.root())?;
         let client_certificate_ends = own.map(|validity| validity.not_after);
         let served = ServedState::load(directory);

@@ -96,6 +96,8 @@ impl LostOrder<'_> {
             sorted
         };
         matches!(order.status, OrderStatus::Pending | OrderStatus::Ready)
+            // Where that stood in the lost answer alone, nobody can go on with it.
+            && order.finalize.is_some()
             && order.expires.is_none_or(|end| end > Timestamp::now())
             && order.profile.as_deref().zip(self.profile).is_none_or(|(its, wanted)| its == wanted)
             && sorted(&order.identifiers) == sorted(self.identifiers)
@@ -105,13 +107,13 @@ impl LostOrder<'_> {
 /// The part of an account that says where its orders are.
 #[derive(Deserialize)]
 struct OrdersOf {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "reading::url")]
     orders: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct OrderList {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "reading::urls")]
     orders: Vec<String>,
 }
 

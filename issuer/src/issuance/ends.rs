@@ -34,7 +34,14 @@ impl Attempt<'_> {
         if matches!(order.state, OrderState::Planned(_)) {
             return verdict;
         }
-        if insists && verdict.prospect != Prospect::Silent {
+        // What the CA may have issued for our key is given up for nothing that passes, whoever asks.
+        let may_be_issued = matches!(order.state, OrderState::Finalizing(_) | OrderState::Issued(_));
+        let is_over = match verdict.prospect {
+            Prospect::Nowhere => true,
+            Prospect::Silent => false,
+            Prospect::Open | Prospect::Early => !may_be_issued,
+        };
+        if insists && is_over {
             return Verdict { keep_order: false, given_up: true, ..verdict };
         }
         let stuck = Stuck::again(order.stuck, now);

@@ -109,7 +109,9 @@ impl Work<'_> {
                 // The key was refused for good: another one, for the same order.
                 Some(ProblemKind::BadCsr | ProblemKind::BadPublicKey) => return Err(refused(error)),
                 _ if error.is_gone() => return self.start_over(order).await,
-                _ if order.order.profile.is_some() && may_blame_profile(&error) => {
+                _ if order.order.profile.is_some() && may_blame_profile(&error, &order.order.names) => {
+                    // Which the CA counts anew.
+                    drop(self.held().take());
                     return self.without_profile(order, &error, Planned {}).await;
                 }
                 _ => {}

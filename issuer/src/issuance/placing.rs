@@ -45,7 +45,7 @@ impl Work<'_> {
                 Err(error) => error,
             };
             // Each is done without once: the next refusal has another reason.
-            if order.order.profile.is_some() && may_blame_profile(&error) {
+            if order.order.profile.is_some() && may_blame_profile(&error, &order.order.names) {
                 order = self.without_profile(&order, &error, planned).await?;
             } else if asked.replaces.is_some() && self.blames_replaces(&error, &order) {
                 let what = format!("the CA does not take it for a renewal ({error}): it is ordered without");

@@ -228,17 +228,22 @@ fn is_of_account(problem: &Problem) -> bool {
     detail.contains("account") && states.iter().any(|state| detail.contains(state))
 }
 
-/// Whether it is the profile of an order that was refused, as far as words tell.
-pub(super) fn may_blame_profile(error: &RequestError) -> bool {
+/// Whether it is the profile of an order for these names that was refused, as far as words tell: a name may have the word in it,
+/// too, and what is said of names is not said of the profile.
+pub(super) fn may_blame_profile(error: &RequestError, names: &NameSet) -> bool {
     let Some(problem) = error.problem() else { return false };
     match problem.kind() {
         ProblemKind::InvalidProfile => true,
-        ProblemKind::RateLimited => false,
-        _ => {
-            let detail = problem.detail.as_deref().unwrap_or_default();
+        ProblemKind::Malformed | ProblemKind::Unauthorized | ProblemKind::UserActionRequired => {
+            let mut detail = problem.detail.as_deref().unwrap_or_default().to_ascii_lowercase();
+            for name in names.iter() {
+                detail = detail.replace(name.as_str(), "");
+            }
             error.status().is_some_and(|status| status < 500)
-                && detail.to_ascii_lowercase().contains("profile")
+                && problem.subproblems.is_empty()
+                && detail.contains("profile")
         }
+        _ => false,
     }
 }
 
@@ -329,9 +334,13 @@ mod tests {
 
     #[test]
     fn a_profile_is_blamed_by_its_type_or_by_name() {
-        assert!(may_blame_profile(&refused(400, "invalidProfile", "")));
-        assert!(may_blame_profile(&refused(403, "unauthorized", "account may not use profile \"short\"")));
-        assert!(!may_blame_profile(&refused(429, "rateLimited", "limit of this profile")));
-        assert!(!may_blame_profile(&refused(400, "malformed", "bad name")));
+        let names = names(&["profile.example"]);
+        let blames = |status, kind, detail| may_blame_profile(&refused(status, kind, detail), &names);
+        assert!(blames(400, "invalidProfile", ""));
+        assert!(blames(403, "unauthorized", "account may not use profile \"short\""));
+        assert!(!blames(429, "rateLimited", "limit of this profile"));
+        assert!(!blames(400, "malformed", "bad name"));
+        assert!(!blames(400, "rejectedIdentifier", "profile.example is on the profile's list"));
+        assert!(!blames(403, "unauthorized", "policy forbids issuing for profile.example"));
     }
 }

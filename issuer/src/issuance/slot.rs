@@ -180,7 +180,11 @@ impl Attempt<'_> {
                 let class = FailureClass::Policy;
                 Verdict { class, remedy: remedy.to_owned(), ..verdict }.about(About::Order)
             }
-            Err(error) if error.problem().is_none() || error.status().is_some_and(|status| status >= 500) => {
+            // Nothing was said of the account.
+            Err(error)
+                if error.problem().is_none()
+                    || error.status().is_some_and(|status| status == 429 || status >= 500) =>
+            {
                 verdict.about(About::Order)
             }
             _ => verdict.about(About::Account),

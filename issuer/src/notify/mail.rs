@@ -28,7 +28,10 @@ use shared::{
     domain::{Event, EventKind},
     store::{EventCursor, StoreError},
 };
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 use url::{Host, Url};
 
 /// Sites that are named as still failing.
@@ -99,7 +102,11 @@ impl Mail {
             let to = mailbox("to", address)?;
             Ok(Self { server, from, to, pause, host, state: None, next_attempt: None })
         };
-        config.to.iter().map(reader).collect()
+        let mut readers: Vec<Self> = config.to.iter().map(reader).collect::<Result<_, SetupError>>()?;
+        // One that is named twice is one.
+        let mut known = HashSet::new();
+        readers.retain(|one| known.insert(one.receiver()));
+        Ok(readers)
     }
 
     /// Its name as a receiver.

@@ -120,6 +120,10 @@ impl<'a> Walk<'a> {
                 .find_map(|id| damaged.get_key_value(&id));
             if let Some((id, what)) = concerned {
                 let error = StoreError::Corrupt { key: id.to_string(), source: what.clone().into() };
+                // What else it names can't be changed, and is not removed either.
+                for id in pointers.iter().filter_map(NamePointer::owner) {
+                    self.matched.extend(known.get(&id).map(|owner| owner.id.clone()));
+                }
                 self.failed.push((names, error.into()));
                 continue;
             }

@@ -105,7 +105,12 @@ impl StoreError {
     /// Whether it is about the keys that were named, and not about the store: another key may do.
     pub fn is_of_its_keys(&self) -> bool {
         match self {
-            Self::Corrupt { .. } | Self::Refused(_) | Self::Conflict => true,
+            Self::Corrupt { .. } | Self::Conflict => true,
+            // A refusal of the program, its login or its rights, is about no key.
+            Self::Refused(error) => {
+                !matches!(first_of_pipeline(error.clone()).code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
+                    && error.kind() != redis::ErrorKind::AuthenticationFailed
+            }
             // Some of the keys of a slot that is on the move have gone already.
             Self::Unavailable(error) => first_of_pipeline(error.clone()).code() == Some("TRYAGAIN"),
             _ => false,

@@ -90,6 +90,10 @@ impl Store {
         Ok(match before.answer {
             _ if before.digest != digest => Repetition::Other,
             Some(answer) => Repetition::Answered(answer),
+            // Our own: it was set, and its answer was lost on the way.
+            None if before.mark.as_deref() == Some(random) => {
+                Repetition::First(AnswerMark { key, digest: digest.to_owned(), mark })
+            }
             None => Repetition::UnderWay,
         })
     }

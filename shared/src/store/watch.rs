@@ -115,6 +115,8 @@ impl Store {
             }
             let answer = self.look(&mut seen, turn % SETTINGS_EVERY == 0).await;
             let obstacle = match (&answer, self.halt.reason()) {
+                // What stopped this program says more than that it was stopped.
+                (Err(StoreError::Unsuitable(_)), Some(reason)) => Some(Obstacle::from(reason)),
                 (Err(error), _) => Some(Obstacle::of(error)),
                 (Ok(Some(obstacle)), _) => Some(*obstacle),
                 (Ok(None), reason) => reason.map(Obstacle::from),
@@ -166,13 +168,14 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
+        // Before anything that writes: what was stopped for the policy goes on by this alone.
+        if settings && self.role != Role::Challenge {
+            self.look_at_policy().await?;
+        }
         match self.role {
             Role::Challenge => self.probe_where_refused().await?,
             Role::Certificates => self.probe_audit().await?,
             Role::Issuer => self.probe_writing().await?,
-        }
-        if settings && self.role != Role::Challenge {
-            self.look_at_policy().await?;
         }
         let wanted = self.confirmed.replicas_to_wait_for();
         Ok((self.role == Role::Issuer && fewest < wanted).then_some(Obstacle::TooFewReplicas))
