@@ -13,6 +13,7 @@ use crate::service::Service;
 const FENCE: &str = "```console\n";
 /// What the page calls what differs from run to run.
 const MOMENT: &str = "2026-11-24T17:00:00Z";
+const MOMENT_FOR_PEOPLE: &str = "2026-11-24 17:00 UTC";
 const TOKEN: &str = "sp_5f0c...";
 const ADDRESS: &str = "127.0.0.1:9080";
 
@@ -96,6 +97,9 @@ fn settled(answer: &str) -> String {
         if from[..end].parse::<jiff::Timestamp>().is_ok() {
             text.push_str(MOMENT);
             rest = &from[end..];
+        } else if let Some(after) = after_a_moment_for_people(from) {
+            text.push_str(MOMENT_FOR_PEOPLE);
+            rest = after;
         } else {
             text.push_str("20");
             rest = &from[2..];
@@ -106,6 +110,13 @@ fn settled(answer: &str) -> String {
     let end = text[at + 3..].find(|c: char| !c.is_ascii_hexdigit()).map_or(text.len(), |end| at + 3 + end);
     text.replace_range(at..end, TOKEN);
     text
+}
+
+/// What comes behind `2026-11-24 17:00 UTC`, where the text begins so.
+fn after_a_moment_for_people(text: &str) -> Option<&str> {
+    let (moment, after) = text.split_once(" UTC")?;
+    let (day, time) = moment.split_once(' ')?;
+    format!("{day}T{time}:00Z").parse::<jiff::Timestamp>().ok().map(|_| after)
 }
 
 #[test]
