@@ -15,6 +15,7 @@ use harness::{
 const LIMIT: Duration = Duration::from_secs(60);
 const PUBLISH: &str = include_str!("../shared/src/store/scripts/publish.lua");
 const POINT_NAME: &str = include_str!("../shared/src/store/scripts/point_name.lua");
+const ALL_OR_NOTHING: &str = include_str!("../shared/src/store/scripts/all_or_nothing.lua");
 const SCHEDULE: &str = include_str!("../shared/src/store/scripts/schedule.lua");
 const SETTLE: &str = include_str!("../shared/src/store/scripts/settle.lua");
 const SET: &str = "\r\nSET\r\n";
@@ -311,11 +312,11 @@ async fn warm() -> Result<Stage> {
 
 /// The digests of the scripts that publish and that give a site back, as the store knows them.
 fn publish() -> String {
-    sha1(&format!("{SCHEDULE}\n{PUBLISH}"))
+    sha1(&format!("{ALL_OR_NOTHING}\n{SCHEDULE}\n{PUBLISH}"))
 }
 
 fn settle() -> String {
-    sha1(&format!("{SCHEDULE}\n{SETTLE}"))
+    sha1(&format!("{ALL_OR_NOTHING}\n{SCHEDULE}\n{SETTLE}"))
 }
 
 fn sha1(script: &str) -> String {
