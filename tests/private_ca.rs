@@ -31,10 +31,11 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// The CA, its network's DNS, a frontend with the shipped rule, and the validation host.
 struct Scene {
+    // Before the installation, which ends its store: this would start it again.
+    _challenge: Daemon,
     signpost: Signpost,
     ca: CaddyCa,
     dns: MockDns,
-    _challenge: Daemon,
     _nginx: Nginx,
     _folder: TempDir,
 }

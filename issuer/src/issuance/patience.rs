@@ -72,13 +72,7 @@ pub(super) async fn ask<T, F>(request: impl Fn() -> F) -> Result<T, RequestError
 where
     F: Future<Output = Result<T, RequestError>>,
 {
-    let mut pauses = Pauses::begin();
-    loop {
-        match request().await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => pauses.before_asking_again(error).await?,
-        }
-    }
+    ask_unless(request, |_| false).await
 }
 
 /// Pauses between the tries of what is 404 although it was made a moment ago: one server of the CA has it, and another
