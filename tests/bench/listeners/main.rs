@@ -86,7 +86,7 @@ async fn main() -> Result<()> {
     }
     if wanted("certificates") {
         shared::vault::Keyring::generate(&signpost.key_encryption_key_file())?;
-        let added = signpost.issuer_json(&["frontend", "add", "edge", "--names", "*.example.com"]).await?;
+        let added = signpost.issuer_json(&["frontend", "add", "edge", "--scope", "*.example.com"]).await?;
         let token = added["token"].as_str().context("a token is printed")?;
         let role = signpost.start_certificates().await?;
         let client = Client::frontend(role.address, token)?;
