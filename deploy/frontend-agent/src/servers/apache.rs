@@ -6,7 +6,7 @@
 //! that the file names is read and checked again before Apache is told anything.
 
 use super::{
-    Applied, Server, ServerError, View, is_hostname,
+    Applied, Names, Server, ServerError, View, is_hostname,
     reloader::{Reloader, Wanted},
     tls,
 };
@@ -56,6 +56,20 @@ impl Server for Apache {
 
     fn test(&mut self, view: &View<'_>) -> Result<(), ServerError> {
         self.sites.test(view.directory, &render(view, &BTreeMap::new()), |_| Ok(()))
+    }
+
+    fn holds(&self, view: &View<'_>) -> Names {
+        let mut former = BTreeMap::new();
+        for (id, line) in former_lines(view.directory) {
+            let Ok(id) = ItemId::parse(&id) else { continue };
+            let names = line.split('"').nth(1).unwrap_or_default().split(' ');
+            former.extend(names.map(|name| (name.to_owned(), id.clone())));
+        }
+        view.held(&former, is_hostname)
+    }
+
+    fn refuses_the_present(&self) -> bool {
+        self.sites.refuses_the_present()
     }
 
     fn not_taken(&mut self) -> Vec<(ItemId, String)> {

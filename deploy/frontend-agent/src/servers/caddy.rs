@@ -4,12 +4,15 @@
 //! Names stand in host matchers, which Caddy sorts and searches, one for each value of the header.
 
 use super::{
-    Applied, Server, ServerError, View,
+    Applied, Names, Server, ServerError, View,
     reloader::{Reloader, Wanted},
     tls,
 };
 use shared::config::AgentCaddy;
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// What Caddy reads where there is nothing to say: an empty file would be a warning.
 const NOTHING: &str = "# none\n";
@@ -35,6 +38,20 @@ impl Server for Caddy {
 
     fn test(&mut self, view: &View<'_>) -> Result<(), ServerError> {
         self.0.test(view.directory, &render(view), |_| Ok(()))
+    }
+
+    fn holds(&self, view: &View<'_>) -> Names {
+        let text = self.0.read(view.directory, "redirect.conf") + &self.0.read(view.directory, "hsts.conf");
+        let hosts: BTreeSet<&str> =
+            text.lines().filter_map(|line| line.trim_start().strip_prefix("host ")).collect();
+        let shown: BTreeSet<&str> = view.redirected().chain(view.hsts().map(|(name, _)| name)).collect();
+        let is_held = |name: &str| !shown.contains(name) || hosts.contains(name);
+        let held = view.names.iter().filter(|(name, _)| is_held(name));
+        held.map(|(name, id)| (Arc::clone(name), id.clone())).collect()
+    }
+
+    fn refuses_the_present(&self) -> bool {
+        self.0.refuses_the_present()
     }
 
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {

@@ -3,7 +3,7 @@
 //! configuration names a file that is not there does not start: a name that is gone leads to the certificate of nobody.
 
 use super::{
-    Applied, Server, ServerError, View, cannot_name_a_file, file_stem, placeholder,
+    Applied, Names, Server, ServerError, View, cannot_name_a_file, file_stem, placeholder,
     reloader::{Reloader, Wanted},
 };
 use crate::{disk::Directory, wire::ItemId};
@@ -46,6 +46,17 @@ impl Server for Files {
 
     fn test(&mut self, view: &View<'_>) -> Result<(), ServerError> {
         self.0.test(view.directory, &[render(view)], |content| place(view.directory, content))
+    }
+
+    fn holds(&self, view: &View<'_>) -> Names {
+        let list = self.0.read(view.directory, LIST);
+        let entry = |line: &str| {
+            let mut words = line.split(' ');
+            let (stem, id) = (words.next()?, words.next()?);
+            let name = stem.strip_prefix("_.").map_or_else(|| stem.to_owned(), |rest| format!("*.{rest}"));
+            Some((name, ItemId::parse(id).ok()?))
+        };
+        view.held(&list.lines().filter_map(entry).collect(), |_| true)
     }
 
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {

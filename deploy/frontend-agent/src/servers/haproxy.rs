@@ -166,7 +166,7 @@ impl Server for Haproxy {
     }
 
     fn differs(&self, view: &View<'_>) -> bool {
-        !self.settings.reload.is_empty() && self.policy.differs(view.directory, &[policy(view)])
+        self.policy.differs(view.directory, &[policy(view)])
     }
 
     fn test(&mut self, view: &View<'_>) -> Result<(), ServerError> {

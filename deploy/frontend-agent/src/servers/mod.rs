@@ -14,6 +14,8 @@ mod nginx;
 mod placeholder;
 mod reloader;
 mod sieve;
+#[cfg(test)]
+mod sieve_tests;
 mod tls;
 mod traefik;
 
@@ -53,6 +55,18 @@ pub(crate) trait Server: Send {
         Ok(())
     }
 
+    /// Those names that its files hold now, each with the item that answers for it there. Names that are nothing in its files are
+    /// held already.
+    fn holds(&self, view: &View<'_>) -> Names {
+        view.names.clone()
+    }
+
+    /// Whether its test refuses what its files hold now, so that nothing is lost by trying with less. Never where its files are
+    /// what is served, as links are: a name that is left out for a test would be out of service.
+    fn refuses_the_present(&self) -> bool {
+        false
+    }
+
     /// Items that were not taken when [`Server::apply`] did everything else, each with the reason.
     fn not_taken(&mut self) -> Vec<(ItemId, String)> {
         Vec::new()
@@ -70,13 +84,15 @@ pub(crate) trait Server: Send {
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError>;
 }
 
+/// Which item answers for a name.
+pub(crate) type Names = BTreeMap<Arc<str>, ItemId>;
+
 /// What is live.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     pub(crate) directory: &'a Directory,
     pub(crate) index: &'a Index,
-    /// Which item answers for a name.
-    pub(crate) names: &'a BTreeMap<Arc<str>, ItemId>,
+    pub(crate) names: &'a Names,
     /// An earlier [`Server::apply`] may have been cut off in the middle.
     pub(crate) owed: bool,
     pub(crate) at: Moment,
@@ -146,6 +162,15 @@ impl<'a> View<'a> {
     pub(crate) fn hsts(&self) -> impl Iterator<Item = (&'a str, String)> {
         let at = self.at;
         self.hostnames().filter_map(move |(name, live)| Some((name, live.https.header(live, at)?)))
+    }
+
+    /// Those of its names that a server's files hold, `former`, and those that are nothing in them.
+    fn held(&self, former: &BTreeMap<String, ItemId>, is_shown: impl Fn(&str) -> bool) -> Names {
+        let held = |(name, id): (&Arc<str>, &ItemId)| {
+            let id = if is_shown(name) { former.get(&**name)? } else { id };
+            self.index.contains_key(id).then(|| (Arc::clone(name), id.clone()))
+        };
+        self.names.iter().filter_map(held).collect()
     }
 
     fn hostnames(&self) -> impl Iterator<Item = (&'a str, &'a Live)> {

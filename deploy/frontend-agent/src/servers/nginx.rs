@@ -5,10 +5,11 @@
 //! goes does; before that, `nginx -t` must agree.
 
 use super::{
-    Applied, Server, ServerError, View, is_hostname, placeholder,
+    Applied, Names, Server, ServerError, View, is_hostname, placeholder,
     reloader::{Reloader, Wanted},
     tls,
 };
+use crate::wire::ItemId;
 use shared::config::AgentNginx;
 
 /// nginx, with its files in `nginx/`.
@@ -38,6 +39,19 @@ impl Server for Nginx {
 
     fn test(&mut self, view: &View<'_>) -> Result<(), ServerError> {
         self.0.test(view.directory, &render(view), |_| Ok(()))
+    }
+
+    fn holds(&self, view: &View<'_>) -> Names {
+        let map = self.0.read(view.directory, "map.conf");
+        let entry = |line: &str| {
+            let (name, id) = line.strip_suffix(';')?.split_once(' ')?;
+            Some((name.to_owned(), ItemId::parse(id).ok()?))
+        };
+        view.held(&map.lines().filter_map(entry).collect(), is_hostname)
+    }
+
+    fn refuses_the_present(&self) -> bool {
+        self.0.refuses_the_present()
     }
 
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
@@ -75,7 +89,7 @@ fn render(view: &View<'_>) -> [Wanted; 5] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::StoreConfig, disk::Directory, https::Moment, index::Index, wire::ItemId};
+    use crate::{config::StoreConfig, disk::Directory, https::Moment, index::Index};
     use jiff::Timestamp;
     use std::{fs, time::Duration};
 

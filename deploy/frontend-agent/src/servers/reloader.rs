@@ -2,12 +2,16 @@
 //! often.
 
 use super::{Applied, ServerError, command::run};
-use crate::disk::Directory;
+use crate::disk::{Directory, sync_directory};
 use std::{
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+
+/// Former files while new ones are tried, below the server's directory; and while that is made, or taken away.
+const FORMER: &str = ".former";
+const FORMER_UNFINISHED: &str = ".former.new";
 
 /// Pauses between reloads are so many times as long as one takes.
 const REST: u32 = 20;
@@ -48,6 +52,26 @@ impl Reloader {
         })
     }
 
+    /// Whether the server's test refuses the files as they are.
+    pub(super) fn refuses_the_present(&self) -> bool {
+        run(&self.test, &[]).is_err()
+    }
+
+    /// What a file holds now; nothing where it is not there.
+    pub(super) fn read(&self, directory: &Directory, file: &str) -> String {
+        fs::read_to_string(directory.of_adapter(self.server).join(file)).unwrap_or_default()
+    }
+
+    fn files<'a>(
+        &self,
+        directory: &'a Directory,
+        wanted: &[Wanted],
+        place: &'a dyn Fn(&str) -> io::Result<()>,
+    ) -> Files<'a> {
+        let is_tested = !self.test.is_empty();
+        Files { server: self.server, directory, first: wanted[0].file, is_tested, place }
+    }
+
     /// Whether the server's test agrees with these files. They are what they were after it. `place` as in [`Reloader::apply`].
     ///
     /// # Errors
@@ -58,7 +82,7 @@ impl Reloader {
         wanted: &[Wanted],
         place: impl Fn(&str) -> io::Result<()>,
     ) -> Result<(), ServerError> {
-        let files = Files { server: self.server, directory, first: wanted[0].file, place: &place };
+        let files = self.files(directory, wanted, &place);
         let changes = files.changes(wanted)?;
         files.write(&changes)?;
         let answer = run(&self.test, &[]);
@@ -78,7 +102,7 @@ impl Reloader {
         owed: bool,
         place: impl Fn(&str) -> io::Result<()>,
     ) -> Result<Applied, ServerError> {
-        let files = Files { server: self.server, directory, first: wanted[0].file, place: &place };
+        let files = self.files(directory, wanted, &place);
         let changes = files.changes(wanted)?;
         if changes.is_empty() && !owed {
             return Ok(Applied::Nothing);
@@ -92,6 +116,7 @@ impl Reloader {
             files.put_back(&changes)?;
             return Err(ServerError::Refused { command: self.test.join(" "), output });
         }
+        files.forget_former().map_err(|error| ServerError::Write(self.server, error))?;
         run(&self.reload, &[])
             .map_err(|output| ServerError::Reload { command: self.reload.join(" "), output })?;
         self.reloaded = match self.min_seconds {
@@ -102,12 +127,21 @@ impl Reloader {
     }
 }
 
+fn remove(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The files of a server, in its directory.
 struct Files<'a> {
     server: &'static str,
     directory: &'a Directory,
     /// Of which `place` is told.
     first: &'static str,
+    /// Whether the new ones may turn out to be none.
+    is_tested: bool,
     place: &'a dyn Fn(&str) -> io::Result<()>,
 }
 
@@ -120,6 +154,7 @@ struct Change<'a> {
 
 impl Files<'_> {
     fn changes<'w>(&self, wanted: &'w [Wanted]) -> Result<Vec<Change<'w>>, ServerError> {
+        self.recover().map_err(|error| ServerError::Write(self.server, error))?;
         let own = self.directory.of_adapter(self.server);
         let mut changes = Vec::new();
         for wanted in wanted {
@@ -139,12 +174,67 @@ impl Files<'_> {
         let own = self.directory.of_adapter(self.server);
         let made = if own.exists() { Ok(()) } else { self.directory.make_directory(&own) };
         let writes = changes.iter().map(|change| self.write_one(change, &change.wanted.content));
-        made.and_then(|()| writes.collect()).map_err(|error| ServerError::Write(self.server, error))
+        let kept = made.and_then(|()| self.keep_former(changes));
+        kept.and_then(|()| writes.collect()).map_err(|error| ServerError::Write(self.server, error))
     }
 
     fn put_back(&self, changes: &[Change<'_>]) -> Result<(), ServerError> {
         let writes = changes.iter().map(|change| self.write_one(change, &change.former));
-        writes.collect::<io::Result<()>>().map_err(|error| ServerError::Write(self.server, error))
+        let written: io::Result<()> = writes.collect();
+        written.and_then(|()| self.forget_former()).map_err(|error| ServerError::Write(self.server, error))
+    }
+
+    /// Keeps what is replaced until the server's test has agreed: whoever ends this program meanwhile leaves files that the server
+    /// may not start with.
+    fn keep_former(&self, changes: &[Change<'_>]) -> io::Result<()> {
+        if !self.is_tested || changes.is_empty() {
+            return Ok(());
+        }
+        let own = self.directory.of_adapter(self.server);
+        let new = own.join(FORMER_UNFINISHED);
+        remove(&new)?;
+        self.directory.make_directory(&new)?;
+        for change in changes {
+            let kept = new.join(change.wanted.file);
+            match fs::hard_link(&change.path, &kept) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.directory.write_whole(&kept, change.former.as_bytes(), 0o644)?;
+                }
+                linked => linked?,
+            }
+        }
+        sync_directory(&new)?;
+        fs::rename(&new, own.join(FORMER))?;
+        sync_directory(&own)
+    }
+
+    /// What is there now is what the server takes.
+    fn forget_former(&self) -> io::Result<()> {
+        let own = self.directory.of_adapter(self.server);
+        match fs::rename(own.join(FORMER), own.join(FORMER_UNFINISHED)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            renamed => renamed?,
+        }
+        sync_directory(&own)?;
+        remove(&own.join(FORMER_UNFINISHED))
+    }
+
+    /// Puts back what was there before a test that was cut off.
+    fn recover(&self) -> io::Result<()> {
+        let own = self.directory.of_adapter(self.server);
+        let kept = match fs::read_dir(own.join(FORMER)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            kept => kept?,
+        };
+        for entry in kept {
+            let entry = entry?;
+            let content = fs::read_to_string(entry.path())?;
+            self.directory.write_whole(&own.join(entry.file_name()), content.as_bytes(), 0o644)?;
+            if entry.file_name() == self.first {
+                (self.place)(&content)?;
+            }
+        }
+        self.forget_former()
     }
 
     fn write_one(&self, change: &Change<'_>, content: &str) -> io::Result<()> {

@@ -1,12 +1,16 @@
 //! What a web server refuses is found out, and left out: one name that it can't take, or a TLS policy that it does not know, keeps
 //! nothing else from going live. What is refused is tried again once in a while, and when it is another version.
+//!
+//! It begins with the names that the server's files hold: those stay, whatever comes of the others. Only where the server refuses
+//! these files too is one of them left out, and not before it was tried alone.
 
-use super::{Applied, Server, ServerError, View};
-use crate::{disk::Directory, wire::ItemId};
+use super::{Applied, Names, Server, ServerError, View};
+use crate::{disk::Directory, status::RefusedItem, wire::ItemId};
 use shared::domain::TlsPolicy;
 use std::{
     borrow::Cow,
     collections::BTreeMap,
+    mem,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,18 +18,19 @@ use std::{
 
 /// What was refused is tried again so often: the server's configuration may be another by then.
 const TRY_AGAIN: Duration = Duration::from_secs(600);
-/// So many tests, and so long, for finding out at one time. Names that were not tried until then wait for the next.
+/// So many tests, and so long, for finding out at one time: less than the `TimeoutStopSec` of the agent's unit. Names that were
+/// not tried until then wait for the next pass.
 const MOST_TESTS: usize = 64;
-const PATIENCE: Duration = Duration::from_secs(120);
-
-type Names = BTreeMap<Arc<str>, ItemId>;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A web server with what it takes.
 pub(crate) struct Shown {
     server: Box<dyn Server>,
-    /// What it took last.
-    taken: Names,
     refused: BTreeMap<Arc<str>, Refusal>,
+    /// What was refused when that was last found out, and why. They are tried again, after all others.
+    suspects: BTreeMap<Arc<str>, String>,
+    /// Whether what an earlier process found out is among them.
+    recalls: bool,
     refused_policy: Option<(TlsPolicy, String)>,
     found: Option<Instant>,
 }
@@ -36,6 +41,10 @@ struct Refusal {
     id: ItemId,
     directory: Box<str>,
     reason: String,
+    /// Whether that was found out, or there was no time to.
+    is_tried: bool,
+    /// What answers for the name meanwhile, as before.
+    instead: Option<ItemId>,
 }
 
 /// What became of showing.
@@ -53,7 +62,14 @@ pub(crate) struct Sifted {
 
 impl Shown {
     pub(crate) fn new(server: Box<dyn Server>) -> Self {
-        Self { server, taken: Names::new(), refused: BTreeMap::new(), refused_policy: None, found: None }
+        Self {
+            server,
+            refused: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            recalls: false,
+            refused_policy: None,
+            found: None,
+        }
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -64,59 +80,56 @@ impl Shown {
         self.server.names_versions(directory)
     }
 
+    /// Takes over what an earlier process has found out, once.
+    pub(crate) fn recall(&mut self, refused: &[RefusedItem]) {
+        if mem::replace(&mut self.recalls, true) {
+            return;
+        }
+        let server = self.name();
+        for item in refused.iter().filter(|item| item.server == server) {
+            let Some(name) = item.names.first() else { continue };
+            if let Some(reason) = item.reason.strip_prefix(&told(server, name)) {
+                self.suspects.insert(name.as_str().into(), reason.to_owned());
+            }
+        }
+    }
+
     pub(crate) fn differs(&self, view: &View<'_>) -> bool {
-        self.server.differs(view)
+        let (names, _) = self.names_to_show(view);
+        self.server.differs(&View { names: &names, ..*view })
     }
 
     /// Shows the server what is live, but for what it refuses. `spoken`: the last policy that it took.
     pub(crate) fn show(&mut self, view: &View<'_>, spoken: Option<&TlsPolicy>) -> Sifted {
-        if self.found.is_some_and(|at| at.elapsed() >= TRY_AGAIN) {
-            self.refused.clear();
+        if self.is_time_to_try_again() {
+            let refused = mem::take(&mut self.refused).into_iter().filter(|(_, refusal)| refusal.is_tried);
+            self.suspects.extend(refused.map(|(name, refusal)| (name, refusal.reason)));
             self.refused_policy = None;
             self.found = None;
         }
-        let is_same = |name: &Arc<str>, refusal: &Refusal| {
-            view.names.get(name) == Some(&refusal.id)
-                && view.index.get(&refusal.id).is_some_and(|live| live.directory == refusal.directory)
-        };
-        self.refused.retain(|name, refusal| is_same(name, refusal));
-        let mut names = Cow::Borrowed(view.names);
-        let mut unfit = Vec::new();
-        for (name, id) in view.names {
-            if let Some(reason) = self.server.cannot_hold(name) {
-                names.to_mut().remove(name);
-                unfit.push((Arc::clone(name), id.clone(), format!("{}: {name:?} {reason}", self.name())));
-            }
-        }
-        for name in self.refused.keys() {
-            names.to_mut().remove(name);
-        }
+        self.refused.retain(|name, refusal| refusal.stands(name, view));
+        let (names, unfit) = self.names_to_show(view);
+        let mut names = names.into_owned();
         let is_refused =
             |policy: &TlsPolicy| self.refused_policy.as_ref().is_some_and(|(refused, _)| refused == policy);
         let tls = if view.tls.is_some_and(is_refused) { spoken } else { view.tls };
         if tls == view.tls {
             self.refused_policy = None;
         }
-        let mut taken = names.into_owned();
         let mut policy = tls.cloned();
-        let mut applied = self.server.apply(&View { names: &taken, tls, ..*view });
+        let mut applied = self.server.apply(&View { names: &names, tls, ..*view });
         if let Err(ServerError::Refused { output, .. }) = &applied {
             let output = output.clone();
-            if let Some((good, spoken)) = self.sift(&View { names: &taken, tls, ..*view }, spoken, &output) {
+            if let Some((good, spoken)) = self.sift(&View { names: &names, tls, ..*view }, spoken, &output) {
                 applied = self.server.apply(&View { names: &good, tls: spoken.as_ref(), ..*view });
-                (taken, policy) = (good, spoken);
-                self.found = Some(Instant::now());
+                (names, policy) = (good, spoken);
             }
         }
         if matches!(applied, Ok(Applied::Nothing | Applied::Changed { .. })) {
-            self.taken = taken;
+            self.suspects.retain(|name, _| !names.contains_key(name));
         }
         let refused = self.refused.iter().map(|(name, refusal)| {
-            (
-                Arc::clone(name),
-                refusal.id.clone(),
-                format!("{} refuses {name}: {}", self.server.name(), refusal.reason),
-            )
+            (Arc::clone(name), refusal.id.clone(), told(self.server.name(), name) + &refusal.reason)
         });
         Sifted {
             refused: refused.chain(unfit).collect(),
@@ -127,7 +140,33 @@ impl Shown {
         }
     }
 
-    /// What of it is taken. `None` where nothing of it is what is refused.
+    fn is_time_to_try_again(&self) -> bool {
+        self.found.is_some_and(|at| at.elapsed() >= TRY_AGAIN)
+    }
+
+    /// All names but those that can't stand in the server's files, which are told of, and those that it refuses.
+    fn names_to_show<'v>(&self, view: &View<'v>) -> (Cow<'v, Names>, Vec<(Arc<str>, ItemId, String)>) {
+        let mut names = Cow::Borrowed(view.names);
+        let mut unfit = Vec::new();
+        for (name, id) in view.names {
+            if let Some(reason) = self.server.cannot_hold(name) {
+                names.to_mut().remove(name);
+                unfit.push((Arc::clone(name), id.clone(), format!("{}: {name:?} {reason}", self.name())));
+            }
+        }
+        let standing = self.refused.iter().filter(|(name, refusal)| refusal.stands(name, view));
+        for (name, refusal) in standing.filter(|_| !self.is_time_to_try_again()) {
+            match &refusal.instead {
+                Some(id) if view.index.contains_key(id) => {
+                    drop(names.to_mut().insert(Arc::clone(name), id.clone()));
+                }
+                _ => drop(names.to_mut().remove(name)),
+            }
+        }
+        (names, unfit)
+    }
+
+    /// What of it is taken. `None` where nothing of it is what is refused, or what is not known yet.
     fn sift(
         &mut self,
         view: &View<'_>,
@@ -135,39 +174,74 @@ impl Shown {
         output: &str,
     ) -> Option<(Names, Option<TlsPolicy>)> {
         let until = Instant::now() + PATIENCE;
+        let held = self.server.holds(view);
         let mut tests = Tests { server: &mut *self.server, view, left: MOST_TESTS, until };
         // Where it can't be seen in a test, nothing can be found out.
         tests.run(view.names, view.tls).err()?;
         let is_new_policy = view.tls != spoken;
         if is_new_policy && tests.run(view.names, spoken).is_ok() {
             self.refused_policy = view.tls.map(|policy| (policy.clone(), output.to_owned()));
+            self.found = Some(Instant::now());
             return Some((view.names.clone(), spoken.cloned()));
         }
-        let is_taken = |name: &Arc<str>, id: &ItemId| self.taken.get(name) == Some(id);
-        let before = view.names.iter().filter(|(name, id)| is_taken(name, id));
-        let mut good: Names = before.map(|(name, id)| (Arc::clone(name), id.clone())).collect();
-        if !good.is_empty() && tests.run(&good, spoken).is_err() {
+        let (mut good, mut is_repair) = (held.clone(), false);
+        if tests.run(&good, spoken).is_err() {
+            if held.is_empty() || !tests.server.refuses_the_present() {
+                return None;
+            }
+            is_repair = true;
             good.clear();
-        }
-        if good.is_empty() {
             tests.run(&good, spoken).ok()?;
         }
-        let others = view.names.iter().filter(|(name, _)| !good.contains_key(*name));
-        let others: Vec<(Arc<str>, ItemId)> =
-            others.map(|(name, id)| (Arc::clone(name), id.clone())).collect();
+        let others = view.names.iter().filter(|(name, id)| good.get(*name) != Some(*id));
+        let others = others.map(|(name, id)| (Arc::clone(name), id.clone()));
+        let is_suspect = |(name, _): &(Arc<str>, ItemId)| self.suspects.contains_key(name);
+        let (suspects, others): (Vec<_>, Vec<_>) = others.partition(is_suspect);
         let mut bad = Vec::new();
         tests.add(&mut good, &others, spoken, &mut bad);
+        tests.add(&mut good, &suspects, spoken, &mut bad);
         let mut policy = view.tls;
         if is_new_policy && let Err(reason) = tests.run(&good, view.tls) {
             self.refused_policy = view.tls.map(|refused| (refused.clone(), reason));
             policy = spoken;
         }
-        for (name, id, reason) in bad {
+        self.found = Some(Instant::now());
+        let mut is_known = true;
+        for Bad { name, id, mut reason, mut is_tried } in bad {
+            if let Some(before) = self.suspects.remove(&name).filter(|_| !is_tried) {
+                (reason, is_tried) = (before, true);
+            }
+            let before = held.get(&name);
+            // It is served, and nobody knows whether it can't be any more.
+            is_known &= is_tried || before.is_none() || !is_repair;
             let directory = view.index.get(&id).map(|live| live.directory.clone()).unwrap_or_default();
-            self.refused.insert(name, Refusal { id, directory, reason });
+            let instead = before.filter(|_| !is_repair).cloned();
+            self.refused.insert(name, Refusal { id, directory, reason, is_tried, instead });
         }
-        Some((good, policy.cloned()))
+        is_known.then(|| (good, policy.cloned()))
     }
+}
+
+impl Refusal {
+    /// Whether what was refused is what it still is. What there was no time for is tried as if nothing was known.
+    fn stands(&self, name: &Arc<str>, view: &View<'_>) -> bool {
+        self.is_tried
+            && view.names.get(name) == Some(&self.id)
+            && view.index.get(&self.id).is_some_and(|live| live.directory == self.directory)
+    }
+}
+
+/// What comes before the reason.
+fn told(server: &str, name: &str) -> String {
+    format!("{server} refuses {name}: ")
+}
+
+/// A name that is left out.
+struct Bad {
+    name: Arc<str>,
+    id: ItemId,
+    reason: String,
+    is_tried: bool,
 }
 
 /// The server's own test, over and over, but not for ever.
@@ -196,8 +270,17 @@ impl Tests<'_> {
         good: &mut Names,
         others: &[(Arc<str>, ItemId)],
         tls: Option<&TlsPolicy>,
-        bad: &mut Vec<(Arc<str>, ItemId, String)>,
+        bad: &mut Vec<Bad>,
     ) {
+        let all_bad = |reason: String, is_tried| {
+            let bad = move |(name, id): &(Arc<str>, ItemId)| Bad {
+                name: Arc::clone(name),
+                id: id.clone(),
+                reason: reason.clone(),
+                is_tried,
+            };
+            others.iter().map(bad)
+        };
         if others.is_empty() {
             return;
         }
@@ -206,137 +289,19 @@ impl Tests<'_> {
                 "with it or one of {} others it is refused; they were not tried one by one yet",
                 others.len()
             );
-            bad.extend(others.iter().map(|(name, id)| (Arc::clone(name), id.clone(), reason.clone())));
+            bad.extend(all_bad(reason, false));
             return;
         }
         let mut all = good.clone();
         all.extend(others.iter().cloned());
         match self.run(&all, tls) {
             Ok(()) => *good = all,
-            Err(reason) if others.len() == 1 => {
-                bad.extend(others.iter().map(|(name, id)| (Arc::clone(name), id.clone(), reason.clone())));
-            }
+            Err(reason) if others.len() == 1 => bad.extend(all_bad(reason, true)),
             Err(_) => {
                 let (one, other) = others.split_at(others.len() / 2);
                 self.add(good, one, tls, bad);
                 self.add(good, other, tls, bad);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        config::StoreConfig,
-        https::{Https, Moment},
-        index::{Index, Live},
-        servers::nginx::Nginx,
-    };
-    use jiff::Timestamp;
-    use shared::config::AgentNginx;
-    use std::fs;
-
-    /// An nginx whose test refuses every name with `bad` in it, and X25519MLKEM768; it counts its tests.
-    struct World {
-        root: tempfile::TempDir,
-        directory: Directory,
-        shown: Shown,
-    }
-
-    impl World {
-        fn new(condition: &str) -> Self {
-            let root = tempfile::tempdir().unwrap();
-            let directory = Directory::open(&StoreConfig::at(root.path().join("agent"))).unwrap();
-            let own = directory.of_adapter("nginx").display().to_string();
-            let script =
-                format!("echo test >> {}/log; {}", root.path().display(), condition.replace("DIR", &own));
-            let command = |script: &str| ["sh", "-c", script].map(str::to_owned).to_vec();
-            let reload = command(&format!("echo reload >> {}/log", root.path().display()));
-            let settings = AgentNginx { test: command(&script), reload, min_reload_seconds: 0 };
-            Self { root, directory, shown: Shown::new(Box::new(Nginx::new(settings))) }
-        }
-
-        fn show(&mut self, names: &[&str], tls: Option<&TlsPolicy>, spoken: Option<&TlsPolicy>) -> Sifted {
-            let id = |name: &str| ItemId::parse(&format!("id-{}", name.replace('.', "-"))).unwrap();
-            let live = |name: &&str| Live {
-                version: "v".into(),
-                directory: "1".into(),
-                names: [(*name).into()].into(),
-                slots: Box::default(),
-                https: Https::default(),
-                removed: None,
-                intact: true,
-            };
-            let index: Index = names.iter().map(|name| (id(name), live(name))).collect();
-            let names: Names = names.iter().map(|name| ((*name).into(), id(name))).collect();
-            let at = Moment { now: Timestamp::now(), heard: Timestamp::now() };
-            let view =
-                View { directory: &self.directory, index: &index, names: &names, owed: false, at, tls };
-            self.shown.show(&view, spoken)
-        }
-
-        fn read(&self, file: &str) -> String {
-            fs::read_to_string(self.directory.of_adapter("nginx").join(file)).unwrap_or_default()
-        }
-
-        fn tests(&self) -> usize {
-            let log = fs::read_to_string(self.root.path().join("log")).unwrap_or_default();
-            log.lines().filter(|line| *line == "test").count()
-        }
-    }
-
-    const NO_BAD: &str = "! grep -q bad DIR/map.conf || { echo no room for bad >&2; exit 1; }";
-
-    #[test]
-    fn what_is_refused_is_left_out_and_everything_else_goes_live() {
-        let mut world = World::new(NO_BAD);
-        let many: Vec<String> = (0..200).map(|number| format!("n{number:03}.example")).collect();
-        let mut names: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(world.show(&names, None, None).applied.unwrap(), Applied::Changed { reloaded: true });
-        names.extend(["bad1.example", "new.example", "zbad.example", "default"]);
-        let shown = world.show(&names, None, None);
-        assert_eq!(shown.applied.unwrap(), Applied::Changed { reloaded: true });
-        let told: Vec<&str> = shown.refused.iter().map(|(name, _, _)| &**name).collect();
-        assert_eq!(told, ["bad1.example", "zbad.example", "default"]);
-        assert!(shown.refused[0].2.contains("no room for bad"), "{:?}", shown.refused);
-        assert!(world.read("map.conf").contains("new.example") && !world.read("map.conf").contains("bad"));
-        assert_eq!(world.read("map.conf").lines().count(), 201);
-        // It is found out once, not at every look.
-        let tests = world.tests();
-        let again = world.show(&names, None, None);
-        assert_eq!((again.applied.unwrap(), again.refused.len()), (Applied::Nothing, 3));
-        assert_eq!(world.tests(), tests);
-        assert!(tests < 20, "{tests} tests");
-    }
-
-    #[test]
-    fn a_policy_that_is_refused_keeps_no_name_from_going_live() {
-        let mut world = World::new("! grep -q MLKEM DIR/tls.conf || { echo unknown group >&2; exit 1; }");
-        let plain = TlsPolicy { groups: vec![shared::domain::TlsGroup::X25519], ..TlsPolicy::default() };
-        let unknown =
-            TlsPolicy { groups: vec![shared::domain::TlsGroup::X25519MlKem768], ..TlsPolicy::default() };
-        assert!(world.show(&["a.example"], Some(&plain), None).policy_refused.is_none());
-        for _ in 0..2 {
-            let shown = world.show(&["a.example", "b.example"], Some(&unknown), Some(&plain));
-            shown.applied.unwrap();
-            assert!(shown.policy_refused.is_some_and(|reason| reason.contains("unknown group")));
-            assert_eq!(shown.policy, Some(plain.clone()));
-            assert!(
-                world.read("map.conf").contains("b.example") && world.read("tls.conf").contains("X25519;")
-            );
-        }
-        let shown = world.show(&["a.example"], Some(&plain), Some(&plain));
-        assert!(shown.policy_refused.is_none());
-    }
-
-    #[test]
-    fn a_configuration_that_is_refused_whatever_we_write_is_no_item_s_fault() {
-        let mut world = World::new("echo no such directive >&2; exit 1");
-        let shown = world.show(&["a.example", "b.example"], None, None);
-        assert!(shown.applied.unwrap_err().to_string().contains("no such directive"));
-        assert!(shown.refused.is_empty());
-        assert_eq!(world.read("map.conf"), "");
     }
 }
