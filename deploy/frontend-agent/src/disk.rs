@@ -402,27 +402,3 @@ impl Meta {
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_syncs_exclude_each_other() {
-        let root = tempfile::tempdir().unwrap();
-        let config = StoreConfig::at(root.path().join("a/b"));
-        let directory = Directory::open(&config).unwrap();
-        assert_eq!(fs::metadata(directory.root()).unwrap().permissions().mode() & 0o777, 0o700);
-        let held = directory.lock().unwrap();
-        let file = File::open(directory.root().join("lock")).unwrap();
-        assert!(flock(&file, FlockOperation::NonBlockingLockExclusive).is_err());
-        drop(held);
-        assert!(flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
-    }
-
-    #[test]
-    fn a_directory_that_is_missing_is_no_empty_one() {
-        let config = StoreConfig::at("/nonexistent/signpost".into());
-        assert!(Directory::existing(&config).scan().is_err());
-    }
-}

@@ -4,9 +4,10 @@
 
 use crate::{
     index::{Live, names_in_service},
+    install::Fetched,
     pass::Pass,
     removal::Withheld,
-    wire::{Item, ItemId},
+    wire::{ItemId, Line},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub(crate) struct Doubt {
     pub(crate) held: BTreeMap<ItemId, Held>,
     /// Items of which it said that they were rolled back: nobody knows whether they still are.
     pub(crate) rollbacks: BTreeSet<ItemId>,
+    /// Items of which nobody knows yet whether what is served has to be kept beside what it says.
+    pub(crate) undecided: BTreeSet<ItemId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,24 +100,67 @@ impl Unconfirmed {
 }
 
 impl Pass<'_> {
-    /// Notes what a listing of a store that may have gone back says less of an item than what is served.
-    ///
+    /// Notes what a listing of a store that may have gone back says less of an item than what is served. Answers whether what it
+    /// says may be taken in: not where what is served can't be kept beside it.
+    pub(crate) fn doubt_item(
+        &mut self,
+        id: &ItemId,
+        version: &str,
+        names: &[String],
+        now: Timestamp,
+    ) -> bool {
+        match self.keep_beside(id, version, names, now) {
+            Ok(()) => {
+                self.status.doubt.undecided.remove(id);
+                true
+            }
+            Err(error) => {
+                self.status.doubt.undecided.insert(id.clone());
+                self.fail(id, format!("what is served can't be kept beside what the centre has: {error}"));
+                false
+            }
+        }
+    }
+
+    /// What was fetched, but for what must not take the place of what is served yet.
+    pub(crate) fn leave_out_the_undecided(&mut self, fetched: Fetched, now: Timestamp) -> Fetched {
+        let mut rest = Fetched::new();
+        for (id, line) in fetched {
+            let may_be_taken_in = match &line {
+                Line::Bundle(bundle) if self.status.doubt.undecided.contains(&id) => {
+                    self.doubt_item(&id, &bundle.version, &bundle.names, now)
+                }
+                _ => true,
+            };
+            if may_be_taken_in {
+                rest.push((id, line));
+            }
+        }
+        rest
+    }
+
     /// # Errors
     /// From the file system, when what is served can't be kept beside what is to come.
-    pub(crate) fn doubt_item(&mut self, item: &Item, now: Timestamp) -> io::Result<()> {
-        let Some(live) = self.index.get(&item.id).filter(|live| live.is_in_service()) else { return Ok(()) };
-        if *live.version == *item.version {
+    fn keep_beside(
+        &mut self,
+        of: &ItemId,
+        version: &str,
+        names: &[String],
+        now: Timestamp,
+    ) -> io::Result<()> {
+        let Some(live) = self.index.get(of).filter(|live| live.is_in_service()) else { return Ok(()) };
+        if *live.version == *version {
             return Ok(());
         }
-        self.status.doubt.rollbacks.insert(item.id.clone());
-        let lacks = |name: &&std::sync::Arc<str>| !item.names.iter().any(|other| **other == ***name);
+        self.status.doubt.rollbacks.insert(of.clone());
+        let lacks = |name: &&std::sync::Arc<str>| !names.iter().any(|other| **other == ***name);
         let names: Vec<String> = live.names.iter().filter(lacks).map(ToString::to_string).collect();
-        if names.is_empty() || live.ends() <= now.as_second() || self.is_held(&item.id, &names) {
+        if names.is_empty() || live.ends() <= now.as_second() || self.is_held(of, &names) {
             return Ok(());
         }
         let text = |number: usize| match number {
-            1 => format!("{}_held", item.id),
-            _ => format!("{}_held{number}", item.id),
+            1 => format!("{of}_held"),
+            _ => format!("{of}_held{number}"),
         };
         let free = (1..=MOST_HELD)
             .filter_map(|number| ItemId::parse(&text(number)).ok())
@@ -122,9 +168,9 @@ impl Pass<'_> {
         let id = free.ok_or_else(|| io::Error::other("too many versions of it are held"))?;
         let what = Unconfirmed::of(live, names, now);
         let version = live.version.to_string();
-        let held = self.directory.hold(&item.id, &id, &what.names)?;
+        let held = self.directory.hold(of, &id, &what.names)?;
         self.index.insert(id.clone(), held);
-        self.status.doubt.held.insert(id, Held { of: item.id.clone(), version, what });
+        self.status.doubt.held.insert(id, Held { of: of.clone(), version, what });
         Ok(())
     }
 

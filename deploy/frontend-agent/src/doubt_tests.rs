@@ -176,3 +176,29 @@ async fn under_thousands_of_items_as_well() {
         assert_eq!(world.nginx_log(), "test\nreload\n");
     }
 }
+
+#[tokio::test]
+async fn an_item_that_can_t_be_kept_beside_what_is_to_come_stays_and_the_others_go_on() {
+    let mut world = World::new();
+    let two = ["a.example", "b.example"];
+    world.answer(
+        FIRST,
+        200,
+        page("old", false, &[world.offer("shop", &two, &[Slot::Ecdsa]), world.simple("x1")]),
+    );
+    world.sync().await.unwrap();
+    // A disk on which nothing can be made at that place.
+    let in_the_way = world.config.store.directory.join("store/shop_held");
+    fs::write(&in_the_way, "").unwrap();
+    let younger = world.pki.issue(&two[..1], Slot::Ecdsa, days(0), days(60));
+    went_back(&world, "old", &[world.offer_pairs("shop", &two[..1], &[younger]), world.simple("new1")]);
+    for _ in 0..2 {
+        let report = world.sync().await.unwrap();
+        assert!(report.problems().contains("can't be kept beside"), "{}", report.problems());
+        assert_eq!(world.map(), "a.example shop;\nb.example shop;\nnew1.example new1;\nx1.example x1;\n");
+        world.restart();
+    }
+    fs::remove_file(&in_the_way).unwrap();
+    world.sync().await.unwrap();
+    assert_eq!(world.map(), "a.example shop;\nb.example shop_held;\nnew1.example new1;\nx1.example x1;\n");
+}

@@ -5,6 +5,8 @@ mod chains;
 mod client;
 mod config;
 mod disk;
+#[cfg(test)]
+mod disk_tests;
 mod doubt;
 #[cfg(test)]
 mod doubt_tests;

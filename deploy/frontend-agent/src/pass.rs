@@ -17,7 +17,7 @@ use crate::{
 use jiff::Timestamp;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    io, mem,
+    mem,
     path::PathBuf,
     time::Duration,
 };
@@ -104,6 +104,9 @@ impl<'a> Pass<'a> {
         let now = Timestamp::now();
         if is_complete {
             self.take_note_of_the_absent(now);
+            if !self.unreadable {
+                self.status.unreadable = None;
+            }
         }
         let mut over = self.no_longer_kept(now);
         if confirmed {
@@ -119,26 +122,32 @@ impl<'a> Pass<'a> {
         });
         going.append(&mut over);
         let was_in_service = self.put_out_of_service(&going, now);
-        let refused = self.tell(servers).map_err(SyncError::Disk)?;
-        if refused {
-            // They are served on, so they stay.
-            for id in was_in_service {
-                self.index.entry(id.clone()).and_modify(|live| live.removed = None);
-                self.status.withheld.insert(id);
-            }
-        } else {
-            for id in was_in_service {
-                self.directory.mark_removed(&id, now).map_err(SyncError::Disk)?;
-                self.status.doubt.forget(&id);
-                self.status.failed.remove(&id);
-                self.report.removed.push(id);
+        let told = self.tell(servers).map_err(SyncError::Disk);
+        let refused = !matches!(told, Ok(false));
+        for id in was_in_service {
+            let marked = if refused { None } else { Some(self.directory.mark_removed(&id, now)) };
+            match marked {
+                Some(Ok(())) => {
+                    self.status.doubt.forget(&id);
+                    self.status.failed.remove(&id);
+                    self.report.removed.push(id);
+                }
+                // They are served on, or would be after a restart, so they stay, and go another time.
+                not_marked => {
+                    self.index.entry(id.clone()).and_modify(|live| live.removed = None);
+                    self.status.withheld.insert(id.clone());
+                    if let Some(Err(error)) = not_marked {
+                        self.fail(&id, format!("that it is gone can't be written down: {error}"));
+                    }
+                }
             }
         }
+        told?;
         let named = self.named_versions(servers);
         if !refused {
-            self.delete_the_long_gone(&named, now).map_err(SyncError::Disk)?;
+            self.delete_the_long_gone(&named, now);
         }
-        self.prune_published(&named).map_err(SyncError::Disk)?;
+        self.prune_published(&named);
         self.report.kept = self.status.doubt.to_problem();
         // Last: killed before, all of it is said again, and done already.
         self.status.doubt.resync = None;
@@ -166,9 +175,19 @@ impl<'a> Pass<'a> {
     async fn take_page(&mut self, client: &Client, page: Changes) -> Result<(), SyncError> {
         self.status.tls = page.tls.or(self.status.tls.take());
         for bad in page.bad {
-            self.unreadable |= bad.id.is_none();
-            self.seen.extend(bad.id.clone());
-            self.report.failed.push(Failed { id: bad.id, names: Vec::new(), reason: bad.reason });
+            let Some(id) = bad.id else {
+                self.unreadable = true;
+                self.status.note_unreadable(&bad.reason);
+                self.report.failed.push(Failed { id: None, names: Vec::new(), reason: bad.reason });
+                continue;
+            };
+            // Asked for again with each pass, until it can be read.
+            self.gone.remove(&id);
+            if self.in_doubt {
+                self.status.doubt.undecided.insert(id.clone());
+            }
+            self.fail(&id, bad.reason);
+            self.seen.insert(id);
         }
         for id in page.del {
             // Of a store that went back, a removal may be one that was taken back since: what it lacks is kept as well.
@@ -183,16 +202,17 @@ impl<'a> Pass<'a> {
         let mut wanted: BTreeMap<ItemId, Vec<String>> = BTreeMap::new();
         let now = Timestamp::now();
         for item in page.put {
-            if self.in_doubt {
-                self.doubt_item(&item, now).map_err(SyncError::Disk)?;
-            } else {
-                self.status.doubt.rollbacks.remove(&item.id);
-            }
             let Item { id, version, names, lineages, https } = item;
             self.seen.insert(id.clone());
             self.gone.remove(&id);
             self.status.withheld.remove(&id);
             self.status.doubt.unconfirmed.remove(&id);
+            if !self.in_doubt {
+                self.status.doubt.rollbacks.remove(&id);
+                self.status.doubt.undecided.remove(&id);
+            } else if !self.doubt_item(&id, &version, &names, now) {
+                continue;
+            }
             let is_current = |live: &Live| *live.version == *version && live.intact && live.is_in_service();
             match self.index.get_mut(&id) {
                 Some(live) if is_current(live) => {
@@ -200,7 +220,7 @@ impl<'a> Pass<'a> {
                     self.report.unchanged += 1;
                     // One that can't be written is fetched whole.
                     if live.https != https && self.directory.write_https(&id, &https).is_err() {
-                        wanted.insert(id, names);
+                        drop(wanted.insert(id, names));
                     } else {
                         live.https = https;
                     }
@@ -246,7 +266,8 @@ impl<'a> Pass<'a> {
         let ids: Vec<ItemId> = wanted.keys().cloned().collect();
         let mut fetching = self.installer.fetch(client, ids);
         while let Some(fetched) = fetching.next().await {
-            for (id, outcome) in self.installer.install(fetched?, &self.index, &self.status.doubt.rollbacks) {
+            let fetched = self.leave_out_the_undecided(fetched?, Timestamp::now());
+            for (id, outcome) in self.installer.install(fetched, &self.index, &self.status.doubt.rollbacks) {
                 match outcome {
                     Installed::Live(live) => {
                         self.report.published.push(Published::of(&id, &live));
@@ -264,6 +285,14 @@ impl<'a> Pass<'a> {
             }
         }
         Ok(())
+    }
+
+    /// An item stays as it is; why.
+    pub(crate) fn fail(&mut self, id: &ItemId, reason: String) {
+        let names = self.index.get(id).map(|live| live.names.iter().map(ToString::to_string).collect());
+        let names: Vec<String> = names.unwrap_or_default();
+        self.status.note_failure(id, names.clone(), reason.clone());
+        self.report.failed.push(Failed { id: Some(id.clone()), names, reason });
     }
 
     /// Those that may go out of service; the others are remembered.
@@ -297,25 +326,31 @@ impl<'a> Pass<'a> {
     }
 
     /// Only after the web servers let go of the names.
-    fn delete_the_long_gone(&mut self, named: &BTreeSet<PathBuf>, now: Timestamp) -> io::Result<()> {
+    fn delete_the_long_gone(&mut self, named: &BTreeSet<PathBuf>, now: Timestamp) {
         let over = |removed: Option<Timestamp>| removed.is_some_and(|since| grace_is_over(since, now));
         let ids = self.index.iter().filter(|(_, live)| over(live.removed)).map(|(id, _)| id);
         let ids: Vec<ItemId> = ids.filter(|id| !self.is_named(id, named)).cloned().collect();
         for id in ids {
-            self.directory.delete(&id)?;
+            if let Err(error) = self.directory.delete(&id) {
+                let reason = format!("it has long been gone and can't be deleted: {error}");
+                self.report.failed.push(Failed { id: Some(id), names: Vec::new(), reason });
+                continue;
+            }
             self.index.remove(&id);
             self.report.deleted.push(id);
         }
-        Ok(())
     }
 
     /// Deletes former versions of what was published, but for those that a web server's files still name.
-    fn prune_published(&self, named: &BTreeSet<PathBuf>) -> io::Result<()> {
+    fn prune_published(&mut self, named: &BTreeSet<PathBuf>) {
         for published in &self.report.published {
-            if let Some(live) = self.index.get(&published.id) {
-                prune(&self.directory.item(&published.id), &live.directory, named)?;
+            let Some(live) = self.index.get(&published.id) else { continue };
+            if let Err(error) = prune(&self.directory.item(&published.id), &live.directory, named) {
+                let reason = format!("its former versions can't be deleted: {error}");
+                let failed =
+                    Failed { id: Some(published.id.clone()), names: published.names.clone(), reason };
+                self.report.failed.push(failed);
             }
         }
-        Ok(())
     }
 }

@@ -49,23 +49,34 @@ pub(crate) fn file_names(slot: Slot) -> (String, String) {
     (format!("{slot}-fullchain.pem"), format!("{slot}-privkey.pem"))
 }
 
-/// Clears away what a crashed sync left behind. The lock must be held.
+/// Clears away what a crashed sync left behind. The lock must be held. What can't be cleared away is in nobody's way but its own
+/// item's.
 ///
 /// # Errors
-/// From the file system.
+/// From the file system, when the directories themselves can't be read.
 pub(crate) fn clear_leftovers(directory: &Directory) -> io::Result<()> {
+    let mut left = Vec::new();
     for entry in fs::read_dir(directory.live())? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with('.') {
-            fs::remove_file(entry.path())?;
+            left.extend(fs::remove_file(entry.path()).err().map(|error| (entry.path(), error)));
         }
     }
     for item in fs::read_dir(directory.store())? {
-        for version in fs::read_dir(item?.path())? {
-            let version = version?;
-            if version.file_name().to_string_lossy().starts_with(".new-") {
-                fs::remove_dir_all(version.path())?;
-            }
+        let item = item?.path();
+        left.extend(clear_unfinished(&item).err().map(|error| (item, error)));
+    }
+    for (path, error) in left {
+        tracing::warn!(path = %path.display(), %error, "what an earlier sync left behind can't be cleared away");
+    }
+    Ok(())
+}
+
+fn clear_unfinished(item: &Path) -> io::Result<()> {
+    for version in fs::read_dir(item)? {
+        let version = version?;
+        if version.file_name().to_string_lossy().starts_with(".new-") {
+            fs::remove_dir_all(version.path())?;
         }
     }
     Ok(())

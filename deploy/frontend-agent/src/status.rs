@@ -56,6 +56,8 @@ pub(crate) struct Status {
     pub(crate) refused: Vec<RefusedItem>,
     /// What web servers refuse altogether, by their names.
     pub(crate) server_problems: BTreeMap<String, ServerProblem>,
+    /// A change that could not be read, nor which item it was about; until everything was asked for again.
+    pub(crate) unreadable: Option<ServerProblem>,
     /// What is served without the centre's knowing of it.
     pub(crate) doubt: Doubt,
 }
@@ -150,6 +152,13 @@ impl Status {
         self.failed.insert(id.clone(), Failure { names, reason, since });
     }
 
+    /// Something in the centre's answer can't be read.
+    pub(crate) fn note_unreadable(&mut self, reason: &str) {
+        let since = self.unreadable.as_ref().map_or_else(Timestamp::now, |before| before.since);
+        let reason = format!("a change can't be read, and nobody knows which item it is about: {reason}");
+        self.unreadable = Some(ServerProblem { reason, since });
+    }
+
     /// What web servers refuse from now on. What they refused before keeps its moment.
     pub(crate) fn note_refusals(&mut self, mut items: Vec<RefusedItem>, problems: BTreeMap<String, String>) {
         for item in &mut items {
@@ -185,7 +194,7 @@ impl Status {
             serves: None,
         };
         // Those of whole servers first: only so many are told one by one.
-        let servers = self.server_problems.values();
+        let servers = self.server_problems.values().chain(&self.unreadable);
         let mut problems: Vec<ItemProblem> =
             servers.map(|of| problem(None, &[], &of.reason, of.since)).collect();
         let failed = self.failed.iter();
@@ -276,7 +285,7 @@ impl Overview {
                 kept.to_reason()
             ));
         }
-        for problem in status.server_problems.values() {
+        for problem in status.server_problems.values().chain(&status.unreadable) {
             text.push_str(&format!("since {}: {}\n", problem.since, problem.reason));
         }
         let moment = |at: Option<Timestamp>| at.map_or_else(|| "never".to_owned(), |at| at.to_string());

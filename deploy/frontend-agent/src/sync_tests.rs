@@ -162,6 +162,9 @@ async fn one_bad_item_is_reported_tried_again_and_the_others_are_published() {
     let gone = world.simple("gone");
     world.answers.lock().unwrap().bundles.remove("gone");
     let dangerous = world.simple("evil").replace("evil.example", "evil.example; include /etc/shadow");
+    world.answers.lock().unwrap().bundles.entry("evil".to_owned()).and_modify(|bundle| {
+        *bundle = bundle.replace("evil.example", "evil.example; include /etc/shadow");
+    });
     world.everything(&[wrong_name, broken, gone, dangerous, world.simple("good")]);
     let report = world.sync().await.unwrap();
     assert_eq!((report.published.len(), report.failed.len()), (1, 3), "{}", report.problems());
@@ -174,7 +177,7 @@ async fn one_bad_item_is_reported_tried_again_and_the_others_are_published() {
     world.answers.lock().unwrap().bundles.insert("broken".to_owned(), bundle);
     world.restart();
     let report = world.sync().await.unwrap();
-    assert_eq!((report.published.len(), report.failed.len()), (1, 1), "{}", report.problems());
+    assert_eq!((report.published.len(), report.failed.len()), (1, 2), "{}", report.problems());
     assert!(world.map().contains("broken.example"));
 }
 
@@ -327,4 +330,77 @@ async fn a_crash_between_the_names_and_the_reload_loses_no_reload() {
     assert!(fs::read_to_string(seen.join("nginx/map.conf")).unwrap().contains("shop.example"));
     let status = fs::read_to_string(directory.root().join("status.json")).unwrap();
     assert!(status.contains(r#""owed": []"#) && status.contains(r#""cursor": "one""#), "{status}");
+}
+
+#[tokio::test]
+async fn what_can_t_be_read_is_told_until_it_can_and_the_rest_goes_on() {
+    let mut world = World::new();
+    let told = |world: &World| {
+        crate::status::Status::load(&Directory::existing(&world.config.store)).to_report(0).problems
+    };
+    let (good, bad) = (world.simple("a1"), world.simple("b1"));
+    let odd = bad.replace("b1.example", "b1.example; x");
+    world.answers.lock().unwrap().bundles.entry("b1".to_owned()).and_modify(|line| {
+        *line = line.replace("b1.example", "b1.example; x");
+    });
+    let unknown = r#"{"op":"put","id":"../x"}"#.to_owned();
+    world.everything(&[good, odd, unknown]);
+    assert_eq!(world.sync().await.unwrap().published.len(), 1);
+    // Also in the passes after it, in which nothing of it is said again.
+    for _ in 0..2 {
+        assert!(!world.sync().await.unwrap().failed.is_empty());
+        let problems = told(&world);
+        assert_eq!(problems.len(), 2, "{problems:#?}");
+        assert!(problems.iter().any(|problem| problem.id.as_deref() == Some("b1")));
+        assert!(
+            problems.iter().any(|problem| problem.id.is_none() && problem.reason.contains("nobody knows"))
+        );
+    }
+    // It can be read now, though no change says so.
+    world.simple("b1");
+    assert_eq!(world.sync().await.unwrap().published.len(), 1);
+    assert_eq!(told(&world).len(), 1);
+    world.answer(&after("one"), 410, r#"{"resync":"scope"}"#);
+    world.answer(FIRST, 200, page("two", false, &[world.simple("a1"), world.simple("b1")]));
+    world.sync().await.unwrap();
+    assert_eq!(told(&world).len(), 0);
+}
+
+#[tokio::test]
+async fn a_removal_that_can_t_be_written_down_is_done_another_time() {
+    let mut world = World::new();
+    world.everything(&[world.simple("a1"), world.simple("b1"), world.simple("c1")]);
+    world.sync().await.unwrap();
+    // Nothing can take the marker's place.
+    let in_the_way = world.config.store.directory.join("store/b1/removed");
+    fs::create_dir(&in_the_way).unwrap();
+    world.after("one", "two", &[del("b1"), del("c1")]);
+    world.after("two", "two", &[]);
+    let report = world.sync().await.unwrap();
+    assert_eq!(report.removed, [ItemId::parse("c1").unwrap()]);
+    assert!(report.problems().contains("can't be written down"), "{}", report.problems());
+    fs::remove_dir(&in_the_way).unwrap();
+    world.restart();
+    assert_eq!(world.sync().await.unwrap().removed, [ItemId::parse("b1").unwrap()]);
+    world.restart();
+    world.agent.serve_what_is_here().unwrap();
+    assert_eq!(world.map(), "a1.example a1;\n");
+}
+
+#[tokio::test]
+async fn a_status_that_can_t_be_written_loses_no_removal() {
+    let mut world = World::new();
+    world.everything(&[world.simple("a1"), world.simple("b1")]);
+    world.sync().await.unwrap();
+    let in_the_way = world.config.store.directory.join("status.json.tmp");
+    fs::create_dir(&in_the_way).unwrap();
+    world.after("one", "two", &[del("b1")]);
+    world.after("two", "two", &[]);
+    for _ in 0..2 {
+        assert!(world.sync().await.is_err());
+        assert!(world.map().contains("b1.example"));
+    }
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(world.sync().await.unwrap().removed, [ItemId::parse("b1").unwrap()]);
+    assert_eq!(world.map(), "a1.example a1;\n");
 }

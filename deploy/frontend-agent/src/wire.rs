@@ -62,8 +62,6 @@ pub(crate) enum WireError {
     Malformed(#[from] serde_json::Error),
     #[error("the answer has {got} lines for {expected} certificates")]
     Lines { expected: usize, got: usize },
-    #[error("the answer is about {got}, {expected} was asked for")]
-    Mixed { expected: String, got: String },
 }
 
 /// The certificates of an item with their keys.
@@ -168,7 +166,7 @@ impl Item {
     }
 }
 
-/// A line for each id, in their order.
+/// A line for each id, in their order. One that can't be read says nothing of the others.
 ///
 /// # Errors
 /// [`WireError`]: part of an answer is none.
@@ -177,11 +175,14 @@ pub(crate) fn parse_bundles(body: &[u8], ids: &[ItemId]) -> Result<Vec<Line>, Wi
     if lines.len() != ids.len() || !body.ends_with(b"\n") {
         return Err(WireError::Lines { expected: ids.len(), got: lines.len() });
     }
-    ids.iter().zip(lines).map(|(id, line)| Line::parse(line, id)).collect()
+    let parse = |(id, line)| Line::parse(line, id).unwrap_or_else(Line::Failed);
+    Ok(ids.iter().zip(lines).map(parse).collect())
 }
 
 impl Line {
-    fn parse(line: &[u8], id: &ItemId) -> Result<Self, WireError> {
+    /// # Errors
+    /// Why it can't be used. Nothing of what it holds, which may be a key.
+    fn parse(line: &[u8], id: &ItemId) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Document {
             id: String,
@@ -199,7 +200,7 @@ impl Line {
             #[serde(default)]
             https: Https,
             #[serde(default)]
-            certificates: BTreeMap<String, Pair>,
+            certificates: BTreeMap<String, serde_json::Value>,
         }
         #[derive(Deserialize)]
         struct Pair {
@@ -207,9 +208,12 @@ impl Line {
             fullchain: String,
             privkey: String,
         }
-        let mut document: Document = serde_json::from_slice(line)?;
+        let document: Result<Document, _> = serde_json::from_slice(line);
+        let mut document = document
+            .map_err(|error| format!("its line can't be read from character {} on", error.column()))?;
         if document.id != id.as_str() {
-            return Err(WireError::Mixed { expected: id.to_string(), got: document.id });
+            let got: String = document.id.chars().take(80).collect();
+            return Err(format!("its line is about {got:?}"));
         }
         if document.missing {
             return Ok(Self::Missing);
@@ -218,20 +222,21 @@ impl Line {
             return Ok(Self::Unchanged);
         }
         if let Some(error) = document.error {
-            return Ok(Self::Failed(error));
+            return Err(error);
         }
-        if let Err(reason) = check_names(&document.names) {
-            return Ok(Self::Failed(reason));
-        }
+        check_names(&document.names)?;
         let mut files = BTreeMap::new();
         for (slot, pair) in std::mem::take(&mut document.certificates) {
+            // A newer server may know more kinds of keys than this program, and say other things of them.
             let Ok(slot) = slot.parse::<Slot>() else { continue };
+            let pair: Result<Pair, _> = serde_json::from_value(pair);
+            let pair = pair.map_err(|_| format!("its {slot} certificate and key can't be read"))?;
             let (fullchain, privkey) =
                 (pair.fullchain.into_bytes(), Zeroizing::new(pair.privkey.into_bytes()));
             files.insert(slot, PairFiles { fingerprint_sha256: pair.fingerprint_sha256, fullchain, privkey });
         }
         if files.is_empty() {
-            return Ok(Self::Failed("there is no certificate of a kind that this agent knows".to_owned()));
+            return Err("there is no certificate of a kind that this agent knows".to_owned());
         }
         let Document { version, names, rolled_back, https, .. } = document;
         Ok(Self::Bundle(Bundle { version, names, files, rolled_back, https }))
@@ -368,6 +373,23 @@ mod tests {
         for length in 0..body.len() {
             assert!(parse_bundles(&body.as_bytes()[..length], &ids).is_err(), "cut at {length}");
         }
-        assert!(parse_bundles(body.replace("02cd", "05bb").as_bytes(), &ids).is_err());
+    }
+
+    #[test]
+    fn one_odd_line_says_nothing_of_the_others_and_nothing_of_a_key() {
+        let ids = ["01ab", "02cd"].map(|id| ItemId::parse(id).unwrap());
+        let good = r#"{"id":"02cd","version":"v","names":["b.example"],"certificates":{"ecdsa":{"fingerprint_sha256":"00","fullchain":"c","privkey":"SECRET"}}}"#;
+        for (odd, reason) in [
+            (good.to_owned(), "is about \"02cd\""),
+            ("<html>SECRET".to_owned(), "can't be read"),
+            (good.replace("02cd", "01ab").replace(r#"["b.example"]"#, r#""SECRET""#), "can't be read"),
+            (good.replace("02cd", "01ab").replace(r#""privkey":"#, r#""key":"#), "ecdsa certificate and key"),
+            (good.replace("02cd", "01ab").replace("b.example", "b.example; x"), "is no hostname"),
+        ] {
+            let lines = parse_bundles(format!("{odd}\n{good}\n").as_bytes(), &ids).unwrap();
+            let Line::Failed(told) = &lines[0] else { panic!("{odd}") };
+            assert!(told.contains(reason) && !told.contains("SECRET"), "{odd}: {told}");
+            assert!(matches!(lines[1], Line::Bundle(_)), "{odd}");
+        }
     }
 }
