@@ -8,7 +8,7 @@ use crate::{
     config::{AgentConfig, Credentials},
     disk::Directory,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use openssl::{
     ec::{EcGroup, EcKey},
     error::ErrorStack,
@@ -22,8 +22,12 @@ use std::{
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 use zeroize::Zeroizing;
+
+/// Until one that was just got is renewed all the same, where that is less than a third of its life.
+const RENEW_AGAIN: Duration = Duration::from_secs(600);
 
 /// There is no client certificate to go to the centre with.
 #[derive(Debug, thiserror::Error)]
@@ -79,9 +83,15 @@ impl Validity {
         Ok(Some(Self { not_before: leaf.not_before, not_after: leaf.not_after }))
     }
 
-    /// Whether two thirds of what it was made for are over, or its time has not come yet.
-    fn is_outdated(&self, now: Timestamp) -> bool {
-        shared::tls::is_outdated(self.not_before, self.not_after, now)
+    /// Whether two thirds of what it was made for are over, or its time has not come yet. `now`: by the centre's clock, which is
+    /// what counts. `written`: by this machine's, how long ago. One that was just made is as good as the centre can make it,
+    /// whatever the clocks say.
+    fn is_outdated(&self, now: Timestamp, written: Option<Duration>) -> bool {
+        let third =
+            self.not_after.duration_since(shared::tls::renewal_moment(self.not_before, self.not_after));
+        let pause = RENEW_AGAIN.min(third.unsigned_abs());
+        written.is_none_or(|ago| ago >= pause)
+            && shared::tls::is_outdated(self.not_before, self.not_after, now)
     }
 }
 
@@ -98,12 +108,19 @@ impl<'a> OwnIdentity<'a> {
     /// Gets a client certificate where there is none, or a new token, or the one that is there is to be renewed. Answers
     /// whether it has another one now. A renewal that fails is tried again, for as long as the present one is good.
     ///
+    /// `ahead_seconds`: how far this machine's clock is ahead of the centre's.
+    ///
     /// # Errors
     /// [`EnrolmentError`]: there is none that is good.
-    pub(crate) async fn keep(&self, config: &AgentConfig) -> Result<bool, EnrolmentError> {
+    pub(crate) async fn keep(
+        &self,
+        config: &AgentConfig,
+        ahead_seconds: i64,
+    ) -> Result<bool, EnrolmentError> {
         let token = self.token()?;
         let present = Validity::of(self.directory.root())?;
         let now = Timestamp::now();
+        let now = now.checked_sub(SignedDuration::from_secs(ahead_seconds)).unwrap_or(now);
         let is_good = present.as_ref().is_some_and(|validity| now < validity.not_after);
         let result = match (token.filter(|token| !self.has_enrolled_with(token)), &present) {
             (Some(token), _) => self.enrol(config, &token).await,
@@ -111,7 +128,7 @@ impl<'a> OwnIdentity<'a> {
             (None, Some(validity)) if !is_good => {
                 Err(EnrolmentError::Ended(validity.not_after, self.token_file.to_owned()))
             }
-            (None, Some(validity)) if !validity.is_outdated(now) => return Ok(false),
+            (None, Some(validity)) if !validity.is_outdated(now, self.written()) => return Ok(false),
             (None, Some(_)) => self.renew(config).await,
         };
         match result {
@@ -201,6 +218,11 @@ impl<'a> OwnIdentity<'a> {
         before.is_ok_and(|before| before.trim() == sha256_hex(token.as_bytes()))
     }
 
+    /// How long ago the certificate was written; nothing where that is not known, and where the clock was put back since.
+    fn written(&self) -> Option<Duration> {
+        fs::metadata(self.certificate()).and_then(|file| file.modified()).ok()?.elapsed().ok()
+    }
+
     fn certificate(&self) -> PathBuf {
         file(self.directory.root())
     }
@@ -219,4 +241,30 @@ fn signing_request(key: &PKey<Private>) -> Result<Vec<u8>, ErrorStack> {
     builder.set_pubkey(key)?;
     builder.sign(key, MessageDigest::sha256())?;
     builder.build().to_pem()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_was_just_made_is_not_renewed_whatever_the_clocks_say() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        // Made at 10,000 by the centre's clock, for a day.
+        let validity = Validity { not_before: at(6_400), not_after: at(10_000 + 86_400) };
+        let ago = |seconds| Some(Duration::from_secs(seconds));
+        for (now, written, outdated) in [
+            // This machine is two hours behind, and doesn't know it yet.
+            (2_800, ago(0), false),
+            (3_399, ago(599), false),
+            // It was made by a clock that was wrong.
+            (2_800, ago(3_600), true),
+            (2_800, None, true),
+            (10_000, ago(3_600), false),
+            (10_000 + 57_599, ago(57_599), false),
+            (10_000 + 57_601, ago(57_601), true),
+        ] {
+            assert_eq!(validity.is_outdated(at(now), written), outdated, "{now} {written:?}");
+        }
+    }
 }

@@ -98,7 +98,8 @@ impl Agent {
         let Credentials::Enrolment { token_file } = &self.config.credentials else { return Ok(false) };
         let directory = Directory::open(&self.config.store).map_err(SyncError::Disk)?;
         let _lock = lock(&directory)?;
-        let kept = OwnIdentity::new(&directory, token_file).keep(&self.config).await;
+        let ahead = Status::load(&directory).ahead_seconds;
+        let kept = OwnIdentity::new(&directory, token_file).keep(&self.config, ahead).await;
         if let Err(error) = &kept {
             let mut status = Status::load(&directory);
             status.note_error(chain(error), &self.config.server);
