@@ -53,7 +53,10 @@ local function refresh(name, password, port)
     -- Too little memory is no error: it is asked for again.
     known:set("fresh:" .. name, true, answer == "" and M.unknown or M.fresh)
     local before = known:get("pem:" .. name)
-    if before and before ~= "" and before ~= answer then known:set("last:" .. name, before, M.kept) end
+    -- Only what a client was shown is worth going back to.
+    if before and before ~= "" and before ~= answer and known:get("shown:" .. name) == ngx.crc32_long(before) then
+      known:set("last:" .. name, before, M.kept)
+    end
     known:set("pem:" .. name, answer, answer == "" and M.unknown or M.kept)
   end
   known:delete("asking:" .. name)
@@ -88,10 +91,14 @@ function M.serve(password, port)
   name = string.gsub(string.lower(name), "%.$", "")
   local pem = find(name, password, port)
   if not pem or pem == "" then return ngx.exit(ngx.ERROR) end
-  if show(pem) then return end
+  local known, sum = ngx.shared.signpost, ngx.crc32_long(pem)
+  if show(pem) then
+    if known:get("shown:" .. name) ~= sum then known:set("shown:" .. name, sum, M.kept) end
+    return
+  end
   ngx.log(ngx.ERR, "the certificate for ", name, " can't be used")
-  ngx.shared.signpost:delete("fresh:" .. name)
-  local last = ngx.shared.signpost:get("last:" .. name)
+  known:delete("fresh:" .. name)
+  local last = known:get("last:" .. name)
   if not (last and show(last)) then return ngx.exit(ngx.ERROR) end
 end
 
