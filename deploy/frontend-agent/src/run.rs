@@ -11,7 +11,10 @@ use crate::{
 };
 use shared::error::chain;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::{JoinError, JoinSet},
+};
 
 /// The first pause after an error, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -27,13 +30,20 @@ const MEND_EVERY: Duration = Duration::from_secs(60);
 /// # Errors
 /// When signals cannot be listened to; what goes wrong in a sync is logged and tried again.
 pub(crate) async fn run(config: &AgentConfig) -> anyhow::Result<()> {
+    serving::open_files::raise_limit();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let sightings = Sightings::of(config);
     let agent = Agent::new(config.clone(), &sightings)?;
     let told = config.clone();
-    tokio::spawn(async move { sightings.tell_forever(told).await });
-    let reporter = Reporter::start(config.clone());
+    let mut tasks = JoinSet::new();
+    if config.sightings {
+        tasks.spawn(async move {
+            sightings.tell_forever(told).await;
+            "names that visitors came with"
+        });
+    }
+    let reporter = Reporter::start(config.clone(), &mut tasks);
     let mut loop_state =
         Loop { config, agent, reporter, pause: Pause::new(), wait: Duration::ZERO, is_first: true };
     tracing::info!(server = %config.server, directory = %config.store.directory.display(), "started");
@@ -43,15 +53,26 @@ pub(crate) async fn run(config: &AgentConfig) -> anyhow::Result<()> {
             pause = loop_state.turn() => pause,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            ended = tasks.join_next() => return Err(too_soon(ended)),
         };
         tokio::select! {
             () = tokio::time::sleep(next) => {}
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            ended = tasks.join_next() => return Err(too_soon(ended)),
         }
     }
     tracing::info!("ended");
     Ok(())
+}
+
+/// A task that goes on as long as the agent does has not. Without it there is no agent: it is started again as a whole.
+fn too_soon(ended: Option<Result<&'static str, JoinError>>) -> anyhow::Error {
+    match ended {
+        Some(Err(error)) => anyhow::Error::new(error).context("a part of the agent ended"),
+        Some(Ok(task)) => anyhow::anyhow!("a part of the agent ended: {task}"),
+        None => anyhow::anyhow!("no part of the agent is there"),
+    }
 }
 
 /// What lasts from pass to pass.
@@ -174,6 +195,13 @@ fn between(low: Duration, high: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_agent_ends_with_a_part_of_it() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async { panic!("a bug") });
+        assert!(too_soon(tasks.join_next().await).to_string().contains("a part of the agent ended"));
+    }
 
     #[test]
     fn pauses_grow_after_errors_and_stay_in_bounds() {

@@ -23,7 +23,7 @@ use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
 /// Handshakes at once, and between two such batches.
 const BATCH: usize = 16;
@@ -76,9 +76,13 @@ pub(crate) enum ReportError {
 }
 
 impl Reporter {
-    pub(crate) fn start(config: AgentConfig) -> Self {
+    /// Its task does not end before this does.
+    pub(crate) fn start(config: AgentConfig, tasks: &mut JoinSet<&'static str>) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(Task::new(config).run(receiver));
+        tasks.spawn(async move {
+            Task::new(config).run(receiver).await;
+            "reports to the centre"
+        });
         Self(sender)
     }
 

@@ -17,6 +17,7 @@ use shared::config::Secret;
 use std::{
     collections::BTreeMap,
     io,
+    panic::{self, AssertUnwindSafe},
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     thread,
@@ -26,6 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Connections at once. They are this machine's own: a web server makes one for each handshake.
 const CONNECTIONS: usize = 4_000;
+
+/// Until a listener that has ended is started again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A listener on a loopback address.
 pub(crate) struct Local {
@@ -57,23 +61,28 @@ impl Local {
         let sightings = web::Data::new(sightings.clone());
         let failed = |error| ListenError(config.listen, error);
         let listener = serving::listener::bind(config.listen).map_err(|error| failed(error.into()))?;
-        let entrance = Entrance {
-            name: "local",
-            sockets: vec![vec![listener]],
-            bounds: Bounds { connections: CONNECTIONS, answer: Duration::from_secs(10), ..Bounds::usual() },
-            tls: None,
-            traffic: Traffic::uncounted(),
-        };
         let app = move || {
             let app = App::new().app_data(data.clone()).app_data(secret.clone());
             of_app(app.app_data(sightings.clone()).default_service(web::to(answer)))
         };
         let run = move || -> io::Result<()> {
+            let entrance = Entrance {
+                name: "local",
+                sockets: vec![vec![listener.try_clone()?]],
+                bounds: Bounds {
+                    connections: CONNECTIONS,
+                    answer: Duration::from_secs(10),
+                    ..Bounds::usual()
+                },
+                tls: None,
+                traffic: Traffic::uncounted(),
+            };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(serving::serve(entrance, app, CancellationToken::new()))
+            runtime.block_on(serving::serve(entrance, app.clone(), CancellationToken::new()))
         };
-        // It answers for as long as the process lives.
-        thread::Builder::new().name("local".to_owned()).spawn(run).map_err(failed)?;
+        // It answers for as long as the process lives, whatever happens to it.
+        let forever = move || for_ever("local", AGAIN, run);
+        thread::Builder::new().name("local".to_owned()).spawn(forever).map_err(failed)?;
         Ok(Self { caddy_config: config.caddy_config.clone(), shown })
     }
 }
@@ -94,6 +103,20 @@ impl Server for Local {
             Answers { names: Some(names), traefik: traefik::document(view).to_string(), caddy_config };
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(answers);
         Ok(Applied::Nothing)
+    }
+}
+
+/// Does it again whenever it ends, and says so.
+fn for_ever(what: &str, pause: Duration, mut run: impl FnMut() -> io::Result<()>) -> ! {
+    loop {
+        let ended = panic::catch_unwind(AssertUnwindSafe(&mut run));
+        let why = match ended {
+            Ok(Ok(())) => "it ended".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked".to_owned(),
+        };
+        tracing::error!(what, why, "what answers on this machine is started again");
+        thread::sleep(pause);
     }
 }
 
@@ -184,4 +207,31 @@ fn find<'a>(names: &'a BTreeMap<Arc<str>, PathBuf>, name: &str) -> Option<&'a Pa
         let (_, parent) = name.split_once('.').filter(|_| is_hostname(name))?;
         names.get(format!("*.{parent}").as_str())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_listener_that_ended_or_panicked_is_started_again() {
+        let (started, starts) = mpsc::channel();
+        let mut count = 0;
+        let run = move || {
+            count += 1;
+            started.send(count).ok();
+            match count {
+                1 => panic!("a bug"),
+                2 => Err(io::Error::other("no descriptors")),
+                3 => Ok(()),
+                _ => loop {
+                    thread::park();
+                },
+            }
+        };
+        thread::spawn(move || for_ever("test", Duration::ZERO, run));
+        let starts = (0..4).map(|_| starts.recv_timeout(Duration::from_secs(60)).unwrap());
+        assert_eq!(starts.collect::<Vec<_>>(), [1, 2, 3, 4]);
+    }
 }
