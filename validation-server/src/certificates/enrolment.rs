@@ -40,9 +40,6 @@ impl Certificates {
         if self.store.frontend_of(&spki).await?.is_some_and(|owner| owner.name != *name) {
             return Err(Refusal::Mistaken("this key is another frontend's: make a new one".to_owned()));
         }
-        if !self.audit.may_enrol(name.as_str()) {
-            return Err(Refusal::TooMany);
-        }
         let now = Timestamp::now();
         let take = |frontend: &mut Frontend| -> Result<(), NotItself> {
             match identity {
@@ -50,6 +47,14 @@ impl Certificates {
                 Identity::Key(old) => frontend.renew(old, &spki),
             }
         };
+        // Whoever may have none spends nothing of what the frontend may have.
+        let present = self.store.load_frontend(name).await?;
+        if present.is_none_or(|mut frontend| take(&mut frontend).is_err()) {
+            return Err(Refusal::Unauthorized);
+        }
+        if !self.audit.may_enrol(name.as_str()) {
+            return Err(Refusal::TooMany);
+        }
         let changed = self.store.change_frontend(name, |frontend| take(frontend).is_ok()).await?;
         let frontend = changed.ok_or(Refusal::Unauthorized)?;
         let life = Duration::from_secs(self.client_certificate_seconds);
