@@ -10,7 +10,7 @@ use crate::{
     status::RefusedItem,
     wire::ItemId,
 };
-use shared::error::chain;
+use shared::{domain::StagedTlsPolicy, error::chain};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -41,6 +41,7 @@ impl Pass<'_> {
         for shown in servers {
             let server = shown.name();
             let owed = self.status.owed.contains(server);
+            shown.recall(&self.status.refused);
             let tls = tls.as_ref();
             let view = View { directory: self.directory, index: &self.index, names: &names, owed, at, tls };
             if !owed && shown.differs(&view) {
@@ -66,7 +67,8 @@ impl Pass<'_> {
                 }
             }
             if let Some(reason) = sifted.policy_refused {
-                let reason = format!("{server} refuses the TLS policy, and speaks the one before: {reason}");
+                let reason =
+                    format!("{server} {}, and speaks the one before: {reason}", StagedTlsPolicy::REFUSED);
                 self.report.server_errors.push(reason.clone());
                 problems.insert(format!("{server} tls-policy"), reason);
             }

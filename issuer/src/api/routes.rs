@@ -279,8 +279,8 @@ routes! {
             .body("TenantWish").refusals(&[Code::Changed, Code::InvalidTenant]);
     }
     "/tls-policy" {
-        GET Read tls_policy::show, described("showTlsPolicy", "The TLS versions, ciphers and groups that all frontends speak.", &[(200, "TlsPolicy")]);
-        PUT Admin tls_policy::set, described("setTlsPolicy", "Have all frontends speak something else: they take it with their next question for changes.", &[(200, "TlsPolicy")])
+        GET Read tls_policy::show, described("showTlsPolicy", "The TLS versions, ciphers and groups that all frontends speak, and what the canaries try.", &[(200, "TlsPolicies")]);
+        PUT Admin tls_policy::set, described("setTlsPolicy", "Have frontends speak something else, the canaries first: they take it with their next question for changes.", &[(200, "TlsPolicies")])
             .body("TlsPolicy");
     }
     "/tokens" {

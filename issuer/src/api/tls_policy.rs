@@ -1,4 +1,4 @@
-//! `/tls-policy`: what all frontends speak.
+//! `/tls-policy`: what all frontends speak, and what the canaries try.
 
 use super::{
     answer::Answer,
@@ -6,17 +6,20 @@ use super::{
     authorized::{Admin, Authorized, Read},
     refusal::{Code, Refusal},
 };
+use crate::fleet::set_tls_policy;
+use jiff::Timestamp;
 use shared::domain::TlsPolicy;
 
 pub(super) async fn show(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
-    let policy = asked.api.store.load_tls_policy().await?;
-    Ok(Answer::ok(&policy).tagged(&policy))
+    let policies = asked.api.store.load_tls_policies().await?;
+    Ok(Answer::ok(&policies).tagged(&policies))
 }
 
 pub(super) async fn set(_: Authorized<Admin>, asked: Asked) -> Result<Answer, Refusal> {
     let policy: TlsPolicy = asked.json()?;
     policy.check().map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
-    asked.check_match(Some(&asked.api.store.load_tls_policy().await?))?;
-    asked.api.store.set_tls_policy(&policy).await?;
-    Ok(Answer::ok(&policy).tagged(&policy))
+    let api = &asked.api;
+    asked.check_match(Some(&api.store.load_tls_policies().await?))?;
+    let policies = set_tls_policy(&api.store, &policy, api.config.issuer.canary(), Timestamp::now()).await?;
+    Ok(Answer::ok(&policies).tagged(&policies))
 }

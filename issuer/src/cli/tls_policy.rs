@@ -4,10 +4,12 @@ use super::{
     context::{Context, of_store},
     output::{Exit, Failed, Output},
 };
+use crate::fleet::set_tls_policy;
+use jiff::Timestamp;
 use serde_json::json;
 use shared::{
     config::Config,
-    domain::{TlsPolicy, TlsVersion},
+    domain::{TlsPolicies, TlsPolicy, TlsVersion},
 };
 use std::{fs, path::PathBuf};
 
@@ -15,7 +17,7 @@ use std::{fs, path::PathBuf};
 pub(super) enum Command {
     /// What frontends speak
     Show,
-    /// Have all frontends speak something else: they take it within `agent.poll_seconds`
+    /// Have frontends speak something else, the canaries (`issuer.canary_tag`) first: they take it within `agent.poll_seconds`
     Set {
         /// intermediate or modern
         #[arg(value_name = "NAME", required_unless_present = "file")]
@@ -23,23 +25,27 @@ pub(super) enum Command {
         /// One of your own, JSON, as `issuer --json tls-policy show` prints it
         #[arg(long, conflicts_with = "name")]
         file: Option<PathBuf>,
+        /// All frontends at once, not the canaries first
+        #[arg(long)]
+        all: bool,
     },
 }
 
 pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
     let wanted = match command {
         Command::Show => None,
-        Command::Set { name, file } => Some(wanted(name.as_deref(), file)?),
+        Command::Set { name, file, all } => {
+            let canary = config.issuer.canary().filter(|_| !all);
+            Some((wanted(name.as_deref(), file)?, canary))
+        }
     };
     let store = Context::open_verified_for(wanted.is_some(), config, *output).await?.store;
-    let policy = match wanted {
-        Some(policy) => {
-            store.set_tls_policy(&policy).await.map_err(|e| of_store(&e))?;
-            policy
-        }
-        None => store.load_tls_policy().await.map_err(|e| of_store(&e))?,
+    let policies = match wanted {
+        Some((policy, canary)) => set_tls_policy(&store, &policy, canary, Timestamp::now()).await,
+        None => store.load_tls_policies().await,
     };
-    output.result(&json!(policy), || to_text(&policy));
+    let policies = policies.map_err(|e| of_store(&e))?;
+    output.result(&json!(policies), || all_to_text(&policies));
     Ok(Exit::Done)
 }
 
@@ -54,6 +60,18 @@ fn wanted(name: Option<&str>, file: Option<PathBuf>) -> Result<TlsPolicy, Failed
         let why = shared::error::chain(&error);
         Failed::new(Exit::Usage, "usage", format!("{}: {why}", file.display()))
     })
+}
+
+fn all_to_text(policies: &TlsPolicies) -> String {
+    let all = to_text(&policies.all);
+    let Some(staged) = &policies.staged else { return all };
+    format!(
+        "{all}\n\nThe frontends with the tag {} try another one since {}; all get it {} if none of them refuses it:\n{}",
+        staged.tag,
+        staged.since,
+        staged.until,
+        to_text(&staged.policy)
+    )
 }
 
 fn to_text(policy: &TlsPolicy) -> String {

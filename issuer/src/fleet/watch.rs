@@ -1,7 +1,10 @@
 //! Tells the operator of a frontend that lags, is silent, or serves what the store does not know; and when it does no more.
 //! What was told is noted afterwards: killed in between, or with two nodes at the same moment, it is told twice, never not.
 
-use super::convergence::{Convergence, FrontendStanding, Standing};
+use super::{
+    convergence::{Convergence, FrontendStanding, Standing},
+    tls_rollout,
+};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use shared::{
@@ -24,6 +27,7 @@ pub async fn watch_forever(store: Store, frontends: Frontends) -> Infallible {
         tokio::time::sleep(pause).await;
         let looked = async {
             look(&store, &frontends).await?;
+            tls_rollout::look(&store, Timestamp::now()).await?;
             tell_of_unverified(&store).await
         };
         match looked.await {

@@ -66,7 +66,7 @@ pub use site::{
 pub use spread::{Candidates, Chosen, Occasion, candidates, hour_of};
 pub use tag::{InvalidTag, is_word, parse_tag};
 pub use text::{LONGEST_SENTENCE, bounded};
-pub use tls_policy::{TlsGroup, TlsPolicy, TlsPolicyError, TlsVersion};
+pub use tls_policy::{StagedTlsPolicy, TlsGroup, TlsPolicies, TlsPolicy, TlsPolicyError, TlsVersion};
 
 /// A draw as it may be used: between 0 and 1, whatever the caller gave.
 fn fraction(draw: f64) -> f64 {

@@ -1,6 +1,7 @@
 //! The frontends' TLS policy: kept at the centre as data, in IANA's names, and rendered by each frontend in its server's own.
 //! Sources: IANA, "Transport Layer Security (TLS) Parameters"; the shipped ones follow Mozilla's "Server Side TLS".
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -49,6 +50,28 @@ pub enum TlsGroup {
     X25519MlKem768,
 }
 
+/// What frontends are given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "serde_json::Value")]
+pub struct TlsPolicies {
+    #[serde(flatten)]
+    pub all: TlsPolicy,
+    /// What the canaries speak; absent: the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub staged: Option<StagedTlsPolicy>,
+}
+
+/// A policy that the canaries try before all frontends get it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedTlsPolicy {
+    pub policy: TlsPolicy,
+    /// What the canaries have in their scope.
+    pub tag: String,
+    pub since: Timestamp,
+    /// All get it then, if none of the canaries refuses it.
+    pub until: Timestamp,
+}
+
 /// What is wrong with a policy.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsPolicyError {
@@ -85,7 +108,8 @@ impl TlsPolicy {
     /// # Errors
     /// [`TlsPolicyError`].
     pub fn parse(json: &str) -> Result<Self, TlsPolicyError> {
-        let policy: Self = serde_json::from_str(json)?;
+        // As `tls-policy show` prints it: what the canaries try beside it is not meant.
+        let policy = serde_json::from_str::<TlsPolicies>(json)?.all;
         policy.check()?;
         Ok(policy)
     }
@@ -129,6 +153,48 @@ impl TlsPolicy {
             return Vec::new();
         }
         self.ciphers.iter().filter_map(|name| openssl_name(name)).collect()
+    }
+}
+
+impl TlsPolicies {
+    /// What a frontend with these tags in its scope is given.
+    pub fn given_to(&self, tags: &[String]) -> &TlsPolicy {
+        match &self.staged {
+            Some(staged) if tags.contains(&staged.tag) => &staged.policy,
+            _ => &self.all,
+        }
+    }
+
+    /// # Errors
+    /// [`TlsPolicyError`]: with one of them a server would not start.
+    pub fn check(&self) -> Result<(), TlsPolicyError> {
+        self.all.check()?;
+        self.staged.as_ref().map_or(Ok(()), |staged| staged.policy.check())
+    }
+}
+
+impl StagedTlsPolicy {
+    /// What the report of a frontend's agent says, after the server's name, of a policy that the server does not take.
+    pub const REFUSED: &str = "refuses the TLS policy";
+
+    /// Whether all frontends may get it: its time has come, canaries have reported since, and none of them refuses it.
+    /// `canaries`: when each has reported last, and whether it refuses it.
+    pub fn may_go_to_all(&self, canaries: &[(Option<Timestamp>, bool)], now: Timestamp) -> bool {
+        let has_reported = |(at, _): &(Option<Timestamp>, bool)| at.is_some_and(|at| at > self.since);
+        now >= self.until
+            && canaries.iter().any(has_reported)
+            && !canaries.iter().any(|(_, refuses)| *refuses)
+    }
+}
+
+impl TryFrom<serde_json::Value> for TlsPolicies {
+    type Error = serde_json::Error;
+    fn try_from(mut value: serde_json::Value) -> Result<Self, Self::Error> {
+        let staged = value.as_object_mut().and_then(|members| members.remove("staged"));
+        Ok(Self {
+            all: serde_json::from_value(value)?,
+            staged: staged.map(serde_json::from_value).transpose()?,
+        })
     }
 }
 
@@ -184,6 +250,42 @@ fn openssl_name(iana: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn canaries_try_a_policy_first_and_a_refusal_keeps_it_from_all() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let modern = TlsPolicy::shipped("modern").unwrap();
+        let staged = StagedTlsPolicy {
+            policy: modern.clone(),
+            tag: "canary".to_owned(),
+            since: at(100),
+            until: at(200),
+        };
+        let policies = TlsPolicies { all: TlsPolicy::default(), staged: Some(staged.clone()) };
+        let tags = |tags: &[&str]| tags.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(policies.given_to(&tags(&["eu", "canary"])), &modern);
+        assert_eq!(policies.given_to(&tags(&["eu"])), &TlsPolicy::default());
+        for (canaries, now, may) in [
+            (vec![(Some(at(150)), false)], 200, true),
+            (vec![(Some(at(150)), false)], 199, false),
+            (vec![(Some(at(100)), false), (None, false)], 300, false),
+            (vec![(Some(at(150)), false), (Some(at(150)), true)], 300, false),
+            (vec![(Some(at(150)), false), (None, false)], 300, true),
+            (vec![], 300, false),
+        ] {
+            assert_eq!(staged.may_go_to_all(&canaries, at(now)), may, "{canaries:?} at {now}");
+        }
+        // One without is what it always was, and what is shown can be set.
+        let text = serde_json::to_string(&policies).unwrap();
+        assert_eq!(serde_json::from_str::<TlsPolicies>(&text).unwrap(), policies);
+        assert_eq!(TlsPolicy::parse(&text).unwrap(), TlsPolicy::default());
+        let alone = TlsPolicies { staged: None, ..policies };
+        assert_eq!(
+            serde_json::to_value(&alone).unwrap(),
+            serde_json::to_value(TlsPolicy::default()).unwrap()
+        );
+        assert!(TlsPolicy::parse(&text.replace("min_version", "least_version")).is_err());
+    }
 
     #[test]
     fn the_shipped_ones_are_right() {

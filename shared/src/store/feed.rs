@@ -9,7 +9,8 @@ use super::{Serving, Store, StoreError, StoredSite, keys, scripts, sites};
 use crate::{
     digest::sha256_hex,
     domain::{
-        CertificateId, DnsName, FeedCursor, KeyType, Leaf, NameSet, Partition, Scope, Site, SiteId, TlsPolicy,
+        CertificateId, DnsName, FeedCursor, KeyType, Leaf, NameSet, Partition, Scope, Site, SiteId,
+        TlsPolicies,
     },
 };
 use jiff::Timestamp;
@@ -34,8 +35,8 @@ pub struct FeedHead {
     pub floors: Vec<u64>,
     /// How often a frontend was added, changed or revoked.
     pub frontends: u64,
-    /// What all frontends speak; `None` for a policy that can't be read, which changes nothing.
-    pub tls_policy: Option<TlsPolicy>,
+    /// What frontends speak; `None` for a policy that can't be read, which changes nothing.
+    pub tls_policies: Option<TlsPolicies>,
 }
 
 /// A group as those that follow it see it.
@@ -116,13 +117,13 @@ impl Store {
             ends: states.iter().map(|(end, _)| end.unwrap_or(0)).collect(),
             floors: states.iter().map(|(_, floor)| floor.unwrap_or(0)).collect(),
             frontends: frontends.unwrap_or(0),
-            tls_policy: self.load_policy_of_feed().await?,
+            tls_policies: self.load_policies_of_feed().await?,
         })
     }
 
-    async fn load_policy_of_feed(&self) -> Result<Option<TlsPolicy>, StoreError> {
-        match self.load_tls_policy().await {
-            Ok(policy) => Ok(Some(policy)),
+    async fn load_policies_of_feed(&self) -> Result<Option<TlsPolicies>, StoreError> {
+        match self.load_tls_policies().await {
+            Ok(policies) => Ok(Some(policies)),
             // It was told of once. Frontends keep the policy that they have.
             Err(StoreError::Corrupt { .. } | StoreError::Unverified { .. }) => Ok(None),
             Err(error) => Err(error),

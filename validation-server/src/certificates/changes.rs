@@ -131,7 +131,7 @@ impl Certificates {
             let end = snapshot.head.end(partition);
             while cursor.at(partition) < end {
                 if found.items.len() >= limit || found.looked_at >= MOST_LOOKED_AT {
-                    return Ok((found.into_answer(snapshot, &cursor, true), cursor));
+                    return Ok((found.into_answer(reader, snapshot, &cursor, true), cursor));
                 }
                 let after = cursor.at(partition);
                 let in_memory: Option<Vec<(u64, Arc<FollowedGroup>)>> = snapshot
@@ -153,7 +153,7 @@ impl Certificates {
                 }
             }
         }
-        Ok((found.into_answer(snapshot, &cursor, false), cursor))
+        Ok((found.into_answer(reader, snapshot, &cursor, false), cursor))
     }
 
     /// Some changes in their order, and the number up to which these are all.
@@ -207,8 +207,9 @@ impl Found {
         }
     }
 
-    fn into_answer(self, snapshot: &Snapshot, cursor: &FeedCursor, more: bool) -> Changes {
-        let tls_policy = snapshot.head.tls_policy.clone();
+    fn into_answer(self, reader: &Reader, snapshot: &Snapshot, cursor: &FeedCursor, more: bool) -> Changes {
+        let policies = snapshot.head.tls_policies.as_ref();
+        let tls_policy = policies.map(|policies| policies.given_to(reader.tags()).clone());
         Changes { cursor: cursor.to_string(), more, items: self.items, tls_policy }
     }
 }
