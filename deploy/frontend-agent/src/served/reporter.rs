@@ -220,7 +220,7 @@ impl Task {
         if due.is_empty() {
             return;
         }
-        let mut looking = tokio::task::JoinSet::new();
+        let mut looking = JoinSet::new();
         for target in due {
             looking.spawn_blocking(move || {
                 let shown = look_at(address, &target);

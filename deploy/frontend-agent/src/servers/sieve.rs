@@ -47,11 +47,13 @@ struct Refusal {
     instead: Option<ItemId>,
 }
 
+/// A name that was left out, with its item and the reason.
+pub(crate) type LeftOut = (Arc<str>, ItemId, String);
+
 /// What became of showing.
 pub(crate) struct Sifted {
     pub(crate) applied: Result<Applied, ServerError>,
-    /// Names that were left out, each with its item and the reason.
-    pub(crate) refused: Vec<(Arc<str>, ItemId, String)>,
+    pub(crate) refused: Vec<LeftOut>,
     /// Items that a server does not take as they are.
     pub(crate) not_taken: Vec<(ItemId, String)>,
     /// Why what is spoken stays as it was.
@@ -145,7 +147,7 @@ impl Shown {
     }
 
     /// All names but those that can't stand in the server's files, which are told of, and those that it refuses.
-    fn names_to_show<'v>(&self, view: &View<'v>) -> (Cow<'v, Names>, Vec<(Arc<str>, ItemId, String)>) {
+    fn names_to_show<'v>(&self, view: &View<'v>) -> (Cow<'v, Names>, Vec<LeftOut>) {
         let mut names = Cow::Borrowed(view.names);
         let mut unfit = Vec::new();
         for (name, id) in view.names {
