@@ -104,6 +104,23 @@ async fn the_schedule_is_put_right_and_stops_for_nobody() -> Result<()> {
         scene.is_renewed(name, id, partition).await?;
     }
 
+    // One that is no longer wanted, in no queue, and without a word of when its grace time is over: it is found, and keeps it.
+    let (retired, retired_in) = scene.id_of(SITES[3]).await?;
+    scene.stage.json(&["site", "remove", SITES[3]]).await?;
+    let until: f64 = redis::from_redis_value(
+        scene.redis(&["ZSCORE", &format!("sp:{retired_in}:retired"), &retired]).await?,
+    )?;
+    scene.redis(&["HSET", &site(&retired_in, &retired), "sched", "\u{1}rubbish"]).await?;
+    scene.redis(&["ZREM", &due(&retired_in), &retired]).await?;
+    until_true("it stands where it stood", Duration::from_secs(60), || async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let score = scene.redis(&["ZSCORE", &due(&retired_in), &retired]).await;
+        let score = score.ok().and_then(|score| redis::from_redis_value::<f64>(score).ok());
+        let lease = scene.redis(&["HEXISTS", &site(&retired_in, &retired), "lease"]).await;
+        matches!(lease, Ok(redis::Value::Int(0))) && score.is_some_and(|at| (at / 1000.0 - until).abs() < 5.0)
+    })
+    .await?;
+
     // A whole partition that can't be worked on.
     scene.redis(&["RENAME", &due(&garbled_in), "aside"]).await?;
     scene.redis(&["SET", &due(&garbled_in), "rubbish"]).await?;

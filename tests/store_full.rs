@@ -3,10 +3,13 @@
 use anyhow::{Context as _, Result, ensure};
 use harness::{
     ca_proxy::{Action, Answer, Endpoint, Rule},
+    daemon::SOON,
+    deadline::until_true,
     stage::Stage,
     stored::Stored,
 };
 use shared::domain::DnsName;
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_removes_works_in_a_full_store() -> Result<()> {
@@ -26,6 +29,26 @@ async fn what_only_removes_works_in_a_full_store() -> Result<()> {
     stored.store.remove_account(&account).await?;
     ensure!(stored.store.load_account("pebble", "default").await?.is_none());
     Ok(())
+}
+
+/// An operator hears of it while something can be told still.
+#[tokio::test(flavor = "multi_thread")]
+async fn that_the_store_is_nearly_full_is_told_before_it_is() -> Result<()> {
+    let stage = Stage::trusting().await?;
+    let _daemon = stage.start_daemon()?;
+    stage.json(&["site", "add", "a.example"]).await?;
+    stage.until_valid("a.example").await?;
+    let info: String = redis::from_redis_value(stage.redis.command(&["INFO", "memory"]).await?)?;
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).context("used_memory")?;
+    let most = (used.trim().parse::<u64>()? + 200_000) * 100 / 95;
+    stage.redis.command(&["CONFIG", "SET", "maxmemory", &most.to_string()]).await?;
+    let told = async |kind: &str| {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        !stage.events(&[kind]).await.unwrap_or_default().is_empty()
+    };
+    until_true("it is told", SOON, async || told("store-nearly-full").await).await?;
+    stage.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await?;
+    until_true("it has room", SOON, async || told("store-has-room").await).await
 }
 
 /// A CA's text of nearly a megabyte is cut where it is read.

@@ -13,6 +13,7 @@ mod challenge_answers;
 mod confirmed_writes;
 mod daemon_ca_faults;
 mod daemon_store_errors;
+mod damaged_fleet;
 mod damaged_records;
 mod dead_do_not_delay;
 mod departed;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use harness::{
     deadline::until_true,
-    redis_proxy::{Moment, cut_twice},
+    redis_proxy::{Moment, Then, Trigger, cut_twice},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -166,5 +166,22 @@ async fn cut_off_while_it_was_done() -> Result<()> {
         ensure!(again.header(REPLAY).is_none() && again.body["site"]["names"] == json!([name]), "{again:#?}");
     }
     ensure!(service.redis_proxy.fired() == 4 && times_added(&service, &token).await? == 3);
+    // Cut once, it is sent again at once, and finds its own write: that is no other's change.
+    let name = "c.example.com";
+    for (number, (line, wish, status)) in [
+        ("POST /sites", json!({"names": [name], "tags": ["here"]}), 201),
+        ("PATCH /sites/c.example.com", json!({"tags": ["there"]}), 200),
+        ("DELETE /sites/c.example.com", json!(null), 200),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let cut = Trigger::on(":due", Moment::Answered, || Then::Cut).and(name).and("\"change\"");
+        service.redis_proxy.add_trigger(cut);
+        let wish = (!wish.is_null()).then_some(wish);
+        ask(&service, line, &token, &format!("once{number}"), wish).await?.with(status)?;
+        ensure!(service.redis_proxy.fired() == 5 + number as u64, "{line}");
+    }
+    ensure!(times_added(&service, &token).await? == 4);
     Ok(())
 }

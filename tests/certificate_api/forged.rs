@@ -164,6 +164,18 @@ async fn neither_the_api_nor_the_policy_nor_the_internal_ca_is_had_from_redis() 
     fleet.signpost.issuer(&["tls-policy", "set", "modern"]).await?.success()?;
     ensure!(changes()?["tls_policy"]["min_version"] == "1.3");
     let stored = fleet.redis.text_of("sp:tls-policy").await?;
+    // A genuine one of before, and none at all, are older than what was seen.
+    fleet.signpost.issuer(&["tls-policy", "set", "intermediate"]).await?.success()?;
+    ensure!(changes()?["tls_policy"]["min_version"] == "1.2");
+    let older = fleet.redis.text_of("sp:tls-policy").await?;
+    fleet.signpost.issuer(&["tls-policy", "set", "modern"]).await?.success()?;
+    ensure!(changes()?["tls_policy"]["min_version"] == "1.3");
+    for put_back in [&older, &stored] {
+        set(&fleet, "sp:tls-policy", put_back).await?;
+        ensure!(changes()?["tls_policy"]["min_version"] == "1.3", "put back");
+    }
+    fleet.redis.command(&["DEL", "sp:tls-policy"]).await?;
+    ensure!(changes()?["tls_policy"]["min_version"] == "1.3", "taken away");
     let weaker = stored.split_once('\n').context("a MAC")?.1.replace("1.3", "1.2");
     set(&fleet, "sp:tls-policy", &weaker).await?;
     ensure!(changes()?["tls_policy"].is_null(), "frontends keep the one that they have");

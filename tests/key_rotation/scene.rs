@@ -197,7 +197,7 @@ pub(crate) async fn everything_opens(stage: &Stage) -> Result<()> {
     let unverified = stored.store.list_unverified().await?;
     ensure!(unverified.len() == 1 && unverified[0].key == "sp:frontend:forged", "{unverified:?}");
     ensure!(!stored.store.list_frontends().await?.is_empty());
-    ensure!(stored.store.list_api_tokens().await?.iter().all(|listed| listed.token.is_ok()));
+    ensure!(stored.store.list_api_tokens().await?.found.iter().all(|listed| listed.token.is_ok()));
     ensure!(stored.store.load_tls_policy().await? == shared::domain::TlsPolicy::shipped("modern")?);
     Ok(())
 }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use shared::{
     domain::{Brake, BrakeScope, Braked, Event, EventKind},
+    store::Listing,
     text::is_remark,
 };
 
@@ -24,9 +25,9 @@ struct Wish {
 }
 
 pub(super) async fn list(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
-    let mut brakes = asked.api.store.load_brakes().await?;
+    let Listing { found: mut brakes, damaged } = asked.api.store.list_brakes().await?;
     brakes.sort_by(|one, other| (one.what, &one.scope).cmp(&(other.what, &other.scope)));
-    Ok(Answer::ok(&json!({ "brakes": brakes })))
+    Ok(Answer::ok(&json!({ "brakes": brakes, "damaged": damaged })))
 }
 
 pub(super) async fn set(who: Authorized<Admin>, asked: Asked) -> Result<Answer, Refusal> {

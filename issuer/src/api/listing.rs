@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::{
     domain::{Partition, SiteId},
-    store::{DamagedSite, StoredSite},
+    store::{Damage, DamagedSite, StoredSite},
 };
 
 const LIMIT: usize = 100;
@@ -40,6 +40,8 @@ struct Page<'a> {
     last: Option<SiteId>,
     /// Sites whose record can't be read: whether they pass the filter can't be told.
     damaged: Vec<DamagedSite>,
+    /// Lists of sites that can't be read.
+    unlisted: Vec<Damage>,
 }
 
 /// # Errors
@@ -50,7 +52,15 @@ pub(super) async fn page(api: &Api, wanted: &Wanted) -> Result<Value, Refusal> {
         return Err(Refusal::new(Code::BadRequest, format!("limit: 1 to {MOST}")));
     }
     let after = wanted.after.as_deref().map(parse_site).transpose()?;
-    let mut page = Page { wanted, limit, shown: Vec::new(), names: 0, last: None, damaged: Vec::new() };
+    let mut page = Page {
+        wanted,
+        limit,
+        shown: Vec::new(),
+        names: 0,
+        last: None,
+        damaged: Vec::new(),
+        unlisted: Vec::new(),
+    };
     let more = match wanted.state {
         Some(state @ (State::Failing | State::Parked)) => {
             troubled(api, after.as_ref(), state == State::Parked, &mut page).await?
@@ -60,6 +70,8 @@ pub(super) async fn page(api: &Api, wanted: &Wanted) -> Result<Value, Refusal> {
     let next = page.last.filter(|_| more);
     let mut damaged = page.damaged;
     damaged.retain(|damaged| next.as_ref().is_none_or(|next| damaged.site <= *next));
+    let lists = page.unlisted.iter().map(|list| json!(list));
+    let damaged: Vec<Value> = damaged.iter().map(|damaged| json!(damaged)).chain(lists).collect();
     Ok(json!({ "sites": page.shown, "next": next, "damaged": damaged }))
 }
 
@@ -71,6 +83,7 @@ async fn all(api: &Api, after: Option<SiteId>, page: &mut Page<'_>) -> Result<bo
     let mut open: Vec<StoredSite> = Vec::new();
     loop {
         let groups = api.store.list_sites(place.as_ref(), CHUNK).await?;
+        page.unlisted.clone_from(&groups.unlisted);
         let Some(last) = groups.last_id().cloned() else { break };
         looked_at += groups.len();
         page.damaged.extend(groups.damaged);

@@ -11,7 +11,7 @@ use actix_web::http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::store::Tenant;
+use shared::store::{Listing, Tenant};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,8 +22,9 @@ struct Wish {
 }
 
 pub(super) async fn list(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
-    let tenants = asked.api.store.list_tenants().await?;
-    Ok(Answer::ok(&json!({ "tenants": tenants.iter().map(describe).collect::<Vec<_>>() })))
+    let Listing { found, damaged } = asked.api.store.list_tenants().await?;
+    let tenants: Vec<Value> = found.iter().map(describe).collect();
+    Ok(Answer::ok(&json!({ "tenants": tenants, "damaged": damaged })))
 }
 
 pub(super) async fn show(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::fleet::set_tls_policy;
 use jiff::Timestamp;
-use shared::domain::TlsPolicy;
+use shared::{domain::TlsPolicy, store::StoreError};
 
 pub(super) async fn show(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
     let policies = asked.api.store.load_tls_policies().await?;
@@ -19,7 +19,14 @@ pub(super) async fn set(_: Authorized<Admin>, asked: Asked) -> Result<Answer, Re
     let policy: TlsPolicy = asked.json()?;
     policy.check().map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
     let api = &asked.api;
-    asked.check_match(Some(&api.store.load_tls_policies().await?))?;
+    match api.store.load_tls_policies().await {
+        Ok(before) => asked.check_match(Some(&before))?,
+        // What can't be read is replaced.
+        Err(StoreError::Corrupt { .. } | StoreError::Unverified { .. }) => {
+            asked.check_match(None::<&TlsPolicy>)?;
+        }
+        Err(error) => return Err(error.into()),
+    }
     let policies = set_tls_policy(&api.store, &policy, api.config.issuer.canary(), Timestamp::now()).await?;
     Ok(Answer::ok(&policies).tagged(&policies))
 }

@@ -7,9 +7,10 @@ use super::{
     refusal::Refusal,
 };
 use serde_json::{Value, json};
+use shared::store::Listing;
 
 pub(super) async fn list(_: Authorized<Admin>, asked: Asked) -> Result<Answer, Refusal> {
-    let tokens = asked.api.store.list_api_tokens().await?;
+    let Listing { found: tokens, damaged } = asked.api.store.list_api_tokens().await?;
     let shown: Vec<Value> = tokens
         .iter()
         .map(|listed| {
@@ -30,5 +31,5 @@ pub(super) async fn list(_: Authorized<Admin>, asked: Asked) -> Result<Answer, R
             })
         })
         .collect();
-    Ok(Answer::ok(&json!({ "tokens": shown })))
+    Ok(Answer::ok(&json!({ "tokens": shown, "damaged": damaged })))
 }

@@ -3,7 +3,7 @@
 use super::{
     context::{Context, of_store},
     nudge::nudge_because,
-    output::{Exit, Failed, Output, table},
+    output::{Exit, Failed, Output, damage_to_text, table},
 };
 use crate::{
     acme::{AccountKey, Client},
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use shared::{
     config::Config,
     domain::{FailureClass, KeyType},
-    store::{Account, AccountStatus, StoredAccount},
+    store::{Account, AccountStatus, Listing, StoredAccount},
     vault::Vault,
 };
 use std::{
@@ -267,15 +267,16 @@ impl Desk {
 
 async fn list(config: Config, output: &Output) -> Result<Exit, Failed> {
     let context = Context::open(config, *output).await?;
-    let accounts = context.store.list_accounts().await.map_err(|e| of_store(&e))?;
+    let Listing { found: accounts, damaged } =
+        context.store.list_accounts().await.map_err(|e| of_store(&e))?;
     let shown: Vec<Value> = accounts.iter().map(describe).collect();
-    output.result(&json!({ "accounts": shown }), || {
+    output.result(&json!({ "accounts": shown, "damaged": damaged }), || {
         let rows = accounts.iter().map(|account| {
             let url = account.url.clone().unwrap_or_default();
             let status = json!(account.status).as_str().unwrap_or_default().to_owned();
             vec![account.ca.clone(), account.name.clone(), status, account.key_type.to_string(), url]
         });
-        table(&["CA", "NAME", "STATUS", "KEY", "URL"], rows)
+        table(&["CA", "NAME", "STATUS", "KEY", "URL"], rows) + &damage_to_text(&damaged)
     });
     Ok(Exit::Done)
 }

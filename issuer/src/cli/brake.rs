@@ -2,13 +2,14 @@
 
 use super::{
     context::{Context, of_store},
-    output::{Exit, Failed, Output, table},
+    output::{Exit, Failed, Output, damage_to_text, table},
 };
 use jiff::Timestamp;
 use serde_json::json;
 use shared::{
     config::Config,
     domain::{Brake, BrakeScope, Braked, Event, EventKind, parse_tag},
+    store::Listing,
     text::{MOST_OF_REMARK, is_remark},
 };
 
@@ -98,16 +99,16 @@ pub(super) async fn resume(arguments: &Resume, config: Config, output: &Output) 
 }
 
 async fn show(context: &Context, output: &Output) -> Result<Exit, Failed> {
-    let brakes = context.store.load_brakes().await.map_err(|e| of_store(&e))?;
-    output.result(&json!({ "brakes": brakes }), || {
-        if brakes.is_empty() {
+    let Listing { found: brakes, damaged } = context.store.list_brakes().await.map_err(|e| of_store(&e))?;
+    output.result(&json!({ "brakes": brakes, "damaged": damaged }), || {
+        if brakes.is_empty() && damaged.is_empty() {
             return "nothing is stopped".to_owned();
         }
         let row = |brake: &Brake| {
             let since = brake.since.strftime("%F %H:%M UTC").to_string();
             vec![brake.what.to_string(), brake.scope.in_words(), since, brake.reason.clone()]
         };
-        table(&["STOPPED", "FOR", "SINCE", "REASON"], brakes.iter().map(row))
+        table(&["STOPPED", "FOR", "SINCE", "REASON"], brakes.iter().map(row)) + &damage_to_text(&damaged)
     });
     Ok(Exit::Done)
 }

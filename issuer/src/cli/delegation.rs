@@ -2,7 +2,7 @@
 
 use super::{
     context::{Context, of_store, parse_names},
-    output::{Exit, Failed, Output, table},
+    output::{Exit, Failed, Output, damage_to_text, table},
 };
 use crate::{
     dns::Resolver,
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use shared::{
     config::Config,
     domain::DnsName,
-    store::{Delegation, Store},
+    store::{Damage, Delegation, Listing, Store},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,8 +60,8 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
     match command {
         Command::Add { provider, .. } => add(&names, provider.as_deref(), store, &prover, output).await,
         Command::List => {
-            let all = store.load_delegations().await.map_err(|e| of_store(&e))?;
-            show(&all, output);
+            let Listing { found, damaged } = store.list_delegations().await.map_err(|e| of_store(&e))?;
+            show(&found.into_iter().collect(), &damaged, output);
             Ok(Exit::Done)
         }
         Command::Check { .. } => check(&names, store, &prover, output).await,
@@ -99,13 +99,17 @@ async fn add(
     for (name, delegation) in &given {
         store.store_delegation(name, delegation).await.map_err(|e| of_store(&e))?;
     }
-    show(&given, output);
+    show(&given, &[], output);
     output.note("have the owners of the zones create these records; `issuer delegation check` says who has");
     Ok(Exit::Done)
 }
 
 async fn check(names: &[DnsName], store: &Store, prover: &Prover, output: &Output) -> Result<Exit, Failed> {
-    let mut known = store.load_delegations().await.map_err(|e| of_store(&e))?;
+    let Listing { found, damaged } = store.list_delegations().await.map_err(|e| of_store(&e))?;
+    let mut known: BTreeMap<DnsName, Delegation> = found.into_iter().collect();
+    for damage in &damaged {
+        output.note(&format!("damaged: {}: {}", damage.key, damage.what));
+    }
     if !names.is_empty() {
         known = wanted(names, &known)?;
     }
@@ -129,7 +133,7 @@ async fn check(names: &[DnsName], store: &Store, prover: &Prover, output: &Outpu
             document
         })
         .collect();
-    output.result(&json!({ "delegations": documents }), || {
+    output.result(&json!({ "delegations": documents, "damaged": damaged }), || {
         let rows = looked.iter().map(|(name, delegation, looked)| {
             let leads_to = looked.leads_to.clone().unwrap_or_default();
             let lacking = looked.lacking.join(", ");
@@ -145,12 +149,13 @@ async fn check(names: &[DnsName], store: &Store, prover: &Prover, output: &Outpu
 }
 
 async fn remove(names: &[DnsName], store: &Store, prover: &Prover, output: &Output) -> Result<Exit, Failed> {
-    let known = wanted(names, &store.load_delegations().await.map_err(|e| of_store(&e))?)?;
+    let known = store.list_delegations().await.map_err(|e| of_store(&e))?.found.into_iter().collect();
+    let known = wanted(names, &known)?;
     for (name, delegation) in &known {
         prover.clear(&delegation.target).await.map_err(|e| of_store(&e))?;
         store.forget_delegation(name).await.map_err(|e| of_store(&e))?;
     }
-    show(&known, output);
+    show(&known, &[], output);
     Ok(Exit::Done)
 }
 
@@ -206,9 +211,9 @@ impl Looked {
     }
 }
 
-fn show(delegations: &BTreeMap<DnsName, Delegation>, output: &Output) {
+fn show(delegations: &BTreeMap<DnsName, Delegation>, damaged: &[Damage], output: &Output) {
     let documents: Vec<Value> = delegations.iter().map(|(name, one)| to_json(name, one)).collect();
-    output.result(&json!({ "delegations": documents }), || {
+    output.result(&json!({ "delegations": documents, "damaged": damaged }), || {
         let rows = delegations.iter().map(|(name, one)| {
             vec![
                 own_record(name),
@@ -217,7 +222,7 @@ fn show(delegations: &BTreeMap<DnsName, Delegation>, output: &Output) {
                 one.created.strftime("%F").to_string(),
             ]
         });
-        table(&["RECORD", "CNAME", "WRITTEN BY", "SINCE"], rows)
+        table(&["RECORD", "CNAME", "WRITTEN BY", "SINCE"], rows) + &damage_to_text(damaged)
     });
 }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use shared::{
     printing::{self, is_reader_gone, tell},
+    store::Damage,
     text::{in_whole_seconds, with_moments},
 };
 use std::{
@@ -222,6 +223,18 @@ fn cut_seconds(value: &mut Value) {
 }
 
 /// A table without borders, as wide as it must be.
+/// What helps where a record can't be read.
+pub(super) const DAMAGED_REMEDY: &str =
+    "look at the store's memory and disks; put the record back from a backup. All others go on";
+
+/// What can't be read of what is shown, and what to do about it.
+pub(super) fn damage_to_text(damaged: &[Damage]) -> String {
+    let one = |damage: &Damage| {
+        format!("\n\ndamaged: {}: {}\n  what to do: {DAMAGED_REMEDY}", damage.key, damage.what)
+    };
+    damaged.iter().map(one).collect()
+}
+
 pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(headings.iter().copied());

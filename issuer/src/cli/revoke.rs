@@ -136,7 +136,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         );
     }
     context.store.release_lease(&lease).await.map_err(|e| of_store(&e))?;
-    let nodes = context.store.list_nodes().await.map_err(|e| of_store(&e))?;
+    let nodes = context.store.list_nodes().await.map_err(|e| of_store(&e))?.found;
     let replaced = if stored.site.paused.is_some() {
         format!("The site is paused: nothing takes its place before `issuer site resume {name_text}`")
     } else if nodes.iter().any(|node| node.report.role == "issuer") {

@@ -76,6 +76,10 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
         let node = Arc::clone(&node);
         move || Arc::clone(&node).watch_clocks()
     });
+    parts.keep("looks whether the store has room", {
+        let node = Arc::clone(&node);
+        move || Arc::clone(&node).watch_room()
+    });
     // The operator is told of what the last orders came to, too: the notifier ends after the workers.
     let workers_ended = CancellationToken::new();
     let notified = tokio::spawn({

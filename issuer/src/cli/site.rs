@@ -2,7 +2,7 @@
 
 use super::{
     context::{Context, of_store},
-    output::{Exit, Failed, Output, table},
+    output::{Exit, Failed, Output, damage_to_text, table},
     status,
 };
 use crate::sites::{Change, HstsWish, Kind, Registry, SiteError, SiteWish, WishError};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use shared::{
     config::Config,
     domain::{DnsName, HstsGoal, KeyType, Origin, SanPolicy, Site, SiteId},
-    store::{DamagedSite, StoredSite, WantedSite},
+    store::{Damage, DamagedSite, StoredSite, WantedSite},
     text::moment,
 };
 use std::sync::Arc;
@@ -390,10 +390,11 @@ async fn list(
     let mut after = status::parse_after(after)?;
     let mut found: Vec<StoredSite> = Vec::new();
     let mut next = None;
-    let mut damaged = Vec::new();
+    let (mut damaged, mut unlisted): (_, Vec<Damage>) = (Vec::new(), Vec::new());
     while found.len() < limit {
         let page = context.store.list_sites(after.as_ref(), (limit * 2).clamp(100, 1000)).await;
         let page = page.map_err(|e| of_store(&e))?;
+        unlisted.clone_from(&page.unlisted);
         let Some(last) = page.last_id() else { break };
         after = Some(last.clone());
         damaged.extend(page.damaged);
@@ -418,7 +419,9 @@ async fn list(
     damaged.retain(|damaged| next.as_ref().is_none_or(|next| damaged.site <= *next));
     let documents: Vec<Value> = found.iter().map(document).collect();
     let all = context.store.load_of_schedule().await.map_err(|e| of_store(&e))?.groups;
-    output.result(&json!({ "sites": documents, "next": next, "all": all, "damaged": damaged }), || {
+    let named = damaged.iter().map(|damaged| json!(damaged)).chain(unlisted.iter().map(|list| json!(list)));
+    let named: Vec<Value> = named.collect();
+    output.result(&json!({ "sites": documents, "next": next, "all": all, "damaged": named }), || {
         let row = |stored: &StoredSite| {
             let names = stored.site.names.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
             let kinds = stored.site.key_types.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
@@ -432,6 +435,7 @@ async fn list(
         let rows = found.iter().map(row).chain(damaged.iter().map(of_damaged));
         let mut text = table(&["SITE", "NAMES", "STATE", "KEYS", "TAGS"], rows);
         text.push_str(&status::damaged_to_text(&damaged));
+        text.push_str(&damage_to_text(&unlisted));
         if let Some(next) = &next {
             text.push_str(&format!(
                 "\n\n{} shown, of {all} in all; more: issuer site list{filter} --after {next} (or a larger --limit)",

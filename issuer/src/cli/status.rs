@@ -3,7 +3,7 @@
 use super::{
     context::{Context, of_store, parse_names},
     fleet,
-    output::{Exit, Failed, Output, table},
+    output::{DAMAGED_REMEDY, Exit, Failed, Output, table},
     site::of_site,
     troubles,
 };
@@ -17,15 +17,12 @@ use shared::{
         Certificate, CertificateId, DnsName, ExpiryStage, Leaf, RenewalPlan, SiteId, Slot, expiry_stage,
         renewal_moment,
     },
-    store::{DamagedSite, LoadedSites, StoreError, StoredSite},
+    store::{Damage, DamagedSite, LoadedSites, StoreError, StoredSite, with_damage},
 };
 use std::sync::Arc;
 
 /// Where the store is far away, one after the other would take as many times as long.
 const DESCRIBED_AT_ONCE: usize = 32;
-/// What helps where a record can't be read.
-const DAMAGED_REMEDY: &str =
-    "look at the store's memory and disks; put the record back from a backup. All other sites go on";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -56,17 +53,18 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     let mut next = None;
     let mut damaged: Vec<DamagedSite> = Vec::new();
     let mut sites = Vec::new();
+    let mut met: Vec<Damage> = Vec::new();
     if arguments.troubled {
         let mut ids = store.list_troubled(false, arguments.limit).await.map_err(|e| of_store(&e))?;
         ids.extend(store.list_troubled(true, arguments.limit).await.map_err(|e| of_store(&e))?);
         ids.truncate(arguments.limit);
-        LoadedSites { sites, damaged } = store.load_sites(&ids).await.map_err(|e| of_store(&e))?;
+        LoadedSites { sites, damaged, .. } = store.load_sites(&ids).await.map_err(|e| of_store(&e))?;
     } else if arguments.names.is_empty() {
         let page = store.list_sites(after.as_ref(), arguments.limit).await.map_err(|e| of_store(&e))?;
         if page.len() >= arguments.limit {
             next = page.last_id().cloned();
         }
-        LoadedSites { sites, damaged } = page;
+        LoadedSites { sites, damaged, unlisted: met } = page;
     }
     let registry = Registry::new(store.clone(), Arc::new(context.config.clone()));
     for id in &ids {
@@ -118,23 +116,26 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     let mut document = json!({ "sites": shown, "next": next });
     if arguments.names.is_empty() {
         let load = store.load_of_schedule().await.map_err(|e| of_store(&e))?;
-        let brakes = store.load_brakes().await.map_err(|e| of_store(&e))?;
+        let brakes = store.list_brakes().await.map_err(|e| of_store(&e))?;
+        met.extend(brakes.damaged);
         let mut pauses = Vec::new();
         for ca in context.config.ca.keys() {
-            for pause in store.list_pauses(ca).await.map_err(|e| of_store(&e))? {
+            let of_ca = store.list_pauses(ca).await.map_err(|e| of_store(&e))?;
+            met.extend(of_ca.damaged);
+            for pause in of_ca.found {
                 let mut shown = json!(pause);
                 shown["ca"] = json!(ca);
                 pauses.push(shown);
             }
         }
-        let damaged = store.list_damaged().await.map_err(|e| of_store(&e))?;
+        let damaged = with_damage(store.list_damaged().await.map_err(|e| of_store(&e))?, met);
         let clocks = store.clock_offset().await.map_err(|e| of_store(&e))?;
         document["fleet"] = json!({
             "load": load,
             "without_certificate": store.count_without_certificate().await.map_err(|e| of_store(&e))?,
             "troubles": troubles::load(&context).await?,
             "store_warnings": context.warnings,
-            "brakes": brakes,
+            "brakes": brakes.found,
             "ca_pauses": pauses,
             "damaged": damaged,
             "store_clock_ahead_ms": i64::try_from(clocks.ahead.as_millis()).unwrap_or(i64::MAX),
@@ -174,7 +175,7 @@ async fn find_groups(context: &Context, registry: &Registry, name: &DnsName) -> 
             let made = SiteId::of(&shared::domain::NameSet::one(name.clone()));
             let site = pointer.owner().or(pointer.serving).unwrap_or(made);
             let damaged = DamagedSite { site, what: shared::error::chain(&error) };
-            return Ok(LoadedSites { sites: Vec::new(), damaged: vec![damaged] });
+            return Ok(LoadedSites { damaged: vec![damaged], ..LoadedSites::default() });
         }
         Err(error) => return Err(of_site(&error)),
     };

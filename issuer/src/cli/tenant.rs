@@ -2,12 +2,15 @@
 
 use super::{
     context::{Context, of_store},
-    output::{Exit, Failed, Output, table},
+    output::{Exit, Failed, Output, damage_to_text, table},
     site::Switch,
 };
 use jiff::Timestamp;
 use serde_json::json;
-use shared::{config::Config, store::Tenant};
+use shared::{
+    config::Config,
+    store::{Listing, Tenant},
+};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -33,8 +36,10 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
     let store = &context.store;
     let tenants = match command {
         Command::List => {
-            let tenants = store.list_tenants().await.map_err(|e| of_store(&e))?;
-            output.result(&json!({ "tenants": tenants }), || to_text(&tenants));
+            let Listing { found, damaged } = store.list_tenants().await.map_err(|e| of_store(&e))?;
+            output.result(&json!({ "tenants": found, "damaged": damaged }), || {
+                to_text(&found) + &damage_to_text(&damaged)
+            });
             return Ok(Exit::Done);
         }
         Command::Show { name } => {

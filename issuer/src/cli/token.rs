@@ -3,7 +3,7 @@
 use super::{
     context::{Context, of_store},
     frontend::new_token,
-    output::{Exit, Failed, Output, table},
+    output::{Exit, Failed, Output, damage_to_text, table},
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use shared::{
     config::Config,
     digest::sha256_hex,
     domain::{ApiRole, ApiToken, TokenName},
-    store::{ListedToken, StoreError, TokenChange},
+    store::{ListedToken, Listing, StoreError, TokenChange},
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -87,9 +87,10 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
 }
 
 async fn list(context: &Context, output: &Output) -> Result<Exit, Failed> {
-    let tokens = context.store.list_api_tokens().await.map_err(|e| of_store(&e))?;
+    let Listing { found: tokens, damaged } =
+        context.store.list_api_tokens().await.map_err(|e| of_store(&e))?;
     let shown: Vec<Value> = tokens.iter().map(describe_listed).collect();
-    output.result(&json!({ "tokens": shown }), || {
+    output.result(&json!({ "tokens": shown, "damaged": damaged }), || {
         let rows = tokens.iter().map(|listed| {
             let used = listed.last_used.map_or_else(|| "never".to_owned(), |at| at.to_string());
             let name = listed.name.as_ref().map_or("-", |name| name.as_str()).to_owned();
@@ -98,7 +99,7 @@ async fn list(context: &Context, output: &Output) -> Result<Exit, Failed> {
                 Err(error) => vec![name, "none".to_owned(), error.record_state().to_owned(), used],
             }
         });
-        table(&["NAME", "ROLE", "STATE", "LAST USED"], rows)
+        table(&["NAME", "ROLE", "STATE", "LAST USED"], rows) + &damage_to_text(&damaged)
     });
     Ok(Exit::Done)
 }
@@ -106,7 +107,7 @@ async fn list(context: &Context, output: &Output) -> Result<Exit, Failed> {
 async fn revoke(name: &TokenName, context: &Context, output: &Output) -> Result<Exit, Failed> {
     let tokens = context.store.list_api_tokens().await.map_err(|e| of_store(&e))?;
     let mut named: Vec<ListedToken> =
-        tokens.into_iter().filter(|listed| listed.name.as_ref() == Some(name)).collect();
+        tokens.found.into_iter().filter(|listed| listed.name.as_ref() == Some(name)).collect();
     // What grants nothing goes, so that nobody has to wonder about it.
     let refused: Vec<&ListedToken> = named.iter().filter(|listed| listed.token.is_err()).collect();
     for listed in &refused {

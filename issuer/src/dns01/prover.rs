@@ -119,7 +119,7 @@ impl Prover {
     /// # Errors
     /// [`StoreError`].
     pub async fn clear(&self, record: &str) -> Result<(), StoreError> {
-        let noted = self.store.load_txt_journal(usize::MAX).await?;
+        let noted = self.store.load_txt_journal(usize::MAX).await?.found;
         let of_it: Vec<JournalledTxt> =
             noted.into_iter().map(|(one, _)| one).filter(|one| one.txt.record == record).collect();
         self.remove(&of_it).await;

@@ -35,7 +35,7 @@ impl Prover {
     /// [`StoreError`]: nothing is concluded.
     pub async fn sweep(&self, now: Timestamp) -> Result<usize, StoreError> {
         let mut left_behind = Vec::new();
-        for (record, at) in self.store.load_txt_journal(MOST).await? {
+        for (record, at) in self.store.load_txt_journal(MOST).await?.found {
             if self.is_left_behind(&record, now.duration_since(at) > SETTLED).await? {
                 left_behind.push(record);
             }

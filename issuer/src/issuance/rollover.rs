@@ -161,7 +161,7 @@ async fn roll_over_held(
 /// The nodes that order must be able to open what this one seals.
 async fn every_node_can_open(store: &Store, vault: &Vault) -> Result<(), AccountError> {
     let key = vault.current_id();
-    let nodes = store.list_nodes().await?.into_iter().map(|node| node.report);
+    let nodes = store.all_nodes().await?.into_iter().map(|node| node.report);
     let lacking = nodes.filter(|report| report.role == "issuer" && !report.keys.contains(&key));
     let nodes: Vec<String> = lacking.map(|report| report.name).collect();
     if nodes.is_empty() { Ok(()) } else { Err(AccountError::NodesLackKey { key, nodes }) }

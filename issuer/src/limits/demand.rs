@@ -72,11 +72,11 @@ impl Demand {
         let mut waits = Vec::new();
         for (ca, of_ca) in self.by_ca {
             let Some(terms) = terms(&ca) else { continue };
-            let mut states = store.list_tight_buckets(&ca).await?;
+            let mut states = store.list_tight_buckets(&ca).await?.found;
             states.retain(|state| of_ca.counts.contains_key(&digest(&state.bucket)));
             let known = |bucket: &String| states.iter().any(|state| state.bucket == *bucket);
             let others: Vec<String> = of_ca.large.keys().filter(|bucket| !known(bucket)).cloned().collect();
-            states.extend(store.load_buckets(&ca, &others).await?);
+            states.extend(store.load_buckets(&ca, &others).await?.found);
             let now = Timestamp::now();
             for state in &states {
                 let Some((name, of)) = state.bucket.split_once(':') else { continue };

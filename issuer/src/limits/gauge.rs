@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use shared::{
     domain::{LimitScope, NameSet, OrderClass, PublicSuffixes},
-    store::{BucketState, CaPause, Store, StoreError},
+    store::{BucketState, CaPause, Damage, Listing, Store, StoreError},
 };
 use std::collections::BTreeSet;
 
@@ -48,6 +48,8 @@ pub struct Overview {
     pub pauses: Vec<CaPause>,
     /// Those of the accounts, and each that is half empty; the emptiest first.
     pub buckets: Vec<Gauge>,
+    /// What can't be read of all this.
+    pub damaged: Vec<Damage>,
 }
 
 /// What an order of some names would meet.
@@ -61,6 +63,8 @@ pub struct Outlook {
     pub next_new: Option<Timestamp>,
     pub next_same_set: Option<Timestamp>,
     pub next_ari: Option<Timestamp>,
+    /// What can't be read of them.
+    pub damaged: Vec<Damage>,
 }
 
 /// The buckets that are near their edge, and those of the accounts.
@@ -70,9 +74,11 @@ pub struct Outlook {
 pub async fn overview(store: &Store, terms: &Terms) -> Result<Overview, StoreError> {
     let now = Timestamp::now();
     let limits = &terms.limits;
-    let mut states = store.list_tight_buckets(&terms.name).await?;
+    let Listing { found: mut states, mut damaged } = store.list_tight_buckets(&terms.name).await?;
     let tight: BTreeSet<String> = states.iter().map(|state| state.bucket.clone()).collect();
     let accounts = store.list_accounts().await?;
+    damaged.extend(accounts.damaged);
+    let accounts = accounts.found;
     let of_accounts = limits.limits.iter().filter(|(_, limit)| limit.scope == LimitScope::Account);
     let others: Vec<String> = of_accounts
         .flat_map(|(name, _)| {
@@ -81,16 +87,28 @@ pub async fn overview(store: &Store, terms: &Terms) -> Result<Overview, StoreErr
         })
         .filter(|bucket| !tight.contains(bucket))
         .collect();
-    states.extend(store.load_buckets(&terms.name, &others).await?);
+    let others = store.load_buckets(&terms.name, &others).await?;
+    states.extend(others.found);
+    damaged.extend(others.damaged);
+    let since = match store.limits_since(&terms.name).await {
+        Err(StoreError::Corrupt { key, source }) => {
+            damaged.push(Damage { key, what: shared::error::chain(source.as_ref()) });
+            None
+        }
+        since => since?,
+    };
+    let pauses = store.list_pauses(&terms.name).await?;
+    damaged.extend(pauses.damaged);
     let mut buckets: Vec<Gauge> = states.iter().filter_map(|state| gauge(limits, state, now)).collect();
     buckets.sort_by(|one, two| one.share().total_cmp(&two.share()).then(two.waiting.cmp(&one.waiting)));
     Ok(Overview {
         ca: terms.name.clone(),
         title: terms.title.clone(),
-        since: store.limits_since(&terms.name).await?,
+        since,
         limits: limits.limits.keys().cloned().collect(),
-        pauses: store.list_pauses(&terms.name).await?,
+        pauses: pauses.found,
         buckets,
+        damaged,
     })
 }
 
@@ -112,7 +130,7 @@ pub async fn outlook(
         .filter(|bucket| bucket.usage.is_some())
         .map(|bucket| bucket.wish.bucket)
         .collect();
-    let states = store.load_buckets(&terms.name, &touched).await?;
+    let Listing { found: states, damaged } = store.load_buckets(&terms.name, &touched).await?;
     let buckets: Vec<Gauge> = states.iter().filter_map(|state| gauge(&terms.limits, state, now)).collect();
     let next = |class| {
         let asked = buckets.iter().filter(|gauge| !gauge.exempt.contains(&class));
@@ -126,6 +144,7 @@ pub async fn outlook(
         next_ari: next(OrderClass::Ari),
         names,
         buckets,
+        damaged,
     })
 }
 

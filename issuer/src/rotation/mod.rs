@@ -248,7 +248,7 @@ impl Rotation<'_> {
     ) -> Result<(), RotationError> {
         let mut told = String::new();
         loop {
-            let mut behind = self.store.list_nodes().await?;
+            let mut behind = self.store.all_nodes().await?;
             behind.retain(|node| !is_ready(node));
             if behind.is_empty() {
                 return Ok(());

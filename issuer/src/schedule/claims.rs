@@ -15,6 +15,8 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 const SHORTEST_SLEEP: Duration = Duration::from_millis(5);
 /// How long a partition in which nothing was to be had is left alone while there is work elsewhere.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// With fewer partitions that nothing is known of, each is asked what it has.
+const WORTH_ASKING_FOR: usize = 4;
 /// How long the store is left alone after an error.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -125,7 +127,7 @@ impl Node {
         }
         let (attempt, began) = (self.owner.attempt(), Instant::now());
         let mut running = of_class;
-        let (mut answered, mut refused) = (false, None);
+        let (mut answered, mut refused) = (self.look_for_quiet(round).await?, None);
         // First each class within its share, then what is left to whoever has work.
         for quota in [quotas, leftovers] {
             for _ in Partition::all() {
@@ -177,6 +179,21 @@ impl Node {
         sweep.more |= round.has_left(within(leftovers(slots, running), slots));
         sweep.next = round.next();
         Ok(sweep)
+    }
+
+    /// Learns of all partitions at once in which of them there is nothing to be taken: where the store is far away, asking one after
+    /// the other would take as many times as long. Whether there was any such.
+    async fn look_for_quiet(&self, round: &mut Round) -> Result<bool, StoreError> {
+        let open: Vec<Partition> = Partition::all().filter(|partition| round.is_open(*partition)).collect();
+        if open.len() < WORTH_ASKING_FOR {
+            return Ok(false);
+        }
+        let quiet = self.store.list_quiet(&open).await?;
+        for (partition, next) in &quiet {
+            round.learn(*partition, &Claim { next: *next, ..Claim::default() });
+            self.partition_is_well(*partition).await;
+        }
+        Ok(!quiet.is_empty())
     }
 
     /// All of them with one question. What isn't answered is asked for by each worker.
@@ -244,6 +261,15 @@ impl Round {
         let here = Partition::all().nth(self.partition);
         self.partition = (self.partition + 1) % usize::from(shared::domain::PARTITIONS);
         here
+    }
+
+    /// Whether it is not known that there is nothing in it, or that there is something.
+    fn is_open(&self, partition: Partition) -> bool {
+        let Some(outlook) = &self.outlooks[partition.number()] else { return true };
+        let now = Instant::now();
+        outlook.left.is_empty()
+            && (outlook.next.is_some_and(|next| next <= now)
+                || now.duration_since(outlook.looked_at) >= LOOK_AGAIN)
     }
 
     /// Whether there may be something in it of which there is room for more.

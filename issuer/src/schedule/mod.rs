@@ -7,6 +7,7 @@
 //! - `trouble`: a CA or an account that works for nobody is not asked for everybody.
 //! - `watchdog`: what must always be true of the schedule and its records, looked at all the time.
 //! - `clocks`: how far the store's and the CAs' clocks are from ours.
+//! - `room`: whether the store has room.
 //! - `counters`: what a node did, for its metrics.
 //!
 //! What waits (for a retry, a limit, a CA) holds no worker, no lease and no memory: it is a score in a sorted set.
@@ -16,6 +17,7 @@ mod clocks;
 mod counters;
 mod node;
 mod renewal_info;
+mod room;
 mod trouble;
 mod watchdog;
 mod work;

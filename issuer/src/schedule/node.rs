@@ -42,8 +42,8 @@ pub struct Node {
     /// Those that are asked when to renew.
     pub(super) clients: tokio::sync::Mutex<HashMap<String, Known>>,
     brakes: Mutex<Option<(Instant, Arc<Vec<Brake>>)>>,
-    /// Partitions that can't be worked on, each with why.
-    pub(super) unusable_partitions: Mutex<HashMap<Partition, String>>,
+    /// Partitions that were worked on, each with why it can't be where it can't.
+    pub(super) unusable_partitions: Mutex<HashMap<Partition, Option<String>>>,
     /// When the last sweep over what is due ended, in whichever way.
     pub(super) swept: Mutex<Instant>,
 }

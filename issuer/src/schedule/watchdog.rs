@@ -10,27 +10,33 @@ use shared::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Groups that are looked at in one step, and the pause between two steps: so a million take less than two hours, and the store has
 /// better things to do.
 const IN_ONE_STEP: usize = 100;
 const BETWEEN_STEPS: Duration = Duration::from_millis(250);
+/// What the keys of a partition's records begin with.
+const OF_A_PARTITION: &str = "sp:{p";
 /// Between two rounds over all partitions.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(5);
 /// How long the store is left alone after an error.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 /// Sites that one event names.
 const MOST_NAMED: usize = 20;
+/// Between two looks at the fleet's own records: not sooner than that, and not more of the time than one in so many parts.
+const BETWEEN_LOOKS_AT_FLEET: Duration = Duration::from_secs(10);
+const PART_OF_THE_TIME: u32 = 50;
 /// Between two looks for leases of processes that have ended.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
 impl Node {
     /// Goes over the schedule and its records again and again. Never returns.
     pub async fn watch_records(self: Arc<Self>) {
+        let mut next_of_fleet = Instant::now();
         loop {
-            let round = self.watch_once().await;
+            let round = self.watch_once(&mut next_of_fleet).await;
             let pause = match round {
                 Ok(()) => BETWEEN_ROUNDS,
                 Err(error) => {
@@ -45,10 +51,16 @@ impl Node {
         }
     }
 
-    async fn watch_once(&self) -> Result<(), StoreError> {
-        let noted: BTreeSet<String> =
-            self.store.list_damaged().await?.into_iter().map(|record| record.key).collect();
+    async fn watch_once(&self, next_of_fleet: &mut Instant) -> Result<(), StoreError> {
+        let noted = self.noted().await?;
         for partition in Partition::all() {
+            if Instant::now() >= *next_of_fleet {
+                let began = Instant::now();
+                self.watch_fleet().await?;
+                let pause = BETWEEN_LOOKS_AT_FLEET.max(began.elapsed() * PART_OF_THE_TIME);
+                *next_of_fleet = Instant::now() + pause;
+            }
+            self.watch_lists(partition, &noted).await?;
             match self.watch_partition(partition, &noted).await {
                 Ok(()) => {}
                 // The claims tell of a partition that can't be worked on.
@@ -58,8 +70,50 @@ impl Node {
                 Err(error) => return Err(error),
             }
         }
-        for key in &noted {
-            if !self.store.has_record(key).await? {
+        for key in noted.iter().filter(|key| key.starts_with(OF_A_PARTITION)) {
+            let is_order = key.contains(":order:");
+            if !self.store.has_record(key).await? || is_order && self.store.is_readable(key).await? {
+                self.forget_damaged(key, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn noted(&self) -> Result<BTreeSet<String>, StoreError> {
+        Ok(self.store.list_damaged().await?.into_iter().map(|record| record.key).collect())
+    }
+
+    /// Looks at what belongs to no partition.
+    async fn watch_fleet(&self) -> Result<(), StoreError> {
+        let noted = self.noted().await?;
+        let found = self.store.damage_of_fleet(self.config.ca.keys()).await?;
+        for damage in &found {
+            if noted.contains(&damage.key) {
+                self.store.forget_report(damage).await?;
+            } else {
+                self.note_damaged(&damage.key, None, &damage.what).await;
+            }
+        }
+        let is_damaged = |key: &String| found.iter().any(|damage| damage.key == *key);
+        for key in noted.iter().filter(|key| !key.starts_with(OF_A_PARTITION) && !is_damaged(key)) {
+            if self.store.is_readable(key).await? {
+                self.forget_damaged(key, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the lists of a partition themselves.
+    async fn watch_lists(&self, partition: Partition, noted: &BTreeSet<String>) -> Result<(), StoreError> {
+        let found = self.store.damage_of_lists(partition).await?;
+        for damage in found.iter().filter(|damage| !noted.contains(&damage.key)) {
+            self.note_damaged(&damage.key, None, &damage.what).await;
+        }
+        let schedule = Store::key_of_schedule(partition);
+        for key in noted.iter().filter(|key| Store::is_list(partition, key)) {
+            // What can't be taken from the schedule may have another reason than the list itself.
+            let is_well = *key != schedule || self.is_known_to_be_well(partition);
+            if is_well && found.iter().all(|damage| damage.key != *key) {
                 self.forget_damaged(key, None).await?;
             }
         }
@@ -162,7 +216,7 @@ impl Node {
         let what = shared::error::chain(error);
         let known = {
             let mut all = self.unusable_partitions.lock().unwrap_or_else(PoisonError::into_inner);
-            all.insert(partition, what.clone())
+            all.insert(partition, Some(what.clone())).flatten()
         };
         // A slot that is on the move passes.
         if known.is_some() || matches!(error, StoreError::Unavailable(_) | StoreError::Conflict) {
@@ -179,7 +233,7 @@ impl Node {
     pub(super) async fn partition_is_well(&self, partition: Partition) {
         let was_known = {
             let mut all = self.unusable_partitions.lock().unwrap_or_else(PoisonError::into_inner);
-            !all.is_empty() && all.remove(&partition).is_some()
+            all.insert(partition, None).flatten().is_some()
         };
         if was_known {
             let key = Store::key_of_schedule(partition);
@@ -187,6 +241,12 @@ impl Node {
                 tracing::warn!(error = shared::error::chain(&error), key, "not noted that it is well again");
             }
         }
+    }
+
+    /// Whether something could be taken from it when it was last tried.
+    fn is_known_to_be_well(&self, partition: Partition) -> bool {
+        let all = self.unusable_partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&partition).is_some_and(Option::is_none)
     }
 
     /// Takes over what processes of this machine held when they ended. Never returns.

@@ -358,12 +358,17 @@ impl Node {
             return self.store.delete_group(&claimed.lease).await.map(drop);
         };
         let now = Timestamp::now();
+        // Where it can't be read any more, the grace time begins anew.
+        let delete_at = retired.delete_at.unwrap_or_else(|| {
+            let grace = SignedDuration::try_from(self.config.issuer.grace()).unwrap_or(SignedDuration::MAX);
+            now.saturating_add(grace).unwrap_or(Timestamp::MAX)
+        });
         // To the second: so is the moment's record.
-        if retired.delete_at > now {
+        if delete_at > now {
             let place = Place {
                 class: Class::Check,
-                moment: retired.delete_at,
-                deadline: retired.delete_at,
+                moment: delete_at,
+                deadline: delete_at,
                 urgent_from: None,
                 renewal: None,
             };

@@ -110,6 +110,8 @@ kinds! {
     ClocksDiffer, "clocks-differ", Warning, "The clocks of this machine, the store and a CA are too far apart.";
     ClocksAgree, "clocks-agree", Info, "Clocks that were too far apart agree again.";
     StoreBack, "store-back", Info, "The store answers again.";
+    StoreNearlyFull, "store-nearly-full", Critical, "The store has used up nearly all of its memory: once it is full, nothing can be ordered or changed.";
+    StoreHasRoom, "store-has-room", Info, "The store has room again.";
     CaTrouble, "ca-trouble", Warning, "A CA does not work as it should: its orders wait.";
     CaRecovered, "ca-recovered", Info, "A CA works again.";
     CaChanged, "ca-changed", Warning, "A CA changed its directory, its terms or its profiles.";
@@ -137,6 +139,7 @@ impl EventKind {
                 | Self::Returned
                 | Self::BrakeOff
                 | Self::StoreBack
+                | Self::StoreHasRoom
                 | Self::RecordRecovered
                 | Self::ClocksAgree
                 | Self::CaRecovered

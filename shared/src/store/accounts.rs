@@ -1,6 +1,6 @@
 //! ACME accounts, with their sealed keys. A record is replaced only by who has read its latest version.
 
-use super::{Store, StoreError, keys, scripts};
+use super::{Damage, Listing, Store, StoreError, keys, scripts};
 use crate::domain::KeyType;
 use jiff::Timestamp;
 use redis::cmd;
@@ -92,12 +92,7 @@ impl Store {
     pub async fn load_account(&self, ca: &str, name: &str) -> Result<Option<StoredAccount>, StoreError> {
         let key = keys::account(ca, name);
         let raw: Option<String> = self.link.query(cmd("GET").arg(&key)).await?;
-        let Some(raw) = raw else { return Ok(None) };
-        let account: Account = serde_json::from_str(&raw).map_err(|e| StoreError::corrupt(key, e))?;
-        if account.v > Account::VERSION {
-            return Err(StoreError::NewerSchema { found: account.v, known: Account::VERSION });
-        }
-        Ok(Some(StoredAccount { account, raw }))
+        raw.map(|raw| parse(&key, raw)).transpose()
     }
 
     /// Writes an account in the place of what was read, or a new one.
@@ -132,14 +127,30 @@ impl Store {
     /// Every account.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn list_accounts(&self) -> Result<Vec<Account>, StoreError> {
-        let mut members: Vec<String> = self.link.query(cmd("SMEMBERS").arg(keys::ACCOUNTS)).await?;
-        members.sort();
-        let mut found = Vec::new();
-        for (ca, name) in members.iter().filter_map(|member| member.split_once(':')) {
-            found.extend(self.load_account(ca, name).await?.map(|stored| stored.account));
+    /// [`StoreError`] where the store can't say.
+    pub async fn list_accounts(&self) -> Result<Listing<Account>, StoreError> {
+        let members = self.read_members(cmd("SMEMBERS").arg(keys::ACCOUNTS)).await?;
+        let of_account = |member: String| match member.split_once(':') {
+            Some((ca, name)) => Ok(keys::account(ca, name)),
+            None => Err(Damage::of_member(keys::ACCOUNTS, &member, "this names no account")),
+        };
+        let Listing { found: mut keys, damaged } = members.and_then(of_account);
+        keys.sort();
+        let mut accounts = Listing { found: Vec::new(), damaged };
+        for (key, raw) in keys.iter().zip(self.read_texts(&keys).await?) {
+            // The index comes first: a record that is not there was never written.
+            if let Some(stored) = raw.and_then(|raw| raw.map(|raw| parse(key, raw)).transpose()).transpose() {
+                accounts.add(key, stored.map(|stored| stored.account))?;
+            }
         }
-        Ok(found)
+        Ok(accounts)
     }
+}
+
+fn parse(key: &str, raw: String) -> Result<StoredAccount, StoreError> {
+    let account: Account = serde_json::from_str(&raw).map_err(|e| StoreError::corrupt(key, e))?;
+    if account.v > Account::VERSION {
+        return Err(StoreError::NewerSchema { found: account.v, known: Account::VERSION });
+    }
+    Ok(StoredAccount { account, raw })
 }

@@ -1,7 +1,7 @@
 //! Tokens of the operators' API, all in one small hash by their SHA-256: one look-up for a request, and none that is valid
 //! without being listed.
 
-use super::{Store, StoreError, grants::next_generation, keys, scripts};
+use super::{Listing, Store, StoreError, grants::next_generation, keys, scripts};
 use crate::{
     domain::{ApiToken, TokenName},
     vault::unverified_text,
@@ -82,10 +82,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] where the store can't say.
-    pub async fn list_api_tokens(&self) -> Result<Vec<ListedToken>, StoreError> {
-        let records: HashMap<String, String> = self.link.query(cmd("HGETALL").arg(keys::API_TOKENS)).await?;
-        let used: HashMap<String, String> =
-            self.link.query(cmd("HGETALL").arg(keys::API_TOKENS_USED)).await?;
+    pub async fn list_api_tokens(&self) -> Result<Listing<ListedToken>, StoreError> {
+        let Listing { found: records, mut damaged } = self.read_hash(keys::API_TOKENS).await?;
+        let used = self.read_hash(keys::API_TOKENS_USED).await?;
+        damaged.extend(used.damaged);
+        let used: HashMap<String, String> = used.found.into_iter().collect();
         let mut found = Vec::new();
         for (sha256, record) in records {
             let last_used =
@@ -99,7 +100,7 @@ impl Store {
             found.push(ListedToken { sha256, name, token, last_used });
         }
         found.sort_by(|one, other| (&one.name, &one.sha256).cmp(&(&other.name, &other.sha256)));
-        Ok(found)
+        Ok(Listing { found, damaged })
     }
 
     /// Takes a record out, whatever it says: nothing is left that could grant anything.

@@ -94,8 +94,8 @@ impl Store {
     async fn audit_removed(&self) -> Result<AuditId, StoreError> {
         let removed: Option<String> =
             self.link.query(cmd("HGET").arg(keys::AUDIT_COPIES).arg(REMOVED)).await?;
-        let parsed = removed.map(|id| id.parse()).transpose();
-        Ok(parsed.map_err(|e: NotAnId| StoreError::corrupt(keys::AUDIT_COPIES, e))?.unwrap_or_default())
+        // Where it can't be read, the next one that is taken out is noted in its place.
+        Ok(removed.and_then(|id| id.parse().ok()).unwrap_or_default())
     }
 
     /// Says that `copy` has everything up to `to` on disk. What every copy has is taken out of the stream.
@@ -108,23 +108,36 @@ impl Store {
         let own = Copied { to: to.to_string(), seen_ms: now_ms };
         let own = serde_json::to_string(&own).map_err(|e| StoreError::corrupt(keys::AUDIT_COPIES, e))?;
         let _: i64 = self.link.query(cmd("HSET").arg(keys::AUDIT_COPIES).arg(copy).arg(own)).await?;
-        let mut copies: HashMap<String, String> =
-            self.link.query(cmd("HGETALL").arg(keys::AUDIT_COPIES)).await?;
+        let read = self.read_hash(keys::AUDIT_COPIES).await?;
+        let mut unread: Vec<String> = read.damaged.iter().filter_map(copy_of).collect();
+        let mut copies: HashMap<String, String> = read.found.into_iter().collect();
         let removed: AuditId = copies.remove(REMOVED).and_then(|id| id.parse().ok()).unwrap_or_default();
         let patience = if self.audit_length().await? > LITTLE { LITTLE_PATIENCE } else { PATIENCE };
         let mut all_have = to;
         for (name, text) in copies {
-            let copied: Copied =
-                serde_json::from_str(&text).map_err(|e| StoreError::corrupt(keys::AUDIT_COPIES, e))?;
-            let to: AuditId = copied.to.parse().map_err(|e| StoreError::corrupt(keys::AUDIT_COPIES, e))?;
-            let silent_ms = u128::try_from(now_ms.saturating_sub(copied.seen_ms)).unwrap_or_default();
+            let copied = serde_json::from_str(&text).ok();
+            let copied =
+                copied.and_then(|copied: Copied| Some((copied.to.parse::<AuditId>().ok()?, copied.seen_ms)));
+            let Some((to, seen_ms)) = copied else {
+                unread.push(name);
+                continue;
+            };
+            let silent_ms = u128::try_from(now_ms.saturating_sub(seen_ms)).unwrap_or_default();
             if silent_ms <= patience.as_millis() {
                 all_have = all_have.min(to);
             } else if silent_ms > PATIENCE.as_millis() {
                 let _: i64 = self.link.query(cmd("HDEL").arg(keys::AUDIT_COPIES).arg(&name)).await?;
             }
         }
-        if all_have <= removed {
+        // A copy that lives says again how far it has come; until then nothing is taken out.
+        for name in &unread {
+            tracing::warn!(
+                copy = name,
+                "how far a copy of the audit has come can't be read: it is asked again"
+            );
+            let _: i64 = self.link.query(cmd("HDEL").arg(keys::AUDIT_COPIES).arg(name)).await?;
+        }
+        if all_have <= removed || !unread.is_empty() {
             return Ok(());
         }
         // First that they will be gone: whoever comes later knows that something is missing.
@@ -137,6 +150,10 @@ impl Store {
         let _: redis::Value = self.link.query(&trim).await?;
         Ok(())
     }
+}
+
+fn copy_of(damage: &super::Damage) -> Option<String> {
+    damage.key.strip_prefix(keys::AUDIT_COPIES)?.strip_prefix(' ').map(str::to_owned)
 }
 
 impl fmt::Display for AuditId {

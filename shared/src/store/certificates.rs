@@ -60,19 +60,16 @@ impl Store {
         &self,
         wanted: &[(SiteId, CertificateId)],
     ) -> Result<Vec<Result<Certificate, StoreError>>, StoreError> {
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut ask = redis::Pipeline::new();
-        for (site, id) in wanted {
-            ask.cmd("GET").arg(keys::certificate(site, id));
-        }
-        let records: Vec<Option<Vec<u8>>> = self.link.pipe(&ask).await?;
+        let question =
+            |(site, id): &(SiteId, CertificateId)| cmd("GET").arg(keys::certificate(site, id)).clone();
+        let questions: Vec<redis::Cmd> = wanted.iter().map(question).collect();
+        let records = self.read_each::<Option<Vec<u8>>>(&questions).await?;
         let mut read = Vec::with_capacity(wanted.len());
         for ((site, id), bytes) in wanted.iter().zip(records) {
             let certificate = match bytes {
-                Some(bytes) => self.unpack(site, id, &bytes).await,
-                None => Err(StoreError::corrupt(keys::certificate(site, id), "it is not there")),
+                Ok(Some(bytes)) => self.unpack(site, id, &bytes).await,
+                Ok(None) => Err(StoreError::corrupt(keys::certificate(site, id), "it is not there")),
+                Err(error) => Err(error),
             };
             match certificate {
                 Err(error)

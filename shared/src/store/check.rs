@@ -65,6 +65,23 @@ impl Store {
         Ok(health)
     }
 
+    /// How much of the memory that a server may use it uses, from 0 to 1 and more: of the fullest. `None`: it may use any.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn fullness(&self) -> Result<Option<f64>, StoreError> {
+        let mut fullest: Option<f64> = None;
+        for (_, info) in self.link.ask_each::<String>(cmd("INFO").arg("memory")).await? {
+            let info = info?;
+            let bytes = |name: &str| field(&info, name).and_then(|bytes| bytes.parse::<u64>().ok());
+            if let (Some(used), Some(most @ 1..)) = (bytes("used_memory"), bytes("maxmemory")) {
+                let share = used as f64 / most as f64;
+                fullest = Some(fullest.map_or(share, |fullest| fullest.max(share)));
+            }
+        }
+        Ok(fullest)
+    }
+
     /// Makes sure that an issuer may write, claims the layout's version, and brings an older layout up to date.
     ///
     /// # Errors

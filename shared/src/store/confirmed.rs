@@ -57,7 +57,8 @@ impl ConfirmedPool {
             }
             answer => answer?,
         };
-        T::from_redis_value(value).map_err(|e| StoreError::corrupt("reply", e))
+        T::from_redis_value(value)
+            .map_err(|e| StoreError::corrupt(keys.first().map_or("a script", String::as_str), e))
     }
 
     /// Runs a pipeline whose last value is returned. In a Cluster nothing is said about the order of its commands.

@@ -1,11 +1,11 @@
 //! Records that can't be read: each is one record, noted until it is whole again or gone. All others go on.
 
-use super::{Store, StoreError, keys, sites};
+use super::{Damage, Listing, Store, StoreError, keys, sites};
 use crate::domain::{CertificateId, Partition, SiteId};
 use jiff::Timestamp;
 use redis::cmd;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 /// No more are noted: with so many it is the store that is damaged.
 const MOST_NOTED: usize = 10_000;
@@ -27,6 +27,27 @@ pub struct DamagedSite {
     pub site: SiteId,
     /// What is wrong with it, with the key in the store.
     pub what: String,
+}
+
+impl Damage {
+    /// As it is told where it was not noted yet.
+    pub fn found(self, at: Timestamp) -> DamagedRecord {
+        DamagedRecord { key: self.key, since: at, what: self.what }
+    }
+}
+
+/// The records that were noted, and what was met just now.
+pub fn with_damage(
+    mut noted: Vec<DamagedRecord>,
+    met: impl IntoIterator<Item = Damage>,
+) -> Vec<DamagedRecord> {
+    let now = Timestamp::now();
+    for damage in met {
+        if noted.iter().all(|known| known.key != damage.key) {
+            noted.push(damage.found(now));
+        }
+    }
+    noted
 }
 
 impl DamagedSite {
@@ -74,14 +95,16 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn list_damaged(&self) -> Result<Vec<DamagedRecord>, StoreError> {
-        let noted: BTreeMap<String, String> = self.link.query(cmd("HGETALL").arg(keys::DAMAGED)).await?;
+        let Listing { found: mut noted, damaged } = self.read_hash(keys::DAMAGED).await?;
+        noted.sort();
         let unreadable =
             || DamagedRecord { key: String::new(), since: Timestamp::UNIX_EPOCH, what: String::new() };
         let noted = noted.into_iter().map(|(key, text)| {
             let record: DamagedRecord = serde_json::from_str(&text).unwrap_or_else(|_| unreadable());
             DamagedRecord { key, ..record }
         });
-        Ok(noted.collect())
+        let damaged = damaged.into_iter().map(|damage| damage.found(Timestamp::now()));
+        Ok(noted.chain(damaged).collect())
     }
 
     /// Whether there is a key.
@@ -142,8 +165,8 @@ impl Store {
     }
 
     async fn is_served(&self, site: &SiteId, certificate: &CertificateId) -> Result<bool, StoreError> {
-        let values: Vec<String> = self.link.query(cmd("HVALS").arg(keys::site(site))).await?;
-        Ok(values.iter().any(|value| value == certificate.as_str()))
+        let fields = self.read_hash(&keys::site(site)).await?.found;
+        Ok(fields.iter().any(|(_, value)| value == certificate.as_str()))
     }
 
     /// The records of groups, in the order of `ids`: one that is none is an error of that one.
@@ -151,34 +174,8 @@ impl Store {
         &self,
         ids: &[SiteId],
     ) -> Result<Vec<Result<HashMap<String, String>, StoreError>>, StoreError> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipeline = redis::Pipeline::new();
-        for id in ids {
-            pipeline.cmd("HGETALL").arg(keys::site(id));
-        }
-        match self.link.pipe::<Vec<redis::Value>>(&pipeline).await {
-            Ok(values) => {
-                let parse = |(id, value)| {
-                    redis::from_redis_value(value).map_err(|e| StoreError::corrupt(keys::site(id), e))
-                };
-                Ok(ids.iter().zip(values).map(parse).collect())
-            }
-            // A key of another kind fails the whole pipeline: which one it is, is found one by one.
-            Err(error) if error.is_of_its_keys() => {
-                let mut records = Vec::with_capacity(ids.len());
-                for id in ids {
-                    let key = keys::site(id);
-                    records.push(match self.link.query(cmd("HGETALL").arg(&key)).await {
-                        Ok(fields) => Ok(fields),
-                        Err(error) if error.is_of_its_keys() => Err(StoreError::corrupt(key, error)),
-                        Err(error) => return Err(error),
-                    });
-                }
-                Ok(records)
-            }
-            Err(error) => Err(error),
-        }
+        let questions: Vec<redis::Cmd> =
+            ids.iter().map(|id| cmd("HGETALL").arg(keys::site(id)).clone()).collect();
+        self.read_each(&questions).await
     }
 }

@@ -67,7 +67,9 @@ impl Rounds {
     }
 
     fn end<T: FromRedisValue>(self) -> Result<T, StoreError> {
-        T::from_redis_value(self.answer.unwrap_or(Value::Nil)).map_err(|e| StoreError::corrupt("reply", e))
+        let Self { touched, answer, .. } = self;
+        let key = touched.into_iter().next().unwrap_or_default();
+        T::from_redis_value(answer.unwrap_or(Value::Nil)).map_err(|e| StoreError::corrupt(key, e))
     }
 }
 
@@ -91,12 +93,13 @@ pub(super) fn queues(partition: Partition) -> Vec<String> {
 }
 
 /// What else of a partition most of them touch.
-pub(super) fn indexes(partition: Partition) -> [String; 5] {
+pub(super) fn indexes(partition: Partition) -> [String; 6] {
     [
         keys::renewals(partition),
         keys::failing(partition),
         keys::parked(partition),
         keys::gone(partition),
+        keys::retired(partition),
         keys::events(partition),
     ]
 }

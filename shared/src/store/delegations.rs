@@ -1,11 +1,10 @@
 //! Targets that customers' names are to be delegated to, so that their proofs can be written into a zone of ours.
 
-use super::{Store, StoreError, keys};
-use crate::domain::DnsName;
+use super::{Damage, Listing, Store, StoreError, keys};
+use crate::{domain::DnsName, error::chain};
 use jiff::Timestamp;
 use redis::cmd;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// What a customer was told to create: `_acme-challenge.NAME CNAME target`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,18 +40,20 @@ impl Store {
         record.map(|record| parse(&record)).transpose()
     }
 
-    /// All of them.
+    /// All of them, in the order of their names.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn load_delegations(&self) -> Result<BTreeMap<DnsName, Delegation>, StoreError> {
-        let records: BTreeMap<String, String> =
-            self.link.query(cmd("HGETALL").arg(keys::delegations())).await?;
+    /// [`StoreError`] where the store can't say.
+    pub async fn list_delegations(&self) -> Result<Listing<(DnsName, Delegation)>, StoreError> {
+        let key = keys::delegations();
         let read = |(name, record): (String, String)| {
-            let name = DnsName::try_from(name).map_err(|e| StoreError::corrupt(keys::delegations(), e))?;
-            Ok((name, parse(&record)?))
+            let delegation = parse(&record).map_err(|e| Damage::of_member(&key, &name, chain(&e)))?;
+            let damage = Damage::of_member(&key, &name, "this is no name");
+            Ok((DnsName::try_from(name).map_err(|_| damage)?, delegation))
         };
-        records.into_iter().map(read).collect()
+        let mut all = self.read_hash(&key).await?.and_then(read);
+        all.found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(all)
     }
 
     /// `false`: there was none.

@@ -102,6 +102,11 @@ impl StoreError {
             || matches!(self, Self::Embedded(error) if error.may_pass())
     }
 
+    /// Whether it is about the record that was read, and about no other.
+    pub(super) const fn is_of_the_record(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::NewerSchema { .. } | Self::Unverified { .. })
+    }
+
     /// Whether it is about the keys that were named, and not about the store: another key may do.
     pub fn is_of_its_keys(&self) -> bool {
         match self {

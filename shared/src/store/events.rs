@@ -6,7 +6,7 @@
 use super::{Store, StoreError, event_cursor::EventCursor, event_cursor::EventId, keys};
 use crate::domain::{DnsName, Event, EventKind, Partition, SiteId};
 use jiff::Timestamp;
-use redis::{Pipeline, cmd};
+use redis::{Cmd, cmd};
 use serde::{Deserialize, Serialize};
 
 /// Entries that are kept of each partition, about.
@@ -57,6 +57,7 @@ pub struct LostEvents {
 }
 
 type Entries = Vec<(String, Vec<(String, String)>)>;
+type RawEntries = Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)>;
 
 impl EventFilter {
     pub fn wants(&self, event: &Event) -> bool {
@@ -112,12 +113,12 @@ impl Store {
         let mut found: Vec<StoredEvent> = Vec::new();
         let oldest_wanted_ms = filter.since.map_or(0, |since| since.as_millisecond());
         while !open.is_empty() && limit > 0 {
-            let mut pipeline = Pipeline::new();
-            for (partition, end) in &open {
-                let key = keys::events(*partition);
-                pipeline.cmd("XREVRANGE").arg(key).arg(end).arg("-").arg("COUNT").arg(page);
-            }
-            let answers: Vec<Entries> = self.link.pipe(&pipeline).await?;
+            let question = |(partition, end): &(Partition, String)| {
+                let mut range = cmd("XREVRANGE");
+                range.arg(keys::events(*partition)).arg(end).arg("-").arg("COUNT").arg(page);
+                range
+            };
+            let answers = self.read_streams(open.iter().map(question)).await?;
             let mut left = Vec::new();
             for ((partition, _), entries) in open.into_iter().zip(answers) {
                 let exhausted = entries.len() < page;
@@ -157,13 +158,13 @@ impl Store {
         cursor: &EventCursor,
         limit_per_partition: usize,
     ) -> Result<EventPage, StoreError> {
-        let mut pipeline = Pipeline::new();
-        for partition in Partition::all() {
+        let question = |partition| {
             let after = format!("({}", cursor.stream_id(partition));
-            let key = keys::events(partition);
-            pipeline.cmd("XRANGE").arg(key).arg(after).arg("+").arg("COUNT").arg(limit_per_partition);
-        }
-        let answers: Vec<Entries> = self.link.pipe(&pipeline).await?;
+            let mut range = cmd("XRANGE");
+            range.arg(keys::events(partition)).arg(after).arg("+").arg("COUNT").arg(limit_per_partition);
+            range
+        };
+        let answers = self.read_streams(Partition::all().map(question)).await?;
         let mut events = Vec::new();
         let mut next = cursor.clone();
         let mut full = Vec::new();
@@ -188,11 +189,12 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn events_now(&self) -> Result<EventCursor, StoreError> {
-        let mut pipeline = Pipeline::new();
-        for partition in Partition::all() {
-            pipeline.cmd("XREVRANGE").arg(keys::events(partition)).arg("+").arg("-").arg("COUNT").arg(1);
-        }
-        let answers: Vec<Entries> = self.link.pipe(&pipeline).await?;
+        let question = |partition| {
+            let mut range = cmd("XREVRANGE");
+            range.arg(keys::events(partition)).arg("+").arg("-").arg("COUNT").arg(1);
+            range
+        };
+        let answers = self.read_streams(Partition::all().map(question)).await?;
         let mut cursor = EventCursor::default();
         for (partition, entries) in Partition::all().zip(answers) {
             if let Some(id) = entries.first().and_then(|(id, _)| EventId::parse(partition, id)) {
@@ -200,6 +202,21 @@ impl Store {
             }
         }
         Ok(cursor)
+    }
+
+    /// What each of these streams has. One that is none has nothing: the watchdog tells of it.
+    async fn read_streams(&self, questions: impl Iterator<Item = Cmd>) -> Result<Vec<Entries>, StoreError> {
+        let questions: Vec<Cmd> = questions.collect();
+        let answers = self.read_each(&questions).await?;
+        let of_one = |answer: Result<RawEntries, StoreError>| {
+            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+            let entries = answer.unwrap_or_default().into_iter();
+            let fields = |fields: Vec<(Vec<u8>, Vec<u8>)>| {
+                fields.into_iter().map(|(field, value)| (text(field), text(value))).collect()
+            };
+            entries.map(|(id, all)| (id, fields(all))).collect()
+        };
+        Ok(answers.into_iter().map(of_one).collect())
     }
 
     /// Trimming leaves the newest [`KEPT`], so only a partition with a full page can have been trimmed behind the cursor.
@@ -213,11 +230,12 @@ impl Store {
         if begun.is_empty() {
             return Ok(Vec::new());
         }
-        let mut pipeline = Pipeline::new();
-        for partition in &begun {
-            pipeline.cmd("XRANGE").arg(keys::events(*partition)).arg("-").arg("+").arg("COUNT").arg(1);
-        }
-        let answers: Vec<Entries> = self.link.pipe(&pipeline).await?;
+        let question = |partition: &Partition| {
+            let mut range = cmd("XRANGE");
+            range.arg(keys::events(*partition)).arg("-").arg("+").arg("COUNT").arg(1);
+            range
+        };
+        let answers = self.read_streams(begun.iter().map(question)).await?;
         let oldest_of = |partition: Partition, entries: Entries| {
             let oldest = EventId::parse(partition, &entries.first()?.0)?;
             let read = cursor.id(partition);

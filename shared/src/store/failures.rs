@@ -58,13 +58,10 @@ impl Store {
         if names.is_empty() {
             return Ok(Failures::new());
         }
-        let mut pipeline = redis::Pipeline::new();
-        for name in names {
-            pipeline.cmd("GET").arg(keys::failure(name));
-        }
-        let records: Vec<Option<String>> = self.link.pipe(&pipeline).await?;
-        let read = |record: Option<String>| -> Option<Failure> {
-            let failure: Failure = serde_json::from_str(&record?).ok()?;
+        let keys: Vec<String> = names.iter().map(keys::failure).collect();
+        let records = self.read_texts(&keys).await?;
+        let read = |record: Result<Option<String>, StoreError>| -> Option<Failure> {
+            let failure: Failure = serde_json::from_str(&record.ok()??).ok()?;
             Some(Failure { remembered: true, ..failure })
         };
         Ok(names

@@ -37,6 +37,8 @@ pub struct FeedHead {
     pub frontends: u64,
     /// What frontends speak; `None` for a policy that can't be read, which changes nothing.
     pub tls_policies: Option<TlsPolicies>,
+    /// Partitions whose numbers can't be read; the watchdog tells of them.
+    pub unreadable: Vec<Partition>,
 }
 
 /// A group as those that follow it see it.
@@ -104,11 +106,17 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn load_feed_head(&self) -> Result<FeedHead, StoreError> {
-        let mut ask = redis::Pipeline::new();
-        for partition in Partition::all() {
-            ask.cmd("HMGET").arg(keys::feed_state(partition)).arg("seq").arg("floor");
+        let question =
+            |partition| cmd("HMGET").arg(keys::feed_state(partition)).arg("seq").arg("floor").clone();
+        let questions: Vec<redis::Cmd> = Partition::all().map(question).collect();
+        let mut unreadable = Vec::new();
+        let mut states: Vec<(Option<u64>, Option<u64>)> = Vec::new();
+        for (partition, state) in Partition::all().zip(self.read_each(&questions).await?) {
+            states.push(state.unwrap_or_else(|_: StoreError| {
+                unreadable.push(partition);
+                (None, None)
+            }));
         }
-        let states: Vec<(Option<u64>, Option<u64>)> = self.link.pipe(&ask).await?;
         let epoch: BTreeMap<String, String> = self.link.query(cmd("HGETALL").arg(keys::EPOCH)).await?;
         let frontends: Option<u64> = self.link.query(cmd("GET").arg(keys::FRONTENDS_CHANGED)).await?;
         let epoch: String = epoch.iter().map(|(field, value)| format!("{field}={value}\n")).collect();
@@ -118,6 +126,7 @@ impl Store {
             floors: states.iter().map(|(_, floor)| floor.unwrap_or(0)).collect(),
             frontends: frontends.unwrap_or(0),
             tls_policies: self.load_policies_of_feed().await?,
+            unreadable,
         })
     }
 
@@ -286,6 +295,18 @@ impl FeedHead {
             cursor.advance(partition, *end);
         }
         cursor
+    }
+
+    /// Stays where it was, where it can't be read.
+    pub fn keep_unreadable(&mut self, before: &Self) {
+        for partition in std::mem::take(&mut self.unreadable) {
+            let place = partition.number();
+            for (own, known) in [(&mut self.ends, &before.ends), (&mut self.floors, &before.floors)] {
+                if let (Some(own), Some(known)) = (own.get_mut(place), known.get(place)) {
+                    *own = *known;
+                }
+            }
+        }
     }
 
     pub fn end(&self, partition: Partition) -> u64 {

@@ -1,6 +1,6 @@
 //! Frontends, and which of them a key or a token belongs to.
 
-use super::{Store, StoreError, grants::next_generation, keys, scripts};
+use super::{Damage, Listing, Store, StoreError, grants::next_generation, keys, scripts};
 use crate::domain::{Frontend, FrontendName, StoredReport};
 use jiff::Timestamp;
 use redis::cmd;
@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 
 /// After a frontend's name: the operator was told of its trouble.
 const TOLD: &str = " told";
-/// Records that are read with one question.
-const READ_AT_ONCE: usize = 200;
 
 /// A frontend that somebody should look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,31 +181,28 @@ impl Store {
         &self,
         names: &[FrontendName],
     ) -> Result<Vec<Option<StoredReport>>, StoreError> {
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut ask = redis::Pipeline::new();
-        for name in names {
-            ask.cmd("GET").arg(keys::frontend_report(name.as_str()));
-        }
-        let reports: Vec<Option<String>> = self.link.pipe(&ask).await?;
-        Ok(reports.into_iter().map(|text| serde_json::from_str(&text?).ok()).collect())
+        let keys: Vec<String> = names.iter().map(|name| keys::frontend_report(name.as_str())).collect();
+        let reports = self.read_texts(&keys).await?.into_iter();
+        Ok(reports.map(|text| serde_json::from_str(&text.ok()??).ok()).collect())
     }
 
-    /// Frontends that are in trouble.
+    /// Frontends that are in trouble. Where it can't be read since when one is, it is for long.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn list_troubled_frontends(&self) -> Result<BTreeMap<String, TroubledFrontend>, StoreError> {
-        let fields: BTreeMap<String, String> =
-            self.link.query(cmd("HGETALL").arg(keys::FRONTENDS_TROUBLED)).await?;
+        let Listing { found, damaged } = self.read_hash(keys::FRONTENDS_TROUBLED).await?;
+        if let Some(damage) = damaged.into_iter().find(|damage| damage.key == keys::FRONTENDS_TROUBLED) {
+            return Err(StoreError::corrupt(damage.key, damage.what));
+        }
+        let fields: BTreeMap<String, String> = found.into_iter().collect();
         let names = fields.iter().filter(|(name, _)| !name.ends_with(TOLD));
-        let parse = |(name, since): (&String, &String)| {
-            let since = since.parse().map_err(|e| StoreError::corrupt(keys::FRONTENDS_TROUBLED, e))?;
+        let read = |(name, since): (&String, &String)| {
+            let since = since.parse().unwrap_or(Timestamp::UNIX_EPOCH);
             let told = fields.contains_key(&format!("{name}{TOLD}"));
-            Ok((name.clone(), TroubledFrontend { since, told }))
+            (name.clone(), TroubledFrontend { since, told })
         };
-        names.map(parse).collect()
+        Ok(names.map(read).collect())
     }
 
     /// One that was in trouble already keeps its moment.
@@ -241,38 +236,40 @@ impl Store {
     /// Every frontend whose record grants something.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`], also where it can't be read which frontends there are.
     pub async fn list_frontends(&self) -> Result<Vec<Frontend>, StoreError> {
-        let listed = self.list_frontend_records().await?;
-        Ok(listed.into_iter().filter_map(|listed| listed.frontend.ok()).collect())
+        let Listing { found, damaged } = self.list_frontend_records().await?;
+        match damaged.into_iter().find(|damage| damage.key == keys::FRONTENDS) {
+            Some(damage) => Err(StoreError::corrupt(damage.key, damage.what)),
+            None => Ok(found.into_iter().filter_map(|listed| listed.frontend.ok()).collect()),
+        }
     }
 
     /// Every frontend, those whose record grants nothing as well.
     ///
     /// # Errors
     /// [`StoreError`] where the store can't say.
-    pub async fn list_frontend_records(&self) -> Result<Vec<ListedFrontend>, StoreError> {
-        let names: Vec<String> = self.link.query(cmd("ZRANGE").arg(keys::FRONTENDS).arg(0).arg(-1)).await?;
-        // One that is no name is nobody's.
-        let names: Vec<FrontendName> =
-            names.into_iter().filter_map(|name| FrontendName::try_from(name).ok()).collect();
+    pub async fn list_frontend_records(&self) -> Result<Listing<ListedFrontend>, StoreError> {
+        let members = self.read_members(cmd("ZRANGE").arg(keys::FRONTENDS).arg(0).arg(-1)).await?;
+        let of_frontend = |member: String| {
+            let damage = Damage::of_member(keys::FRONTENDS, &member, "this names no frontend");
+            FrontendName::try_from(member).map_err(|_| damage)
+        };
+        let Listing { found: names, damaged } = members.and_then(of_frontend);
+        let keys: Vec<String> = names.iter().map(|name| keys::frontend(name.as_str())).collect();
         let mut found = Vec::with_capacity(names.len());
-        for names in names.chunks(READ_AT_ONCE) {
-            let mut ask = redis::Pipeline::new();
-            for name in names {
-                ask.cmd("GET").arg(keys::frontend(name.as_str()));
-            }
-            let records: Vec<Option<String>> = self.link.pipe(&ask).await?;
-            for (name, raw) in names.iter().zip(records) {
-                let Some(raw) = raw else { continue };
-                let frontend = match self.verified_frontend(&keys::frontend(name.as_str()), &raw) {
-                    Err(error @ StoreError::NoKeyring) => return Err(error),
-                    known => known,
-                };
-                found.push(ListedFrontend { name: name.clone(), frontend });
+        for ((name, key), raw) in names.into_iter().zip(&keys).zip(self.read_texts(&keys).await?) {
+            let frontend = match raw {
+                Ok(None) => continue,
+                Ok(Some(raw)) => self.verified_frontend(key, &raw),
+                Err(error) => Err(error),
+            };
+            match frontend {
+                Err(error @ StoreError::NoKeyring) => return Err(error),
+                frontend => found.push(ListedFrontend { name, frontend }),
             }
         }
-        Ok(found)
+        Ok(Listing { found, damaged })
     }
 }
 

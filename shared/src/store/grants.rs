@@ -149,10 +149,10 @@ impl Store {
                 found.push(UnverifiedRecord { key, reason: reason.to_string() });
             }
         };
-        for listed in self.list_frontend_records().await? {
+        for listed in self.list_frontend_records().await?.found {
             note(listed.frontend.err());
         }
-        for listed in self.list_api_tokens().await? {
+        for listed in self.list_api_tokens().await?.found {
             note(listed.token.err());
         }
         match self.load_tls_policy().await {

@@ -143,6 +143,10 @@ pub(super) fn parked(partition: Partition) -> String {
     format!("sp:{{{partition}}}:parked")
 }
 
+pub(super) fn retired(partition: Partition) -> String {
+    format!("sp:{{{partition}}}:retired")
+}
+
 pub(super) fn gone(partition: Partition) -> String {
     format!("sp:{{{partition}}}:gone")
 }

@@ -2,12 +2,13 @@
 
 use super::{Store, StoreError, keys};
 use crate::domain::Slot;
+use redis::{Cmd, cmd};
 
 /// Groups that are asked about at once where all of them are counted.
 const GROUPS_AT_ONCE: usize = 2_000;
 
 impl Store {
-    /// How many groups are wanted and serve no certificate. Asks about every group, many at once.
+    /// How many groups are wanted and serve no certificate, of those that can be read. Asks about every group, many at once.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -15,21 +16,23 @@ impl Store {
         let mut after = None;
         let mut lacking = 0;
         loop {
-            let ids = self.list_site_ids(after.as_ref(), GROUPS_AT_ONCE).await?;
+            let ids = self.list_readable_ids(after.as_ref(), GROUPS_AT_ONCE).await?.found;
             let Some(last) = ids.last() else { return Ok(lacking) };
             after = Some(last.clone());
-            let mut pipeline = redis::Pipeline::new();
-            for id in &ids {
-                let fields = pipeline.cmd("HMGET").arg(keys::site(id)).arg("spec");
+            let question = |id| {
+                let mut fields = cmd("HMGET");
+                fields.arg(keys::site(id)).arg("spec");
                 for slot in Slot::ALL {
                     fields.arg(format!("cert:{slot}"));
                 }
-            }
-            let stored: Vec<Vec<Option<Vec<u8>>>> = self.link.pipe(&pipeline).await?;
+                fields
+            };
+            let questions: Vec<Cmd> = ids.iter().map(question).collect();
+            let stored = self.read_each::<Vec<Option<Vec<u8>>>>(&questions).await?;
             let lacks = |fields: &&Vec<Option<Vec<u8>>>| {
                 fields.first().is_some_and(Option::is_some) && fields.iter().skip(1).all(Option::is_none)
             };
-            lacking += stored.iter().filter(lacks).count() as u64;
+            lacking += stored.iter().flatten().filter(lacks).count() as u64;
         }
     }
 }

@@ -66,10 +66,7 @@ impl Owner {
 
     /// An attempt of this process to get a lease.
     pub fn attempt(&self) -> LeaseAttempt {
-        let mut random = [0; 8];
-        openssl::rand::rand_bytes(&mut random)
-            .expect("the system's random generator works, or no key could be made");
-        LeaseAttempt { owner: self.to_string(), random: hex(&random) }
+        LeaseAttempt { owner: self.to_string(), random: random() }
     }
 
     /// Whether `holder` was a process that this one could see, and that has ended. When in doubt, no.
@@ -204,6 +201,14 @@ fn parse_answer(values: Vec<redis::Value>) -> Result<Answer, StoreError> {
         Option::from_redis_value(next()).map_err(corrupt)?,
         Option::from_redis_value(next()).map_err(corrupt)?,
     ))
+}
+
+/// What makes an attempt one of its kind.
+pub(super) fn random() -> String {
+    let mut random = [0; 8];
+    openssl::rand::rand_bytes(&mut random)
+        .expect("the system's random generator works, or no key could be made");
+    hex(&random)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! ([`Store::settle_limits`]). What is never settled, because its issuer was killed, expires by itself, as spent. Writes are not
 //! confirmed by replicas: what a failover loses makes the twin too hopeful, the CA's refusal corrects it.
 
-use super::{Store, StoreError, keys, scripts};
+use super::{Listing, Store, StoreError, keys, scripts};
 use crate::domain::Rate;
 use jiff::Timestamp;
 use redis::cmd;
@@ -234,47 +234,52 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn list_tight_buckets(&self, ca: &str) -> Result<Vec<BucketState>, StoreError> {
+    pub async fn list_tight_buckets(&self, ca: &str) -> Result<Listing<BucketState>, StoreError> {
         let now = Timestamp::now().as_microsecond();
         let mut range = cmd("ZRANGEBYSCORE");
         range.arg(keys::limits(ca)).arg(format!("({now}")).arg("+inf");
-        let names: Vec<String> = self.link.query(&range).await?;
+        let names = self.read_members(&range).await?;
         // Those that are full again. A store that takes no writes can be looked at all the same.
         let mut full = cmd("ZREMRANGEBYSCORE");
         let _: Result<i64, StoreError> =
             self.link.query(full.arg(keys::limits(ca)).arg("-inf").arg(now)).await;
-        self.load_buckets(ca, &names).await
+        let mut states = self.load_buckets(ca, &names.found).await?;
+        states.damaged.extend(names.damaged);
+        Ok(states)
     }
 
     /// These buckets as they are; one that nobody has spent from is full.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn load_buckets(&self, ca: &str, names: &[String]) -> Result<Vec<BucketState>, StoreError> {
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
+    pub async fn load_buckets(&self, ca: &str, names: &[String]) -> Result<Listing<BucketState>, StoreError> {
         let now = Timestamp::now().as_microsecond();
-        let mut pipeline = redis::Pipeline::new();
+        let (mut fields, mut open) = (Vec::new(), Vec::new());
         for name in names {
-            pipeline.cmd("HMGET").arg(keys::limit_bucket(ca, name)).arg(&["t", "q:n", "q:r", "c"]);
-            pipeline.cmd("ZCOUNT").arg(keys::limit_open(ca, name)).arg(now).arg("+inf");
+            let key = keys::limit_bucket(ca, name);
+            fields.push(cmd("HMGET").arg(key).arg(&["t", "q:n", "q:r", "c"]).clone());
+            open.push(cmd("ZCOUNT").arg(keys::limit_open(ca, name)).arg(now).arg("+inf").clone());
         }
-        let found: Vec<redis::Value> = self.link.pipe(&pipeline).await?;
-        let mut states = Vec::with_capacity(names.len());
-        for (name, answers) in names.iter().zip(found.chunks_exact(2)) {
-            let [fields, open] = answers else { continue };
-            let of_answer = |e| StoreError::corrupt(keys::limit_bucket(ca, name), e);
-            let fields: [Option<f64>; 4] = redis::from_redis_value_ref(fields).map_err(of_answer)?;
-            let [tat, new, renewal, shared] =
-                fields.map(|time| time.map(|time| time as i64).filter(|time| *time > now));
-            states.push(BucketState {
-                bucket: name.clone(),
-                tat_us: tat.unwrap_or(0),
-                open: redis::from_redis_value_ref(open).map_err(of_answer)?,
-                promised_us: [new, renewal],
-                shared_until_us: shared,
+        let fields = self.read_each::<[Option<f64>; 4]>(&fields).await?;
+        let open = self.read_each::<u64>(&open).await?;
+        let mut states = Listing::default();
+        for ((name, fields), open) in names.iter().zip(fields).zip(open) {
+            let state = fields.and_then(|fields| {
+                let [tat, new, renewal, shared] =
+                    fields.map(|time| time.map(|time| time as i64).filter(|time| *time > now));
+                Ok(BucketState {
+                    bucket: name.clone(),
+                    tat_us: tat.unwrap_or(0),
+                    open: open?,
+                    promised_us: [new, renewal],
+                    shared_until_us: shared,
+                })
             });
+            let key = match &state {
+                Err(StoreError::Corrupt { key, .. }) => key.clone(),
+                _ => keys::limit_bucket(ca, name),
+            };
+            states.add(&key, state)?;
         }
         Ok(states)
     }

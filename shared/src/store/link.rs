@@ -51,21 +51,29 @@ impl Link {
     }
 
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        parse(self.told(self.run(slot_of(command), Request::Command(command))).await?)
+        let answer = self.told(self.run(slot_of(command), Request::Command(command))).await?;
+        parse(answer, || key_of(command))
     }
 
     /// Sends several commands at once. In a Cluster they may be of several slots; nothing is said about their order then.
     pub(super) async fn pipe<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, StoreError> {
         if !self.servers.are_many() || pipeline.is_transaction() {
-            return parse(self.told(self.run(first_slot(pipeline), Request::Pipeline(pipeline))).await?);
+            let answer = self.told(self.run(first_slot(pipeline), Request::Pipeline(pipeline))).await?;
+            return parse(answer, || first_key(pipeline));
         }
         let parts = by_slot(pipeline);
         let answers = parts.iter().map(async |part| {
             let answer = self.told(self.run(part.slot, Request::Pipeline(&part.pipeline))).await?;
-            parse::<Vec<Value>>(answer)
+            parse::<Vec<Value>>(answer, || first_key(&part.pipeline))
         });
         let answers = try_join_all(answers).await?;
-        Ok(pipeline.query_async(&mut Answered(put_together(&parts, answers))).await?)
+        let answered = pipeline.query_async(&mut Answered(put_together(&parts, answers))).await;
+        answered.map_err(|e: RedisError| match e.kind() {
+            redis::ErrorKind::UnexpectedReturnType | redis::ErrorKind::Parse => {
+                StoreError::corrupt(first_key(pipeline), e)
+            }
+            _ => e.into(),
+        })
     }
 
     /// Runs a script, by its text where the server doesn't have it yet.
@@ -131,7 +139,7 @@ impl Link {
             } else if let Err(Trouble::Server(error)) = &answer {
                 self.servers.react(&layout, node, error);
             }
-            (slot, answer.map_err(StoreError::from).and_then(parse))
+            (slot, answer.map_err(StoreError::from).and_then(|answer| parse(answer, || key_of(&command))))
         });
         Ok(futures_util::future::join_all(asked).await)
     }
@@ -171,9 +179,13 @@ impl Link {
                 Ok(value) => return Ok(value),
                 Err(trouble) => trouble,
             };
-            let Trouble::Server(error) = &trouble else {
-                self.servers.doubt(&layout);
-                return Err(trouble.into());
+            let error = match &trouble {
+                Trouble::Server(error) => error,
+                Trouble::Store(StoreError::Corrupt { .. }) => return Err(trouble.into()),
+                _ => {
+                    self.servers.doubt(&layout);
+                    return Err(trouble.into());
+                }
             };
             let reaction = self.servers.react(&layout, node, error);
             // A server that is gone may have a successor in a moment: until the command's time is over.
@@ -197,7 +209,7 @@ impl Link {
                 let mut alone = Pipeline::new();
                 alone.add_command(command.clone());
                 let value = self.ask(node, Request::Pipeline(&asking(&alone))).await?;
-                let mut values: Vec<Value> = parse(value).map_err(Trouble::Store)?;
+                let mut values: Vec<Value> = parse(value, || key_of(command)).map_err(Trouble::Store)?;
                 Ok(values.pop().unwrap_or(Value::Nil))
             }
         }
@@ -259,7 +271,10 @@ impl Link {
                 if is_broken(&error) || self.servers.is_another(&error) {
                     node.forget(&line);
                 }
-                Err(Trouble::Server(error))
+                Err(match request.key_of_another_kind(&error) {
+                    Some(key) => Trouble::Store(StoreError::corrupt(key, error)),
+                    None => Trouble::Server(error),
+                })
             }
         }
     }
@@ -317,6 +332,22 @@ impl Request<'_> {
         }
     }
 
+    /// The record that is of another kind than it was asked as, where that is what the server says. Of which key of a script that
+    /// is, it doesn't say.
+    fn key_of_another_kind(self, error: &RedisError) -> Option<String> {
+        if super::error::first_of_pipeline(error.clone()).code() != Some("WRONGTYPE") {
+            return None;
+        }
+        let command = match self {
+            Self::Command(command) => command,
+            Self::Pipeline(pipeline) => {
+                let (place, _) = *error.clone().into_server_errors()?.first()?;
+                pipeline.cmd_iter().nth(place)?
+            }
+        };
+        (!is_script(command)).then(|| key_of(command))
+    }
+
     fn only_reads(self) -> bool {
         let reads = |command: &Cmd| {
             let Some(redis::Arg::Simple(name)) = command.args_iter().next() else { return false };
@@ -336,6 +367,48 @@ pub(super) fn is_broken(error: &RedisError) -> bool {
         && (error.is_io_error() || error.is_connection_dropped())
 }
 
-fn parse<T: FromRedisValue>(value: Value) -> Result<T, StoreError> {
-    T::from_redis_value(value).map_err(|e| StoreError::corrupt("reply", e))
+fn parse<T: FromRedisValue>(value: Value, key: impl FnOnce() -> String) -> Result<T, StoreError> {
+    T::from_redis_value(value).map_err(|e| StoreError::corrupt(key(), e))
+}
+
+fn word(command: &Cmd, place: usize) -> Option<String> {
+    match command.args_iter().nth(place)? {
+        redis::Arg::Simple(word) => Some(String::from_utf8_lossy(word).into_owned()),
+        _ => None,
+    }
+}
+
+fn is_script(command: &Cmd) -> bool {
+    word(command, 0).is_some_and(|name| name.starts_with("EVAL"))
+}
+
+/// The record that a command is about: its first key, or else its name.
+pub(super) fn key_of(command: &Cmd) -> String {
+    let place = match word(command, 0).as_deref() {
+        Some("EVAL" | "EVALSHA") => 3,
+        Some("XINFO") => 2,
+        _ => 1,
+    };
+    word(command, place).or_else(|| word(command, 0)).unwrap_or_default()
+}
+
+fn first_key(pipeline: &Pipeline) -> String {
+    pipeline.cmd_iter().next().map(key_of).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::cmd;
+
+    #[test]
+    fn what_a_command_is_about_is_named() {
+        assert_eq!(key_of(cmd("HGETALL").arg("sp:nodes")), "sp:nodes");
+        assert_eq!(
+            key_of(cmd("EVALSHA").arg("digest").arg(1).arg("sp:{p00}:due").arg("word")),
+            "sp:{p00}:due"
+        );
+        assert_eq!(key_of(cmd("XINFO").arg("STREAM").arg("sp:audit")), "sp:audit");
+        assert_eq!(key_of(&cmd("TIME")), "TIME");
+    }
 }

@@ -61,7 +61,7 @@ impl fmt::Display for Disorder {
     }
 }
 
-/// A list of groups of a partition: the index of sites, or a queue.
+/// A list of groups of a partition: those that are wanted, those that are no longer, or a queue.
 #[derive(Clone, Debug)]
 pub struct GroupList {
     key: String,
@@ -74,7 +74,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn lists_of_groups(&self, partition: Partition) -> Result<Vec<GroupList>, StoreError> {
-        let all: Vec<String> = std::iter::once(keys::sites(partition)).chain(queues(partition)).collect();
+        let all: Vec<String> =
+            [keys::sites(partition), keys::retired(partition)].into_iter().chain(queues(partition)).collect();
         let mut pipeline = redis::Pipeline::new();
         for key in &all {
             pipeline.cmd("ZCARD").arg(key);
@@ -105,6 +106,7 @@ impl Store {
         }
         let mut touched = queues(partition);
         touched.push(keys::sites(partition));
+        touched.push(keys::retired(partition));
         touched.extend(ids.iter().map(|id| keys::site_in(partition, id)));
         let arguments: Vec<&[u8]> = ids.iter().map(String::as_bytes).collect();
         let answer: Vec<String> = self.whole_script(&scripts::MEND_SCHEDULE, touched, &arguments).await?;

@@ -52,15 +52,20 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn load_pointers(&self, names: &[DnsName]) -> Result<Vec<NamePointer>, StoreError> {
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipeline = redis::Pipeline::new();
-        for name in names {
-            pipeline.cmd("GET").arg(keys::name(name));
-        }
-        let values: Vec<Option<String>> = self.link.pipe(&pipeline).await?;
-        names.iter().zip(values).map(|(name, value)| parse(&keys::name(name), value)).collect()
+        self.load_each_pointer(names).await?.into_iter().collect()
+    }
+
+    /// The same; one that can't be read is an error of that one.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the store can't say.
+    pub async fn load_each_pointer(
+        &self,
+        names: &[DnsName],
+    ) -> Result<Vec<Result<NamePointer, StoreError>>, StoreError> {
+        let keys: Vec<String> = names.iter().map(keys::name).collect();
+        let values = self.read_texts(&keys).await?;
+        Ok(keys.iter().zip(values).map(|(key, value)| parse(key, value?)).collect())
     }
 
     /// Keeps a name for a site, in the place of what was read.

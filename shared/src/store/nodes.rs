@@ -1,11 +1,11 @@
 //! The nodes that hold key-encryption keys: each says again and again which ones. Who falls silent is no longer counted.
 
-use super::{Store, StoreError, follow_vault, keys};
+use super::{Damage, Listing, Store, StoreError, follow_vault, keys};
 use crate::{error::chain, vault::Vault};
 use jiff::Timestamp;
 use redis::cmd;
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, convert::Infallible, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 /// How long a report counts.
 pub const NODE_TTL: Duration = Duration::from_secs(15);
@@ -80,17 +80,35 @@ impl Store {
         Ok(())
     }
 
+    /// The nodes that live, by name, for whoever must know all of them.
+    ///
+    /// # Errors
+    /// [`StoreError`], also where a report can't be read: a node that lives takes its place with a new one within seconds.
+    pub async fn all_nodes(&self) -> Result<Vec<LiveNode>, StoreError> {
+        self.list_nodes().await?.whole()
+    }
+
     /// The nodes that live, by name.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn list_nodes(&self) -> Result<Vec<LiveNode>, StoreError> {
-        let records: HashMap<String, String> = self.link.query(cmd("HGETALL").arg(keys::NODES)).await?;
+    /// [`StoreError`] where the store can't say.
+    pub async fn list_nodes(&self) -> Result<Listing<LiveNode>, StoreError> {
+        let Listing { found: records, mut damaged } = self.read_hash(keys::NODES).await?;
         let now_ms = self.time_ms().await?;
         let mut live = Vec::new();
         for (name, text) in records {
-            let record: Record = serde_json::from_str(&text)
-                .map_err(|e| StoreError::corrupt(format!("{} {name}", keys::NODES), e))?;
+            let read = serde_json::from_str(&text).map_err(|e: serde_json::Error| e.to_string());
+            let read = read.and_then(|record: Record| {
+                let seen = Timestamp::from_millisecond(record.seen_ms).map_err(|e| e.to_string())?;
+                Ok((record, seen))
+            });
+            let (record, seen) = match read {
+                Ok(read) => read,
+                Err(what) => {
+                    damaged.push(Damage::of_member(keys::NODES, &name, what));
+                    continue;
+                }
+            };
             let silent_ms = now_ms.saturating_sub(record.seen_ms);
             if silent_ms > record.ttl_ms.max(FORGOTTEN_AFTER_MS) {
                 // It may come back in this moment: then its next report lists it again. A store that takes no writes is
@@ -98,13 +116,21 @@ impl Store {
                 let _: Result<i64, StoreError> =
                     self.link.query(cmd("HDEL").arg(keys::NODES).arg(&name)).await;
             } else if silent_ms <= record.ttl_ms {
-                let seen = Timestamp::from_millisecond(record.seen_ms)
-                    .map_err(|e| StoreError::corrupt(keys::NODES, e))?;
                 live.push(LiveNode { report: record.report, seen });
             }
         }
         live.sort_by(|one, two| one.report.name.cmp(&two.report.name));
-        Ok(live)
+        Ok(Listing { found: live, damaged })
+    }
+
+    /// Forgets what can't be read of nodes for long: none that lives has left it so.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_report(&self, damage: &Damage) -> Result<(), StoreError> {
+        let name = damage.key.strip_prefix(keys::NODES).and_then(|rest| rest.strip_prefix(' '));
+        let Some(name) = name else { return Ok(()) };
+        self.link.query::<i64>(cmd("HDEL").arg(keys::NODES).arg(name)).await.map(drop)
     }
 
     /// The store's own clock.

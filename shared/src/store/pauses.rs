@@ -1,11 +1,11 @@
 //! Pauses that a CA has asked for, endpoint by endpoint, kept by the whole fleet. While one lasts, one request an hour finds out
 //! whether it still has to.
 
-use super::{Store, StoreError, keys, scripts};
+use super::{Damage, Listing, Store, StoreError, keys, scripts};
 use jiff::Timestamp;
 use redis::cmd;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 /// How often it is tried whether a pause is over.
 const TRY_EVERY: Duration = Duration::from_secs(3600);
@@ -89,7 +89,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn end_pauses(&self, ca: &str) -> Result<usize, StoreError> {
-        let lasting = self.list_pauses(ca).await?.len();
+        let lasting = self.list_pauses(ca).await?.found.len();
         let _: i64 = self.link.query(cmd("DEL").arg(keys::pauses(ca))).await?;
         Ok(lasting)
     }
@@ -97,28 +97,28 @@ impl Store {
     /// The pauses that last.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn list_pauses(&self, ca: &str) -> Result<Vec<CaPause>, StoreError> {
+    /// [`StoreError`] where the store can't say.
+    pub async fn list_pauses(&self, ca: &str) -> Result<Listing<CaPause>, StoreError> {
         let key = keys::pauses(ca);
-        let fields: BTreeMap<String, String> = self.link.query(cmd("HGETALL").arg(&key)).await?;
-        let now = Timestamp::now();
-        let mut pauses = Vec::new();
-        for (place, text) in fields {
-            let record: Record =
-                serde_json::from_str(&text).map_err(|e| StoreError::corrupt(key.as_str(), e))?;
-            let at = |ms| Timestamp::from_millisecond(ms).map_err(|e| StoreError::corrupt(key.as_str(), e));
+        let mut fields = self.read_hash(&key).await?;
+        fields.found.sort();
+        let read = |(place, text): (String, String)| {
+            let damage = |e: &dyn std::fmt::Display| Damage::of_member(&key, &place, e);
+            let record: Record = serde_json::from_str(&text).map_err(|e| damage(&e))?;
+            let at = |ms| Timestamp::from_millisecond(ms).map_err(|e| damage(&e));
             let (endpoint, from) = place.split_once(':').unwrap_or((&place, ""));
             let until = at(record.until_ms)?;
-            if until > now {
-                pauses.push(CaPause {
-                    endpoint: endpoint.to_owned(),
-                    from: from.to_owned(),
-                    since: at(record.since_ms)?,
-                    until,
-                    next_try: at(record.try_ms)?.min(until),
-                });
-            }
-        }
+            Ok(CaPause {
+                endpoint: endpoint.to_owned(),
+                from: from.to_owned(),
+                since: at(record.since_ms)?,
+                until,
+                next_try: at(record.try_ms)?.min(until),
+            })
+        };
+        let mut pauses = fields.and_then(read);
+        let now = Timestamp::now();
+        pauses.found.retain(|pause| pause.until > now);
         Ok(pauses)
     }
 

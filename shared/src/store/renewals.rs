@@ -31,16 +31,18 @@ impl Store {
         partition: Partition,
         hours: &[i64],
     ) -> Result<PlannedRenewals, StoreError> {
-        let mut pipeline = redis::Pipeline::new();
-        pipeline.cmd("ZCARD").arg(keys::sites(partition));
-        if hours.is_empty() {
-            let (groups,) = self.link.pipe(&pipeline).await?;
-            return Ok(PlannedRenewals { per_hour: Vec::new(), groups });
+        let mut questions = vec![cmd("ZCARD").arg(keys::sites(partition)).clone()];
+        if !hours.is_empty() {
+            questions.push(cmd("HMGET").arg(keys::renewals(partition)).arg(hours).clone());
         }
-        pipeline.cmd("HMGET").arg(keys::renewals(partition)).arg(hours);
-        let (groups, counts): (u64, Vec<Option<String>>) = self.link.pipe(&pipeline).await?;
+        let mut answers = self.read_each::<redis::Value>(&questions).await?.into_iter();
+        // A moment that is chosen without them is one all the same.
+        let groups =
+            answers.next().and_then(Result::ok).and_then(|count| redis::from_redis_value(count).ok());
+        let counts = answers.next().and_then(Result::ok).and_then(|all| redis::from_redis_value(all).ok());
+        let counts: Vec<Option<String>> = counts.unwrap_or_else(|| vec![None; hours.len()]);
         let counts = counts.into_iter().map(|count| of_field(count.and_then(|count| count.parse().ok())));
-        Ok(PlannedRenewals { per_hour: counts.collect(), groups })
+        Ok(PlannedRenewals { per_hour: counts.collect(), groups: groups.unwrap_or(0) })
     }
 
     /// How many groups have their next renewal in each hour, in all partitions; hours with none are left out. Those that

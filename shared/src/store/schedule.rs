@@ -144,10 +144,50 @@ impl Store {
         Ok(Claim { taken, next, left, damaged })
     }
 
+    /// Those partitions in which nothing is due, each with how long until something is (`None`: nothing is scheduled there). Two
+    /// round trips for all of them. One that can't be read is none of those.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the store can't say.
+    pub async fn list_quiet(
+        &self,
+        partitions: &[Partition],
+    ) -> Result<Vec<(Partition, Option<Duration>)>, StoreError> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = self.now_ms().await?;
+        let mut questions = Vec::with_capacity(2 * partitions.len());
+        for partition in partitions {
+            let ready: Vec<String> =
+                Class::ALL.into_iter().map(|class| keys::ready(*partition, class)).collect();
+            questions.push(cmd("EXISTS").arg(ready).clone());
+            let mut first = cmd("ZRANGE");
+            first.arg(keys::due(*partition)).arg(0).arg(0).arg("WITHSCORES");
+            questions.push(first);
+        }
+        let answers = self.read_each::<redis::Value>(&questions).await?;
+        let mut quiet = Vec::new();
+        for (partition, answers) in partitions.iter().zip(answers.chunks_exact(2)) {
+            let [Ok(ready), Ok(first)] = answers else { continue };
+            let Ok(0) = redis::from_redis_value_ref::<u64>(ready) else { continue };
+            let Ok(first) = redis::from_redis_value_ref::<Vec<(Vec<u8>, f64)>>(first) else { continue };
+            match first.first() {
+                None => quiet.push((*partition, None)),
+                Some((_, at)) if *at as i64 > now => {
+                    let wait = Duration::from_millis((*at as i64).saturating_sub(now).unsigned_abs());
+                    quiet.push((*partition, Some(wait)));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(quiet)
+    }
+
     /// Gives a group back with what came of the work on it.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when the lease was lost, or when this settlement was made already and its answer lost;
+    /// [`StoreError::Fenced`] when the lease was lost;
     /// [`StoreError::Conflict`] when a failover has lost what was published.
     pub async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<(), StoreError> {
         let mut touched = vec![keys::site(&lease.site)];
@@ -285,7 +325,8 @@ impl Store {
             let key = if parked { keys::parked(partition) } else { keys::failing(partition) };
             let mut range = cmd("ZRANGEBYSCORE");
             range.arg(key).arg("-inf").arg("+inf").arg("LIMIT").arg(0).arg(limit);
-            self.link.query::<Vec<String>>(&range).await
+            // One that can't be read is told by the watchdog.
+            self.read_members(&range).await.map(|ids| ids.found)
         });
         let ids = try_join_all(asked).await?.into_iter().flatten();
         Ok(ids.filter_map(|id| SiteId::parse(&id)).take(limit).collect())
@@ -301,9 +342,9 @@ impl Store {
         parked: bool,
     ) -> Result<Vec<SiteId>, StoreError> {
         let key = if parked { keys::parked(partition) } else { keys::failing(partition) };
-        let ids: Vec<String> = self.link.query(cmd("ZRANGE").arg(&key).arg(0).arg(-1)).await?;
-        let parse = |id: String| SiteId::parse(&id).ok_or_else(|| StoreError::corrupt(&key, id));
-        ids.into_iter().map(parse).collect()
+        let ids = self.read_members(cmd("ZRANGE").arg(&key).arg(0).arg(-1)).await?.found;
+        // What is no site's id is no site.
+        Ok(ids.iter().filter_map(|id| SiteId::parse(id)).collect())
     }
 }
 

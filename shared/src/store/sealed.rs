@@ -252,7 +252,11 @@ impl Store {
         keyed.extend(frontends.iter().map(|name| (keys::frontend(name), Form::Grant)));
         let mut found = Vec::new();
         for (key, form) in keyed {
-            let raw: Option<Vec<u8>> = self.link.query(cmd("GET").arg(&key)).await?;
+            let raw: Option<Vec<u8>> = match self.link.query(cmd("GET").arg(&key)).await {
+                // One that can't be read is counted as that.
+                Err(StoreError::Corrupt { .. }) => Some(Vec::new()),
+                raw => raw?,
+            };
             found.extend(raw.map(|raw| SealedRecord { key, raw, form }));
         }
         let tokens: HashMap<String, Vec<u8>> = self.link.query(cmd("HGETALL").arg(keys::API_TOKENS)).await?;

@@ -1,7 +1,7 @@
 //! Names that visitors came with and that no site has, until an issuer has decided. They are hints: one that is lost comes again
 //! with the next visitor.
 
-use super::{Store, StoreError, keys, scripts};
+use super::{Damage, Listing, Store, StoreError, keys, scripts};
 use crate::domain::{DnsName, FrontendName};
 use jiff::Timestamp;
 use redis::cmd;
@@ -154,20 +154,45 @@ impl Store {
     /// How many names wait, and those that were denied last, `limit` at most.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn list_sightings(&self, limit: usize) -> Result<(u64, Vec<DeniedSighting>), StoreError> {
-        let waiting: u64 = self.link.query(cmd("ZCARD").arg(keys::SIGHTINGS_WAITING)).await?;
+    /// [`StoreError`] where the store can't say.
+    pub async fn list_sightings(&self, limit: usize) -> Result<(u64, Listing<DeniedSighting>), StoreError> {
+        let mut denied = Listing::default();
+        let waiting = match self.link.query(cmd("ZCARD").arg(keys::SIGHTINGS_WAITING)).await {
+            Err(error @ StoreError::Corrupt { .. }) => {
+                denied.damaged.push(Damage::of(keys::SIGHTINGS_WAITING, &error));
+                0
+            }
+            waiting => waiting?,
+        };
+        if limit == 0 {
+            return Ok((waiting, denied));
+        }
         let mut range = cmd("ZREVRANGE");
         range.arg(keys::SIGHTINGS_DENIED).arg(0).arg(limit.saturating_sub(1));
-        let names: Vec<String> = if limit == 0 { Vec::new() } else { self.link.query(&range).await? };
-        if names.is_empty() {
-            return Ok((waiting, Vec::new()));
+        let names = self.read_members(&range).await?;
+        denied.damaged.extend(names.damaged);
+        let (names, mut questions) = (names.found, Vec::new());
+        for name in &names {
+            questions.push(cmd("HGET").arg(keys::SIGHTINGS_DENIALS).arg(name).clone());
         }
-        let denials: Vec<Option<String>> =
-            self.link.query(cmd("HMGET").arg(keys::SIGHTINGS_DENIALS).arg(&names)).await?;
-        let denied =
-            names.into_iter().zip(denials).filter_map(|(name, text)| DeniedSighting::parse(name, &text?));
-        Ok((waiting, denied.collect()))
+        for (name, text) in names.into_iter().zip(self.read_each::<Option<String>>(&questions).await?) {
+            let text = match text {
+                Ok(text) => text.unwrap_or_default(),
+                Err(error) => {
+                    denied.damaged.push(Damage::of(keys::SIGHTINGS_DENIALS, &error));
+                    continue;
+                }
+            };
+            match DeniedSighting::parse(name.clone(), &text) {
+                Some(one) => denied.found.push(one),
+                None => {
+                    let what = "until when it is denied can't be read";
+                    denied.damaged.push(Damage::of_member(keys::SIGHTINGS_DENIALS, &name, what));
+                }
+            }
+        }
+        denied.damaged.dedup_by(|one, other| one.key == other.key);
+        Ok((waiting, denied))
     }
 
     async fn end(

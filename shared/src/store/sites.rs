@@ -1,22 +1,20 @@
 //! Sites: what is wanted, what is served, what went wrong. A record is that of a group (see [`crate::domain::Site`]).
 
 use super::{
-    DamagedSite, Lease, Serving, Store, StoreError,
+    Damage, DamagedSite, Lease, Serving, Store, StoreError,
     declared::{indexes, queues, wait_ms},
     failures::{Failures, Restored, of_group},
-    keys, schedule, scripts,
+    keys,
+    leases::random,
+    schedule, scripts,
 };
 use crate::domain::{
-    CertificateId, DnsName, Failure, FailureClass, Groups, HstsStanding, NameSet, Parked, Partition, Place,
+    CertificateId, DnsName, Failure, FailureClass, Groups, HstsStanding, NameSet, Parked, Place,
     RenewalPlans, Site, SiteId, Slot, announced,
 };
-use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use redis::cmd;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-/// Partitions whose ids are listed at once.
-const PARTITIONS_AT_ONCE: usize = 16;
 
 /// The certificates that a site's slots point to.
 pub type Pointers = BTreeMap<Slot, CertificateId>;
@@ -124,6 +122,8 @@ impl StoredSite {
 pub struct LoadedSites {
     pub sites: Vec<StoredSite>,
     pub damaged: Vec<DamagedSite>,
+    /// Lists of sites that can't be read: what is in them is in none.
+    pub unlisted: Vec<Damage>,
 }
 
 impl LoadedSites {
@@ -158,8 +158,8 @@ pub struct WantedSite {
 #[derive(Clone, Debug)]
 pub struct Retired {
     pub names: NameSet,
-    /// When its certificates are deleted.
-    pub delete_at: Timestamp,
+    /// When its certificates are deleted; `None`: that can't be read any more.
+    pub delete_at: Option<Timestamp>,
     pub revision: u64,
 }
 
@@ -287,7 +287,7 @@ impl Store {
         let arguments = [document.as_bytes()];
         // What is to go may go from a full store, too.
         let script = if change.groups.is_empty() { &scripts::REMOVE_SITE } else { &scripts::PUT_SITE };
-        self.confirmed_whole_script::<i64>(script, touched, &arguments).await.map(drop)
+        self.confirmed_whole_script::<String>(script, touched, &arguments).await.map(drop)
     }
 
     /// A group that is no longer wanted and waits for its deletion.
@@ -296,70 +296,24 @@ impl Store {
     /// [`StoreError`]; a group that isn't retired is `None`.
     pub async fn load_retired(&self, id: &SiteId) -> Result<Option<Retired>, StoreError> {
         let key = keys::site(id);
-        type Fields = (Option<String>, Option<String>, Option<u64>);
         let mut fields = cmd("HMGET");
         fields.arg(&key).arg("retired").arg("sched").arg("rev");
-        let (spec, place, revision): Fields = self.link.query(&fields).await?;
+        let (spec, place, revision): (Option<String>, Option<String>, Option<String>) =
+            self.link.query(&fields).await?;
         let Some(spec) = spec else { return Ok(None) };
         let names = parse_spec(id, &spec)?.names;
-        // `CLASS DEADLINE`
-        let deadline = place.as_deref().and_then(|place| place.split(' ').nth(1)?.parse().ok());
-        let delete_at = deadline.and_then(|seconds| Timestamp::from_second(seconds).ok());
-        let delete_at =
-            delete_at.ok_or_else(|| StoreError::corrupt(key, "a retired group without a moment"))?;
+        let mut score = cmd("ZSCORE");
+        score.arg(keys::retired(id.partition())).arg(id.as_str());
+        let listed: Option<f64> = match self.link.query(&score).await {
+            Err(StoreError::Corrupt { .. }) => None,
+            listed => listed?,
+        };
+        // Before there was that list, its place alone said it: `CLASS DEADLINE`.
+        let of_place = || place.as_deref()?.strip_prefix("c ")?.split(' ').next()?.parse().ok();
+        let seconds = listed.map(|seconds| seconds as i64).or_else(of_place);
+        let delete_at = seconds.and_then(|seconds| Timestamp::from_second(seconds).ok());
+        let revision = revision.and_then(|revision| revision.parse().ok());
         Ok(Some(Retired { names, delete_at, revision: revision.unwrap_or(0) }))
-    }
-
-    /// Sites in the order of their ids, beginning after `after`, with a certificate or without.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn list_sites(&self, after: Option<&SiteId>, limit: usize) -> Result<LoadedSites, StoreError> {
-        let mut after = after.cloned();
-        let mut found = LoadedSites::default();
-        while found.len() < limit {
-            let ids = self.list_site_ids(after.as_ref(), limit - found.len()).await?;
-            let Some(last) = ids.last() else { break };
-            after = Some(last.clone());
-            // An id without a record is one that is being deleted: there may be more behind it.
-            let LoadedSites { sites, damaged } = self.load_sites(&ids).await?;
-            found.sites.extend(sites);
-            found.damaged.extend(damaged);
-        }
-        Ok(found)
-    }
-
-    /// The ids of sites in their order, beginning after `after`; fewer than `limit` at the end alone.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn list_site_ids(
-        &self,
-        after: Option<&SiteId>,
-        limit: usize,
-    ) -> Result<Vec<SiteId>, StoreError> {
-        let first = after.map(SiteId::partition);
-        let partitions: Vec<Partition> =
-            Partition::all().skip_while(|partition| first.is_some_and(|first| *partition < first)).collect();
-        let mut found = Vec::new();
-        // Some at once: where the store is far away, one after the other would take as many times as long.
-        for some in partitions.chunks(PARTITIONS_AT_ONCE) {
-            let wanted = limit.saturating_sub(found.len());
-            if wanted == 0 {
-                break;
-            }
-            let asked = some.iter().map(async |partition| {
-                let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
-                let mut range = cmd("ZRANGEBYLEX");
-                range.arg(keys::sites(*partition)).arg(from).arg("+").arg("LIMIT").arg(0).arg(wanted);
-                self.link.query::<Vec<String>>(&range).await
-            });
-            // What is no site's id is no site.
-            let ids = try_join_all(asked).await?.into_iter().flatten();
-            found.extend(ids.filter_map(|id| SiteId::parse(&id)));
-        }
-        found.truncate(limit);
-        Ok(found)
     }
 
     /// Replaces the wanted state.
@@ -480,6 +434,7 @@ fn to_document(change: &SiteChange) -> Result<String, StoreError> {
         json!({
             "id": change.id.group(*number),
             "place": schedule::to_record(&change.retired),
+            "delete_at": change.retired.moment.as_second().max(0).to_string(),
             "wait": wait_ms(change.retired.moment),
         })
     });
@@ -487,6 +442,7 @@ fn to_document(change: &SiteChange) -> Result<String, StoreError> {
     let numbers = if numbers == ["0"] { String::new() } else { numbers.join(",") };
     let document = json!({
         "site": change.id,
+        "change": random(),
         "revision": change.before.as_ref().map_or("", |before| before.revision.as_str()),
         "numbers": numbers,
         "groups": groups,

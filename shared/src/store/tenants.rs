@@ -1,6 +1,6 @@
 //! Tenants: customers who own sites, and what their new sites get where nothing else is said.
 
-use super::{Store, StoreError, keys, scripts};
+use super::{Listing, Store, StoreError, keys, scripts};
 use jiff::Timestamp;
 use redis::cmd;
 use serde::{Deserialize, Serialize};
@@ -36,12 +36,7 @@ impl Store {
     pub async fn load_tenant(&self, name: &str) -> Result<Option<StoredTenant>, StoreError> {
         let key = keys::tenant(name);
         let raw: Option<String> = self.link.query(cmd("GET").arg(&key)).await?;
-        let Some(raw) = raw else { return Ok(None) };
-        let tenant: Tenant = serde_json::from_str(&raw).map_err(|e| StoreError::corrupt(key, e))?;
-        if tenant.v > Tenant::VERSION {
-            return Err(StoreError::NewerSchema { found: tenant.v, known: Tenant::VERSION });
-        }
-        Ok(Some(StoredTenant { tenant, raw }))
+        raw.map(|raw| parse(&key, raw)).transpose()
     }
 
     /// Writes a tenant in the place of what was read, or a new one.
@@ -61,14 +56,26 @@ impl Store {
     /// Every tenant, in the order of their names.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn list_tenants(&self) -> Result<Vec<Tenant>, StoreError> {
-        let mut names: Vec<String> = self.link.query(cmd("SMEMBERS").arg(keys::TENANTS)).await?;
+    /// [`StoreError`] where the store can't say.
+    pub async fn list_tenants(&self) -> Result<Listing<Tenant>, StoreError> {
+        let Listing { found: mut names, damaged } =
+            self.read_members(cmd("SMEMBERS").arg(keys::TENANTS)).await?;
         names.sort();
-        let mut found = Vec::new();
-        for name in names {
-            found.extend(self.load_tenant(&name).await?.map(|stored| stored.tenant));
+        let keys: Vec<String> = names.iter().map(|name| keys::tenant(name)).collect();
+        let mut tenants = Listing { found: Vec::new(), damaged };
+        for (key, raw) in keys.iter().zip(self.read_texts(&keys).await?) {
+            if let Some(stored) = raw.and_then(|raw| raw.map(|raw| parse(key, raw)).transpose()).transpose() {
+                tenants.add(key, stored.map(|stored| stored.tenant))?;
+            }
         }
-        Ok(found)
+        Ok(tenants)
     }
+}
+
+fn parse(key: &str, raw: String) -> Result<StoredTenant, StoreError> {
+    let tenant: Tenant = serde_json::from_str(&raw).map_err(|e| StoreError::corrupt(key, e))?;
+    if tenant.v > Tenant::VERSION {
+        return Err(StoreError::NewerSchema { found: tenant.v, known: Tenant::VERSION });
+    }
+    Ok(StoredTenant { tenant, raw })
 }

@@ -1,6 +1,6 @@
 //! TXT records that prove names, noted before they are made: whoever made one may be killed before it is removed again.
 
-use super::{Store, StoreError, keys};
+use super::{Damage, Listing, Store, StoreError, keys};
 use crate::domain::{SiteId, Slot, Token, Txt};
 use jiff::Timestamp;
 use redis::cmd;
@@ -54,18 +54,27 @@ impl Store {
     /// The oldest records that are noted, at most `most`, each with when it was.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn load_txt_journal(&self, most: usize) -> Result<Vec<(JournalledTxt, Timestamp)>, StoreError> {
+    /// [`StoreError`] where the store can't say.
+    pub async fn load_txt_journal(
+        &self,
+        most: usize,
+    ) -> Result<Listing<(JournalledTxt, Timestamp)>, StoreError> {
         let key = keys::txt_journal();
         let mut range = cmd("ZRANGE");
         range.arg(&key).arg(0).arg(i64::try_from(most).unwrap_or(i64::MAX) - 1).arg("WITHSCORES");
-        let members: Vec<(String, f64)> = self.link.query(&range).await?;
-        let parse = |(member, score): (String, f64)| {
-            let record = serde_json::from_str(&member).map_err(|e| StoreError::corrupt(key.clone(), e))?;
+        let members: Vec<(Vec<u8>, f64)> = match self.link.query(&range).await {
+            Err(error @ StoreError::Corrupt { .. }) => {
+                return Ok(Listing { found: Vec::new(), damaged: vec![Damage::of(key, &error)] });
+            }
+            members => members?,
+        };
+        let parse = |(member, score): (Vec<u8>, f64)| {
+            let damage = |e| Damage::of_member(&key, &String::from_utf8_lossy(&member), e);
+            let record = serde_json::from_slice(&member).map_err(damage)?;
             let at = Timestamp::from_millisecond(score as i64).unwrap_or(Timestamp::UNIX_EPOCH);
             Ok((record, at))
         };
-        members.into_iter().map(parse).collect()
+        Ok(Listing { found: members, damaged: Vec::new() }.and_then(parse))
     }
 }
 

@@ -111,7 +111,10 @@ impl Feed {
 
 /// The store as it is now, where that is different.
 async fn next(store: &Store, before: Option<&Snapshot>) -> Result<Option<Snapshot>, StoreError> {
-    let head = store.load_feed_head().await?;
+    let mut head = store.load_feed_head().await?;
+    if let Some(before) = before {
+        head.keep_unreadable(&before.head);
+    }
     if before.is_none_or(|before| before.head.frontends != head.frontends)
         && let Err(error) = store.list_frontends().await
     {

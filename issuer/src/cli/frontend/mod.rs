@@ -4,7 +4,7 @@ mod rekey;
 
 use super::{
     context::{Context, of_store},
-    output::{Exit, Failed, Output, table},
+    output::{Exit, Failed, Output, damage_to_text, table},
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use shared::{
     config::Config,
     digest::{hex, sha256_hex},
     domain::{Frontend, FrontendName, Right, Scope, ScopePattern, parse_tag},
-    store::{ListedFrontend, StoreError},
+    store::{ListedFrontend, Listing, StoreError},
     tls::{InternalCa, KeyPair},
 };
 use std::{
@@ -104,9 +104,10 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
     match command {
         Command::Add(wanted) => add(wanted, &context, output).await,
         Command::List => {
-            let listed = context.store.list_frontend_records().await.map_err(|e| of_store(&e))?;
+            let Listing { found: listed, damaged } =
+                context.store.list_frontend_records().await.map_err(|e| of_store(&e))?;
             let shown: Vec<Value> = listed.iter().map(describe_listed).collect();
-            output.result(&json!({ "frontends": shown }), || {
+            output.result(&json!({ "frontends": shown, "damaged": damaged }), || {
                 let rows = listed.iter().map(|listed| {
                     let name = listed.name.to_string();
                     match &listed.frontend {
@@ -121,7 +122,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
                         }
                     }
                 });
-                table(&["NAME", "STATE", "BY", "SCOPE"], rows)
+                table(&["NAME", "STATE", "BY", "SCOPE"], rows) + &damage_to_text(&damaged)
             });
             Ok(Exit::Done)
         }

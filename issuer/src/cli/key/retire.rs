@@ -34,7 +34,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: Output) -
             record.to
         ));
     }
-    let nodes = context.store.list_nodes().await.map_err(|e| of_store(&e))?;
+    let nodes = context.store.all_nodes().await.map_err(|e| of_store(&e))?;
     if let Some(node) = nodes.iter().find(|node| node.report.current == *id) {
         return needed(format!("{} still seals with it", node.report.name));
     }

@@ -3,7 +3,7 @@
 use super::{
     super::{
         context::{Context, of_store},
-        output::{Exit, Failed, Output, table},
+        output::{Exit, Failed, Output, damage_to_text, table},
     },
     rotate::of_rotation,
 };
@@ -11,7 +11,7 @@ use crate::rotation::{Census, census, percent};
 use serde_json::json;
 use shared::{
     config::Config,
-    store::{LiveNode, Phase, RotationRecord},
+    store::{Listing, LiveNode, Phase, RotationRecord},
     vault::Keyring,
 };
 
@@ -34,7 +34,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: Output) -
     let decided = store.current_kek().await.map_err(|e| of_store(&e))?;
     let current = decided.clone().or_else(|| ring.first().cloned());
     let rotation = store.load_rotation().await.map_err(|e| of_store(&e))?;
-    let nodes = store.list_nodes().await.map_err(|e| of_store(&e))?;
+    let Listing { found: nodes, damaged } = store.list_nodes().await.map_err(|e| of_store(&e))?;
     let counted = match arguments.count {
         true => Some(census(store).await.map_err(|e| of_rotation(&e))?),
         false => None,
@@ -46,6 +46,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: Output) -
         "decided_by": if decided.is_some() { "store" } else { "ring" },
         "rotation": rotation,
         "nodes": nodes,
+        "damaged": damaged,
     });
     if let Some(mistake) = &mistake {
         document["keyring_error"] = json!(mistake);
@@ -67,7 +68,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: Output) -
         parts.extend(rotation.as_ref().map(progress));
         parts.extend(counted.as_ref().map(counts));
         parts.push(of_nodes(&nodes));
-        parts.join("\n")
+        parts.join("\n") + &damage_to_text(&damaged)
     });
     Ok(Exit::Done)
 }

@@ -14,6 +14,7 @@ if not field(key, 'spec') then
   wanted_changes(id, ARGV[5])
   set(key, 'spec', ARGV[5])
   take(base .. 'gone', id)
+  take(base .. 'retired', id)
   add(KEYS[2], id, '0')
   unset(key, 'retired')
   set_sched(id, ARGV[7])

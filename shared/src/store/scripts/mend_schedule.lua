@@ -1,5 +1,6 @@
 -- What must always be true: each group that there is stands in `due` or in one `ready` set, and nothing else does; each group that is
--- wanted is in the index of sites. KEYS: due, ready sets, index of sites, the groups. ARGV: ids to look at.
+-- wanted is in the index of sites, and each that is no longer in `retired`, by when it is deleted (s). KEYS: due, ready sets, index of
+-- sites, `retired`, the groups. ARGV: ids to look at.
 -- Answers {id, what was wrong, ...}: `lost` (in no queue), `twice` (in several), `empty` (there is no such group), `unreadable` (its place
 -- can't be read), `unlisted` (not in the index), `damaged` (its record is not one; nothing is done).
 local answer = {}
@@ -19,11 +20,12 @@ for _, id in ipairs(ARGV) do
     say(id, 'damaged')
     if queues == 0 then add(due, id, text(now)) end
   elseif not (fields[1] or fields[2] or fields[3]) then
-    if queues > 0 or score(KEYS[8], id) then
+    if queues > 0 or score(KEYS[8], id) or score(KEYS[9], id) then
       say(id, 'empty')
       unready(id)
       take(due, id)
       take(KEYS[8], id)
+      take(KEYS[9], id)
       for _, name in ipairs({'failing', 'parked'}) do take(base .. name, id) end
     end
   else
@@ -33,9 +35,16 @@ for _, id in ipairs(ARGV) do
       say(id, wrong)
       place_unless_held(id, legible(fields[1] or nil), 0)
     end
-    if fields[2] and not score(KEYS[8], id) then
-      say(id, 'unlisted')
-      add(KEYS[8], id, '0')
+    if fields[2] then
+      take(KEYS[9], id)
+      if not score(KEYS[8], id) then
+        say(id, 'unlisted')
+        add(KEYS[8], id, '0')
+      end
+    elseif fields[3] and not score(KEYS[9], id) then
+      -- Its place says when, where nobody has overwritten it.
+      local class, deadline = parts_of(fields[1] or nil)
+      if class == 'c' then add(KEYS[9], id, deadline) end
     end
   end
 end

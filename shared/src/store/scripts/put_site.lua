@@ -1,11 +1,17 @@
 -- The wanted state of a site: its groups as they are from now on, those that are no longer wanted retired. All at once.
--- KEYS: due, ready sets, then what it touches of the site. ARGV: JSON {site, revision ('' where it must be new), numbers of its groups or
+-- KEYS: due, ready sets, then what it touches of the site. ARGV: JSON {site, revision ('' where it must be new), change (of its kind alone: what has it as
+-- its last one is written already, and its answer was lost), numbers of its groups or
 -- '', groups: [{id, spec, place, wait (ms; absent: nothing to do for it), force (absent: its
--- certificates stay good), failure or cut (what failed of its names before)}], retired: [{id, place, wait}], events: [...]}.
+-- certificates stay good), failure or cut (what failed of its names before)}], retired: [{id, place, wait, delete_at (s)}], events: [...]}.
 -- Answers the new revision.
 local wish = cjson.decode(ARGV[1])
 local root = group_key(wish.site)
+-- `NUMBER.CHANGE`
 local revision = field(root, 'wrev') or '0'
+if string.match(revision, '%.(.+)$') == wish.change then
+  set(root, 'wrev', revision) -- so that a confirmation counts this write
+  return commit() or revision
+end
 if wish.revision == '' then
   if field(root, 'spec') or field(root, 'groups') then return redis.error_reply('CONFLICT the site is there already') end
 elseif wish.revision ~= revision then
@@ -21,6 +27,7 @@ for _, group in ipairs(wish.retired) do
     for _, name in ipairs({'spec', 'failure', 'cut', 'parked', 'retry', 'force'}) do unset(key, name) end
     count_wish(key)
     take(base .. 'sites', group.id)
+    add(base .. 'retired', group.id, group.delete_at)
     place_unless_held(group.id, group.place, group.wait)
     index(group.id)
   end
@@ -30,6 +37,7 @@ for _, group in ipairs(wish.groups) do
   wanted_changes(group.id, group.spec)
   set(key, 'spec', group.spec)
   take(base .. 'gone', group.id)
+  take(base .. 'retired', group.id)
   unset(key, 'retired')
   add(base .. 'sites', group.id, '0')
   if group.place then
@@ -51,6 +59,6 @@ for _, group in ipairs(wish.groups) do
 end
 if wish.numbers ~= '' then set(root, 'groups', wish.numbers) else unset(root, 'groups') end
 for _, event in ipairs(wish.events) do tell(event) end
-revision = (tonumber(revision) or 0) + 1
-set(root, 'wrev', text(revision))
+revision = text((tonumber(string.match(revision, '^%d+')) or 0) + 1) .. '.' .. wish.change
+set(root, 'wrev', revision)
 return commit() or revision

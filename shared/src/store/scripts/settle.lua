@@ -4,6 +4,11 @@
 -- wait (ms), number of fields, field and value of each ('' deletes), number of certificates that must be served by now, slot and
 -- certificate of each, events.
 local key = KEYS[1]
+-- It was settled already, and the answer was lost: nobody has had a lease since.
+if not field(key, 'lease') and field(key, 'lease_count') == string.match(ARGV[1], '^%d+') then
+  set(key, 'lease_count', field(key, 'lease_count')) -- so that a confirmation counts this write
+  return commit() or 1
+end
 if field(key, 'lease') ~= ARGV[1] then return redis.error_reply('FENCED another holder') end
 local id = ARGV[2]
 -- A failover may have lost what this worker has written, and not its lease: then its orders are not done.
