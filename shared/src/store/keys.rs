@@ -16,6 +16,7 @@
 //! | `sp:{pNN}:failing`, `sp:{pNN}:parked` | sorted set | groups that an operator looks for, by since when, ms |
 //! | `sp:{pNN}:feed`, `sp:{pNN}:feed:CHUNK` | sorted sets | groups by the number of their last change, a hundred numbers to a chunk; the chunks there are |
 //! | `sp:{pNN}:feed-state` | hash | `seq`: the number of the last change; `floor`: of the last one that is forgotten |
+//! | `sp:{pNN}:retired` | sorted set | groups that are no longer wanted, by when they are deleted, s |
 //! | `sp:{pNN}:gone` | sorted set | deleted groups whose record says that they were, by since when, ms |
 //! | `sp:{pNN}:events` | stream | what happened to the partition's sites, newest 20,000; in `p00` also what belongs to no site |
 //! | `sp:chain:SHA256` | string | a chain, PEM, each distinct one once |
