@@ -83,9 +83,17 @@ impl Store {
     /// The nodes that live, by name, for whoever must know all of them.
     ///
     /// # Errors
-    /// [`StoreError`], also where a report can't be read: a node that lives takes its place with a new one within seconds.
+    /// [`StoreError`], also where a report can't be read that could be just now.
     pub async fn all_nodes(&self) -> Result<Vec<LiveNode>, StoreError> {
-        self.list_nodes().await?.whole()
+        let first = self.list_nodes().await?;
+        if first.damaged.is_empty() {
+            return Ok(first.found);
+        }
+        // A node that lives has put another report in the place of what can't be read by then: what stays so is of none.
+        tokio::time::sleep(LOOK_EVERY * (LOOKS_PER_REPORT + 1)).await;
+        let mut again = self.list_nodes().await?;
+        again.damaged.retain(|damage| damage.key == keys::NODES || !first.damaged.contains(damage));
+        again.whole()
     }
 
     /// The nodes that live, by name.
