@@ -26,7 +26,8 @@ struct Scene {
 
 impl Scene {
     async fn set_up() -> Result<Self> {
-        let redis = RedisOptions { acl: Some(USERS.to_owned()), ..RedisOptions::default() };
+        let extra = "enable-debug-command yes\n".to_owned();
+        let redis = RedisOptions { acl: Some(USERS.to_owned()), extra, ..RedisOptions::default() };
         let mut stage = Stage::trusting_with(StageOptions { redis, ..StageOptions::default() }).await?;
         let password = stage.signpost.write("redis.password", "one\n")?;
         stage.signpost.set("store.password_file", password.display().to_string())?;
@@ -101,6 +102,25 @@ async fn no_refusal_sticks() -> Result<()> {
     scene.stage.json(&["site", "add", "changed.example"]).await?;
     scene.stage.until_valid("changed.example").await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_loads_its_data_is_waited_for() -> Result<()> {
+    let mut scene = Scene::set_up().await?;
+    scene.stage.json(&["site", "add", "before.example"]).await?;
+    scene.stage.until_valid("before.example").await?;
+    // So slowly that somebody notices: some seconds for what is there.
+    scene.tell("CONFIG SET loading-process-events-interval-bytes 1024").await?;
+    scene.tell("CONFIG SET key-load-delay 150000").await?;
+    let mut loader = scene.stage.redis.connection().await?;
+    let loaded = tokio::spawn(async move {
+        redis::cmd("DEBUG").arg("RELOAD").query_async::<redis::Value>(&mut loader).await
+    });
+    scene.until_ready(503, "").await?;
+    scene.until_ready(200, "").await?;
+    loaded.abort();
+    scene.stage.json(&["site", "add", "after.example"]).await?;
+    scene.stage.until_valid("after.example").await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -134,7 +134,15 @@ impl<'a> Walk<'a> {
                     continue;
                 }
             };
-            let tenant = self.tenant(&wish).await?;
+            let tenant = match self.tenant(&wish).await {
+                Err(PlanError::Store(
+                    error @ (StoreError::Corrupt { .. } | StoreError::NewerSchema { .. }),
+                )) => {
+                    self.failed.push((names, error.into()));
+                    continue;
+                }
+                tenant => tenant?,
+            };
             let change = self.registry.change(&wish, target, &names, pointers, tenant.as_ref(), &self.wisher);
             match change {
                 Ok(change) => {

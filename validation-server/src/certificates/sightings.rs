@@ -60,11 +60,12 @@ impl Certificates {
         // One that a wildcard covers has its certificate.
         let of_name = |name: &DnsName| [Some(name.clone()), name.covering_wildcard()];
         let names: Vec<DnsName> = unknown.iter().flat_map(|(_, name)| of_name(name)).flatten().collect();
-        let pointers = self.store.load_pointers(&names).await?;
+        let pointers = self.store.load_each_pointer(&names).await?;
         let owned: BTreeSet<DnsName> = names
             .into_iter()
             .zip(pointers)
-            .filter(|(_, pointer)| pointer.owner().is_some())
+            // Whose it is can't be read: somebody's.
+            .filter(|(_, pointer)| pointer.as_ref().map_or(true, |pointer| pointer.owner().is_some()))
             .map(|(name, _)| name)
             .collect();
         let mut new: Vec<(String, DnsName)> = Vec::new();

@@ -4,9 +4,10 @@
 -- wait (ms), number of fields, field and value of each ('' deletes), number of certificates that must be served by now, slot and
 -- certificate of each, events.
 local key = KEYS[1]
--- It was settled already, and the answer was lost: nobody has had a lease since.
-if not field(key, 'lease') and field(key, 'lease_count') == string.match(ARGV[1], '^%d+') then
-  set(key, 'lease_count', field(key, 'lease_count')) -- so that a confirmation counts this write
+-- `N.`: what the lease N was for was settled. By this very call, where nobody has had one since: its answer was lost.
+local settled = string.match(ARGV[1], '^%d+') .. '.'
+if not field(key, 'lease') and field(key, 'lease_count') == settled then
+  set(key, 'lease_count', settled) -- so that a confirmation counts this write
   return commit() or 1
 end
 if field(key, 'lease') ~= ARGV[1] then return redis.error_reply('FENCED another holder') end
@@ -32,6 +33,7 @@ for i = 8, first - 1, 2 do
   end
 end
 give_up_lease(key)
+set(key, 'lease_count', settled)
 if same then
   place(id, ARGV[5], ARGV[6])
 else
