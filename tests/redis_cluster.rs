@@ -115,7 +115,10 @@ async fn a_schedule_on_the_move_loses_nobody() -> Result<()> {
         to = (to + 1) % cluster.nodes.len();
     }
     let leases = async |node: usize| -> Result<i64> {
-        Ok(redis::from_redis_value(cluster.nodes[node].command(&["HGET", &site, "lease_count"]).await?)?)
+        let count: String =
+            redis::from_redis_value(cluster.nodes[node].command(&["HGET", &site, "lease_count"]).await?)?;
+        // `N.` once it was settled.
+        Ok(count.trim_end_matches('.').parse()?)
     };
     let before = leases(from).await?;
     let moving = cluster.begin_move(&due, from, to).await?;
