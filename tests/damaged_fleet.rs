@@ -156,8 +156,9 @@ impl Scene {
         for path in LISTS {
             let (status, body) = self.get(path).await.with_context(what)?;
             // What nobody can be let in without, or be told from where changes begin, is one record.
-            let is_all =
-                key == "sp:{api}:tokens" || (path == "/fleet" && ["sp:epoch", "sp:frontends"].contains(&key));
+            let is_all = key == "sp:{api}:tokens"
+                || (path == "/forecast" && key == "sp:schema")
+                || (path == "/fleet" && ["sp:epoch", "sp:frontends"].contains(&key));
             match status {
                 200 => {}
                 500 if is_all && body.contains("damaged") => {}
@@ -183,7 +184,10 @@ impl Scene {
 
     /// Puts something else in the place of what is there, looks, and puts it back.
     async fn damaged(&self, key: &str, damage: &str, write: &[&str]) -> Result<()> {
-        self.redis(&["COPY", key, "aside", "REPLACE"]).await?;
+        // It may have ended by itself meanwhile.
+        if self.redis(&["COPY", key, "aside", "REPLACE"]).await? == redis::Value::Int(0) {
+            return Ok(());
+        }
         for words in write.split(|word| *word == ";") {
             self.redis(words).await?;
         }

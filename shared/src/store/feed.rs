@@ -118,7 +118,11 @@ impl Store {
             }));
         }
         let epoch: BTreeMap<String, String> = self.link.query(cmd("HGETALL").arg(keys::EPOCH)).await?;
-        let frontends: Option<u64> = self.link.query(cmd("GET").arg(keys::FRONTENDS_CHANGED)).await?;
+        // One that can't be read is told by the watchdog; with each that differs the frontends are looked at anew.
+        let frontends: Option<u64> = match self.link.query(cmd("GET").arg(keys::FRONTENDS_CHANGED)).await {
+            Err(StoreError::Corrupt { .. }) => None,
+            frontends => frontends?,
+        };
         let epoch: String = epoch.iter().map(|(field, value)| format!("{field}={value}\n")).collect();
         Ok(FeedHead {
             epoch: sha256_hex(epoch.as_bytes())[..8].to_owned(),

@@ -252,6 +252,7 @@ impl Store {
         root: HashMap<String, String>,
     ) -> Result<Option<WantedSite>, StoreError> {
         let mut specs: Vec<(u16, Site)> = Vec::new();
+        check_wanted(id, &root)?;
         if let Some(spec) = root.get("spec") {
             specs.push((0, parse_spec(id, spec)?));
         }
@@ -259,6 +260,9 @@ impl Store {
         for number in numbers.split(',').filter_map(|number| number.parse().ok()).filter(|n| *n != 0) {
             let group = id.group(number);
             let record = self.load_group_records(std::slice::from_ref(&group)).await?.pop().transpose()?;
+            if let Some(record) = &record {
+                check_wanted(&group, record)?;
+            }
             if let Some(spec) = record.and_then(|mut record| record.remove("spec")) {
                 specs.push((number, parse_spec(&group, &spec)?));
             }
@@ -344,6 +348,13 @@ impl Store {
     }
 }
 
+/// A group with a place in the schedule is wanted, or was: one of which neither is said has lost it, and is not one that may go.
+fn check_wanted(id: &SiteId, fields: &HashMap<String, String>) -> Result<(), StoreError> {
+    let is_lost =
+        fields.contains_key("sched") && !fields.contains_key("spec") && !fields.contains_key("retired");
+    if is_lost { Err(StoreError::corrupt(keys::site(id), "what is wanted of it is missing")) } else { Ok(()) }
+}
+
 pub(super) fn parse_spec(id: &SiteId, text: &str) -> Result<Site, StoreError> {
     let site: Site = serde_json::from_str(text).map_err(|e| StoreError::corrupt(keys::site(id), e))?;
     if site.v > Site::VERSION {
@@ -356,6 +367,7 @@ pub(super) fn parse(
     id: &SiteId,
     mut fields: HashMap<String, String>,
 ) -> Result<Option<StoredSite>, StoreError> {
+    check_wanted(id, &fields)?;
     let Some(spec) = fields.remove("spec") else { return Ok(None) };
     let site = parse_spec(id, &spec)?;
     // What can't be read of how it stands is found out anew: it must not end its renewals.
