@@ -115,8 +115,7 @@ impl Store {
     }
 
     async fn signed_policies(&self, before: u64, next: &TlsPolicies) -> Result<String, StoreError> {
-        let mut record =
-            serde_json::to_value(next).map_err(|e| StoreError::corrupt(keys::TLS_POLICY, e))?;
+        let mut record = serde_json::to_value(next).map_err(|e| StoreError::corrupt(keys::TLS_POLICY, e))?;
         record[GENERATION] = next_generation(before).into();
         self.signed(keys::TLS_POLICY, &record).await
     }
