@@ -1,7 +1,13 @@
 //! Renewal information (RFC 9773): the CA says when a certificate is to be renewed, one node asks it for each at the CA's pace, the
 //! moment is drawn once for each window, and what is no answer changes nothing.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use harness::{
@@ -237,5 +243,22 @@ async fn a_refused_replacement_is_ordered_once_more_without() -> Result<()> {
     }
     let failed = stage.events_of(NAME, &["failed"]).await?;
     ensure!(failed.is_empty(), "{failed:#?}");
+    // That the CA stumbles twice is not about the field: the order is a renewal still.
+    let before = stage.serial(NAME).await?;
+    let says_it_replaces = Arc::new(AtomicBool::new(false));
+    let (stumble, seen) =
+        (Action::problem(500, "serverInternal", "try again"), Arc::clone(&says_it_replaces));
+    let hits = stage.proxy.add_rule(Rule::on(Endpoint::NewOrder).first(2).does(stumble));
+    let sees =
+        Action::change_object(move |order| seen.store(order["replaces"].is_string(), Ordering::SeqCst));
+    stage.proxy.add_rule(Rule::on(Endpoint::NewOrder).nth(3).does(sees));
+    alter(&stage, Class::Renewal, |plan| plan.moment = Timestamp::UNIX_EPOCH).await?;
+    stage.until_event(NAME, "failed").await?;
+    stage.json(&["retry", NAME]).await?;
+    until_true("another certificate is served", LIMIT, || async {
+        stage.serial(NAME).await.is_ok_and(|serial| serial != before)
+    })
+    .await?;
+    ensure!(hits.count() == 2 && says_it_replaces.load(Ordering::SeqCst), "it was ordered as something new");
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use harness::{
+    ca_proxy::{Action, Endpoint, Rule},
     deadline::until_true,
     redis_proxy::{Moment, Then, Trigger},
     signpost::{Signpost, Started},
@@ -175,5 +176,45 @@ async fn a_ring_without_the_current_key_refuses_to_seal_and_keeps_the_order() ->
     ensure!(finished["results"][0]["status"] == "issued", "{finished:#}");
     ensure!(stage.proxy.orders_for(&["late.example"]).len() == 1, "the same order");
     stage.redis.text_of("sp:vault:current").await.context("the store says which key seals")?;
+    Ok(())
+}
+
+/// What is sealed with a key that a node lacks is neither the CA's fault nor lost: the order and its certificate are there for a node
+/// that has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lacks_the_key_keeps_what_the_ca_has_issued() -> Result<()> {
+    const NAME: &str = "late.example";
+    let mut stage = Stage::trusting().await?;
+    stage.signpost.set("issuer.lease_seconds", 2)?;
+    stage.issue(&["warm.example"]).await?;
+    let old = ring(&stage.signpost)?.remove(0);
+    let new = add_key(&stage.signpost).await?;
+    // Ended when new keys are sealed with the new one, and the account's is sealed with the old one still.
+    let fuse = Fuse::default();
+    let kill = fuse.clone();
+    let act = move || {
+        kill.kill9();
+        Then::Cut
+    };
+    stage.redis_proxy.add_trigger(Trigger::on("sp:vault:current", Moment::Answered, act).and("EVALSHA"));
+    killed(&stage, &fuse, &["key", "rotate", "--to", &new]).await?;
+    ensure!(stage.redis.text_of("sp:vault:current").await? == new);
+
+    stage.json(&["site", "add", NAME]).await?;
+    let lost = Action::problem(404, "malformed", "No such certificate");
+    stage.proxy.add_rule(Rule::on(Endpoint::Certificate).for_name(NAME).does(lost));
+    stage.issue_ending(1, &[NAME]).await?;
+    stage.proxy.clear_rules();
+    let behind = node_with_ring(&stage.signpost, |line| line.starts_with(&old))?;
+    for _ in 0..3 {
+        let run = behind.issuer(&["issue", NAME]).await?.with_code(1)?;
+        ensure!(run.stderr.contains(&new) && run.stderr.contains("ring"), "{}", run.stderr);
+        ensure!(run.stderr.contains("can't be opened here"), "{}", run.stderr);
+        let site = stage.site(NAME).await?;
+        ensure!(site["order"]["ecdsa"] == "issued", "{site:#}");
+    }
+    let finished = stage.issue(&[NAME]).await?;
+    ensure!(finished["results"][0]["status"] == "issued", "{finished:#}");
+    ensure!(stage.proxy.orders_for(&[NAME]).len() == 1, "it was ordered anew");
     Ok(())
 }

@@ -90,5 +90,27 @@ impl Account {
 }
 
 fn chain(reply: &Reply) -> Result<Chain, RequestError> {
+    // A portal's page with a 200 says nothing of the certificate.
+    if !has_certificate(&reply.body) {
+        return Err(reply.malformed("no certificate at all".to_owned()));
+    }
     Chain::parse(&reply.body).map_err(|source| RequestError::Chain { url: reply.url.clone(), source })
+}
+
+fn has_certificate(body: &[u8]) -> bool {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    body.windows(BEGIN.len()).any(|window| window == BEGIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_no_certificate() {
+        assert!(has_certificate(b"-----BEGIN CERTIFICATE-----\nMII"));
+        for other in [&b"<html>Sign in</html>"[..], b"", b"{}", b"-----BEGIN CERT"] {
+            assert!(!has_certificate(other));
+        }
+    }
 }

@@ -106,6 +106,11 @@ impl Problem {
         (problem.type_urn.is_some() || problem.detail.is_some()).then_some(problem)
     }
 
+    /// Whether its type is one of ACME's, known here or not.
+    pub(super) fn is_of_acme(&self) -> bool {
+        self.type_urn.as_ref().is_some_and(|urn| PREFIXES.iter().any(|prefix| urn.starts_with(prefix)))
+    }
+
     pub fn kind(&self) -> ProblemKind {
         let Some(urn) = &self.type_urn else { return ProblemKind::Other };
         PREFIXES

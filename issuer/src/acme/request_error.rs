@@ -19,7 +19,14 @@ pub enum RequestError {
     Problem(Box<Refusal>),
     /// An error without a problem document: a proxy's, a load balancer's, or a redirect.
     #[error("{url} answered with HTTP status {status} and no problem document: {excerpt:?}")]
-    Body { url: String, status: u16, excerpt: String, retry_after: Option<Duration> },
+    Body {
+        url: String,
+        status: u16,
+        excerpt: String,
+        retry_after: Option<Duration>,
+        /// It came with a nonce, which only the CA gives.
+        from_ca: bool,
+    },
     /// Nothing was sent: the CA takes no more requests at this endpoint before.
     #[error("the CA takes no more requests of the kind {endpoint:?} for {} seconds: it was not asked", .wait.as_secs())]
     Paused {
@@ -104,10 +111,20 @@ impl RequestError {
         }
     }
 
-    /// Whether the object is gone: an order or authorization that the CA has purged after it expired, or that belongs
-    /// to another account. Start anew.
+    /// Whether the CA says that the object is gone: an order or authorization that it has purged after it expired, or that belongs
+    /// to another account. Start anew. The page of a load balancer says nothing of the object.
     pub fn is_gone(&self) -> bool {
+        self.is_not_found() && !self.is_of_the_way()
+    }
+
+    /// Whether somebody says that there is no such object: the CA, or what stands before it.
+    pub fn is_not_found(&self) -> bool {
         matches!(self.status(), Some(404 | 410))
+    }
+
+    /// Whether it need not be the CA that answered: a proxy, a firewall, a load balancer or a portal on the way may have.
+    pub fn is_of_the_way(&self) -> bool {
+        matches!(self, Self::Body { from_ca: false, .. })
     }
 
     /// Whether it may be about who signed: a key or an account that is not, or no longer, what the CA has. It can't be told
@@ -203,6 +220,7 @@ impl RequestError {
             Self::NotOffered { .. } | Self::OtherAccount { .. } | Self::Signing(_) | Self::Setup(_) => {
                 Retry::Never
             }
+            Self::Body { from_ca: true, status: 404 | 410, .. } => Retry::Never,
             Self::Body { .. } | Self::Paused { .. } => later,
             Self::Problem(refusal) => refusal.retry(),
         }
@@ -329,6 +347,7 @@ mod tests {
             status: 503,
             excerpt: "<html>".to_owned(),
             retry_after: Some(Duration::from_secs(7)),
+            from_ca: false,
         };
         assert_eq!((error.kind(), error.status()), (None, Some(503)));
         assert_eq!((error.fault(), error.retry()), (Fault::Ca, Retry::After(Duration::from_secs(7))));

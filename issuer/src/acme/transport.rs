@@ -32,6 +32,9 @@ const LONGEST_CONNECT: Duration = Duration::from_secs(10);
 const IDLE_CONNECTION: Duration = Duration::from_secs(50);
 const EXCERPT_CHARS: usize = 200;
 const USER_AGENT: &str = concat!("signpost/", env!("CARGO_PKG_VERSION"), " (reqwest)");
+const PROBLEM_DOCUMENT: &str = "application/problem+json";
+/// Refusals that may as well be of a gateway, a firewall or a portal on the way.
+const OF_THE_WAY: [u16; 7] = [401, 403, 404, 407, 410, 421, 451];
 const REPLAY_NONCE: HeaderName = HeaderName::from_static("replay-nonce");
 
 /// Counts HTTP requests. Clones count together.
@@ -86,6 +89,10 @@ pub(super) struct Reply {
     pub(super) body: Vec<u8>,
     location: Option<String>,
     links: Vec<Link>,
+    /// Whether it came with a nonce: what stands before a CA, or in its place, gives none.
+    had_nonce: bool,
+    /// The `Content-Type`, without its parameters.
+    media_type: String,
 }
 
 impl Transport {
@@ -181,6 +188,8 @@ impl Reply {
                 .map(|target| resolve(url, target))
                 .filter(|location| location.len() <= reading::LONGEST_URL),
             links: links.flat_map(Link::parse).collect(),
+            had_nonce: text(REPLAY_NONCE).and_then(Nonce::parse).is_some(),
+            media_type: media_type(text(header::CONTENT_TYPE).unwrap_or_default()),
         }
     }
 
@@ -214,7 +223,8 @@ impl Reply {
 
     fn refused(self) -> RequestError {
         let link = |relation| self.links(relation).next();
-        if let Some(problem) = Problem::parse(&self.body) {
+        let problem = Problem::parse(&self.body);
+        if let Some(problem) = problem.filter(|problem| self.is_of_the_ca(problem)) {
             return RequestError::Problem(Box::new(Refusal {
                 status: self.status,
                 problem,
@@ -230,8 +240,23 @@ impl Reply {
             status: self.status,
             excerpt: text.chars().take(EXCERPT_CHARS).collect(),
             retry_after: self.retry_after,
+            from_ca: self.had_nonce,
         }
     }
+
+    /// Whether a document is the CA's own word. Gateways and portals answer in JSON, too, and with a detail: where it neither
+    /// says of itself that it is a problem document, nor names a type of ACME, nor came with a nonce, it is believed of
+    /// what only a CA would say.
+    fn is_of_the_ca(&self, problem: &Problem) -> bool {
+        self.had_nonce
+            || problem.is_of_acme()
+            || self.media_type == PROBLEM_DOCUMENT
+            || !OF_THE_WAY.contains(&self.status) && !(300..400).contains(&self.status)
+    }
+}
+
+fn media_type(header: &str) -> String {
+    header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// An absolute URL is used exactly as it was given: it goes into signatures (RFC 8555 section 6.4).
@@ -261,6 +286,8 @@ mod tests {
             body: body.as_bytes().to_vec(),
             location: Some("https://ca.example/acct/9".to_owned()),
             links: Link::parse("</docs>;rel=help, <https://ca.example/tos>;rel=\"terms-of-service\""),
+            had_nonce: false,
+            media_type: String::new(),
         }
     }
 
@@ -295,6 +322,46 @@ mod tests {
         assert_eq!((status, retry_after), (502, Some(Duration::from_secs(9))));
         assert_eq!(excerpt, "é".repeat(EXCERPT_CHARS));
         assert!(matches!(reply(302, "").success(), Err(RequestError::Body { status: 302, .. })));
+    }
+
+    /// Who is taken for the CA: a page is nobody, and JSON may be anybody's.
+    #[test]
+    fn what_stands_before_a_ca_is_not_taken_for_it() {
+        let acme = r#"{"type":"urn:ietf:params:acme:error:malformed","detail":"No such order"}"#;
+        let sloppy = r#"{"detail":"Not Found"}"#;
+        let page = "<html><h1>Sign in</h1></html>";
+        // Status, body, media type, nonce; whether it is a refusal, and whether the object is gone.
+        for (status, body, media, had_nonce, is_refusal, is_gone) in [
+            (404, acme, "application/problem+json", true, true, true),
+            (404, acme, "text/plain", false, true, true),
+            (410, sloppy, "application/problem+json", false, true, true),
+            (404, sloppy, "application/json", true, true, true),
+            (404, sloppy, "application/json", false, false, false),
+            (403, sloppy, "application/json", false, false, false),
+            (
+                401,
+                r#"{"type":"about:blank","detail":"who are you?"}"#,
+                "application/json",
+                false,
+                false,
+                false,
+            ),
+            (302, sloppy, "application/json", false, false, false),
+            (400, sloppy, "application/json", false, true, false),
+            (404, page, "text/html", false, false, false),
+            (403, page, "text/html", false, false, false),
+            (404, "", "", false, false, false),
+            // As Pebble says it.
+            (404, "", "", true, false, true),
+            (410, "gone", "text/plain", true, false, true),
+        ] {
+            let reply = Reply { had_nonce, media_type: media_type(media), ..reply(status, body) };
+            let error = reply.success().unwrap_err();
+            let what = format!("{status} {media} {body}, nonce: {had_nonce}");
+            assert_eq!((error.refusal().is_some(), error.is_gone()), (is_refusal, is_gone), "{what}");
+            assert!(is_refusal || !error.is_final(), "{what}");
+        }
+        assert_eq!(media_type("Application/Problem+JSON; charset=utf-8"), PROBLEM_DOCUMENT);
     }
 
     #[test]

@@ -96,6 +96,9 @@ impl Aftermath<'_> {
 
     fn succeeded(&self, settlement: &mut Settlement, outcome: &Outcome, served: &BTreeMap<Slot, Published>) {
         let stored = &self.tally.stored;
+        if self.tally.nothing_left {
+            return self.warn_of_expiry(settlement);
+        }
         for field in [Field::Failure, Field::Parked, Field::Alert, Field::Retry, Field::Force] {
             settlement.fields.push((field, None));
         }

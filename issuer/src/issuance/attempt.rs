@@ -15,7 +15,7 @@ use super::{
 use crate::acme::RequestCounter;
 use jiff::Timestamp;
 use shared::{
-    domain::{Braked, CertificateId, DnsName, FailureClass, NameSet, Site, Slot, brake_of},
+    domain::{Braked, CertificateId, DnsName, FailureClass, NameSet, OrderState, Site, Slot, brake_of},
     store::{Cut, Lease, Pointers, Settlement, StoreError, StoredSite},
 };
 use std::collections::BTreeMap;
@@ -55,6 +55,8 @@ pub(super) struct Tally {
     pub(super) proofs: Proofs,
     /// Nothing was ordered and nothing published: what was valid before is what is served.
     pub(super) untouched: bool,
+    /// Every name is left out for now: what had failed was not tried.
+    pub(super) nothing_left: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -88,6 +90,7 @@ impl<'a> Attempt<'a> {
             failed: None,
             nameless: Vec::new(),
             untouched: false,
+            nothing_left: false,
         };
         let outcome = self.issue(&mut tally, departed).await.unwrap_or_else(Outcome::Failed);
         // Asked anew: what was published counts, not what was meant to be.
@@ -189,12 +192,19 @@ impl<'a> Attempt<'a> {
         let mut certificates = Pointers::new();
         let mut failed = None;
         for slot in Slot::ALL {
-            let Some(ordered) = names.clone() else { break };
+            // Where no name is left, what the CA was asked to issue is fetched all the same.
+            let ordered = match &names {
+                Some(names) => names.clone(),
+                None => match self.names_of_far_order(slot).await? {
+                    Some(names) => names,
+                    None => continue,
+                },
+            };
             let key_type = lacks.iter().copied().find(|kind| kind.slot() == slot);
             match self.finish_slot(tally, slot, key_type, ordered).await {
                 Ok((certificate, rest)) => {
                     certificates.extend(certificate.map(|id| (slot, id)));
-                    names = Some(rest);
+                    names = names.map(|_| rest);
                 }
                 Err(verdict) => {
                     tally.failed = Some(slot);
@@ -230,6 +240,10 @@ impl<'a> Attempt<'a> {
                 Err(verdict)
             };
         }
+        if names.is_none() && certificates.is_empty() {
+            tally.untouched = true;
+            return self.nothing_lacks(tally, false);
+        }
         let valid = self.issuance.valid_certificates(&self.site().await?).await.map_err(of_store)?;
         if certificates.is_empty() {
             Ok(Outcome::AlreadyValid(published(valid)))
@@ -239,7 +253,8 @@ impl<'a> Attempt<'a> {
     }
 
     /// Nothing is ordered: all is there, or no name is left that could be ordered.
-    fn nothing_lacks(&self, tally: &Tally, has_names: bool) -> Result<Outcome, Verdict> {
+    fn nothing_lacks(&self, tally: &mut Tally, has_names: bool) -> Result<Outcome, Verdict> {
+        tally.nothing_left = !has_names;
         if has_names || !tally.before.is_empty() {
             return Ok(Outcome::AlreadyValid(published(tally.before.clone())));
         }
@@ -247,6 +262,15 @@ impl<'a> Attempt<'a> {
             Some(failure) => Ok(Outcome::Waiting(failure.clone())),
             None => Ok(Outcome::AlreadyValid(Vec::new())),
         }
+    }
+
+    /// The names of an open order that the CA was asked to finalize, or has.
+    async fn names_of_far_order(&self, slot: Slot) -> Result<Option<NameSet>, Verdict> {
+        let open = self.issuance.store.load_order(&self.lease.site, slot).await.map_err(of_store)?;
+        let is_far = |state: &OrderState| {
+            matches!(state, OrderState::Finalizing(_) | OrderState::Issued(_) | OrderState::Stored(_))
+        };
+        Ok(open.filter(|open| is_far(&open.order.state)).map(|open| open.order.names))
     }
 
     /// The names that are left once these are cut out.

@@ -15,19 +15,22 @@ use crate::acme::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
-use openssl::pkey::{PKey, Private};
+use openssl::{
+    pkey::{PKey, Private},
+    x509::X509Req,
+};
 use shared::{
     domain::{Certificate, FailureClass, Finalizing, Issued, Ordered, Planned, Ready},
     error::Fault,
     store::{StoredOrder, lineage_of},
-    vault::{Binding, SealedKind},
+    vault::{Binding, OpenError, SealedKind},
 };
 use std::{sync::atomic::Ordering, time::Duration};
 
 /// Pauses before a ready order is finalized again that the CA calls not ready.
 const READY_PAUSES_MS: [u64; 4] = [500, 1_500, 4_000, 8_000];
 /// Pauses before a certificate is fetched again that is not the one that was ordered.
-const CERTIFICATE_PAUSES_MS: [u64; 2] = [500, 1_500];
+const CERTIFICATE_PAUSES_MS: [u64; 3] = [500, 1_500, 4_000];
 /// A certificate that begins later than this is of no use.
 const LONGEST_AHEAD: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -108,7 +111,6 @@ impl Work<'_> {
             match error.kind() {
                 // The key was refused for good: another one, for the same order.
                 Some(ProblemKind::BadCsr | ProblemKind::BadPublicKey) => return Err(refused(error)),
-                _ if error.is_gone() => return self.start_over(order).await,
                 _ if order.order.profile.is_some() && may_blame_profile(&error, &order.order.names) => {
                     // Which the CA counts anew.
                     drop(self.held().take());
@@ -119,6 +121,10 @@ impl Work<'_> {
             // Whatever else was said: the order knows whether the CA went on all the same.
             look = self.look(order_url).await?;
             if matches!(look, Look::Ready) {
+                // The CA has issued nothing for it, and takes nothing for it any more.
+                if error.is_gone() {
+                    return self.start_over(order).await;
+                }
                 if error.kind() != Some(ProblemKind::OrderNotReady) {
                     return Err(self.not_finalized(order, &error));
                 }
@@ -248,17 +254,17 @@ impl Work<'_> {
     ) -> Result<(Certificate, Option<String>), Verdict> {
         let preferred = self.issuance.ca.section.preferred_chain.as_deref();
         let url = &issued.certificate_url;
-        let fetched = self.age().ask(|| self.account.fetch_preferred_chain(url, preferred));
-        let mut chain = fetched
-            .await
-            .map_err(|error| match &error {
-                RequestError::Chain { source, .. } => {
-                    Verdict::from_chain(source).keeping_the_order().leading_nowhere()
-                }
-                _ if error.is_gone() => lost(&error),
-                _ => of_what_is_there(error),
-            })?
-            .value;
+        let fetched = self.age().ask(|| async {
+            match self.account.fetch_preferred_chain(url, preferred).await {
+                // The order is looked at first.
+                Err(error) if error.is_not_found() && error.is_of_the_way() => Ok(Err(error)),
+                answer => answer.map(Ok),
+            }
+        });
+        let mut chain = match fetched.await.and_then(|fetched| fetched) {
+            Ok(fetched) => fetched.value,
+            Err(error) => return Err(self.not_fetched(issued, error).await),
+        };
         if !chain.matched {
             let wanted = preferred.unwrap_or_default();
             self.timeline.tell(
@@ -280,6 +286,24 @@ impl Work<'_> {
         Ok((certificate, chain.chain.topmost_issuer_common_name()))
     }
 
+    /// The verdict on a certificate that can't be had. Whoever says that it is not there, the order knows whether the CA is heard
+    /// at all, and still says that it has issued.
+    async fn not_fetched(&self, issued: &Issued, error: RequestError) -> Verdict {
+        match &error {
+            RequestError::Chain { source, .. } => {
+                Verdict::from_chain(source).keeping_the_order().leading_nowhere()
+            }
+            _ if error.is_gone() => lost(&error),
+            _ if error.is_not_found() => match self.look(&issued.order_url).await {
+                Ok(Look::Valid { certificate_url }) if certificate_url == issued.certificate_url => {
+                    lost(&error)
+                }
+                _ => of_what_is_there(error),
+            },
+            _ => of_what_is_there(error),
+        }
+    }
+
     /// A certificate is stored only if it is the one that was ordered, for the key that is stored.
     fn checked(&self, order: &StoredOrder, issued: &Issued, chain: &Chain) -> Result<Certificate, Verdict> {
         let sealed_key = STANDARD.decode(&issued.sealed_key).map_err(|e| Verdict::bug(e.to_string()))?;
@@ -287,9 +311,16 @@ impl Work<'_> {
         let binding =
             Binding { kind: SealedKind::CertificateKey, owner: &lineage, spki_sha256: chain.spki_sha256() };
         let unusable = |error: &ChainError| Verdict::from_chain(error).keeping_the_order().leading_nowhere();
+        // What the CA was asked for tells whose fault another key is, whether or not ours can be opened here.
+        let requested = issued.csr.as_deref().map(requested_spki_sha256).transpose()?;
+        if requested.as_ref().is_some_and(|requested| requested != chain.spki_sha256()) {
+            return Err(unusable(&ChainError::WrongKey));
+        }
         // The key is bound to its public key: it opens for the certificate of this key and for no other.
-        let key =
-            self.issuance.vault.open(&sealed_key, &binding).map_err(|_| unusable(&ChainError::WrongKey))?;
+        let key = self.issuance.vault.open(&sealed_key, &binding).map_err(|error| match error {
+            OpenError::Refused if requested.is_none() => unusable(&ChainError::WrongKey),
+            error => Verdict::from_opening("the certificate's key", &error),
+        })?;
         let key = PKey::private_key_from_pkcs8(&key).map_err(|e| Verdict::bug(e.to_string()))?;
         let spki_der = key.public_key_to_der().map_err(|e| Verdict::bug(e.to_string()))?;
         let identifiers: Vec<Identifier> = order.order.names.iter().map(Identifier::from).collect();
@@ -359,6 +390,13 @@ fn unsettled(what: String) -> Verdict {
         .about(About::Order)
         .keeping_the_order()
         .leading_nowhere()
+}
+
+/// The digest of the public key that the CA was asked to certify.
+fn requested_spki_sha256(csr: &str) -> Result<String, Verdict> {
+    let der = STANDARD.decode(csr).map_err(|e| Verdict::bug(e.to_string()))?;
+    let spki = X509Req::from_der(&der).and_then(|csr| csr.public_key()?.public_key_to_der());
+    Ok(shared::digest::sha256_hex(&spki.map_err(|e| Verdict::bug(e.to_string()))?))
 }
 
 fn spki_sha256(key: &PKey<Private>) -> Result<String, Verdict> {

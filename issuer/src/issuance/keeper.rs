@@ -228,6 +228,10 @@ fn of_account(error: &AccountError) -> Verdict {
     match error {
         AccountError::Store(error) => Verdict::from_store(error),
         AccountError::Ca(error) => Verdict::from_request(error),
+        AccountError::Seal(error) => Verdict::from_sealing(error),
+        AccountError::Open(error) if error.is_of_this_node() => {
+            Verdict::from_opening("the account's key", error)
+        }
         error => Verdict::new(
             Fault::Operator,
             FailureClass::Account,

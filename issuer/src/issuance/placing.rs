@@ -16,11 +16,14 @@ use crate::{
     limits::{Asked, Ticket},
 };
 use shared::{
-    domain::{FailureClass, Order, OrderState, Ordered, Planned, Slot},
+    domain::{Failure, FailureClass, NameSet, Order, OrderState, Ordered, Planned, Slot},
     error::Fault,
     store::StoredOrder,
 };
 use std::sync::atomic::Ordering;
+
+/// Runs in which a CA fails at an order that says what it replaces, before it is asked for one that doesn't.
+const RUNS_OF_A_FAULT: u32 = 3;
 
 impl Work<'_> {
     /// `Planned -> Ordered`
@@ -41,16 +44,22 @@ impl Work<'_> {
         let (mut order, mut asked) = (order.clone(), self.asked.clone());
         loop {
             let error = match self.send(&order, &asked, ticket).await {
-                Ok(placed) => return self.placed(&order, planned, placed).await,
+                Ok(placed) => {
+                    // It was what it replaces: the same order is taken without.
+                    let is_nameless = self.asked.replaces.is_some() && asked.replaces.is_none();
+                    self.nameless.fetch_or(is_nameless, Ordering::Relaxed);
+                    return self.placed(&order, planned, placed).await;
+                }
                 Err(error) => error,
             };
             // Each is done without once: the next refusal has another reason.
             if order.order.profile.is_some() && may_blame_profile(&error, &order.order.names) {
                 order = self.without_profile(&order, &error, planned).await?;
-            } else if asked.replaces.is_some() && self.blames_replaces(&error, &order) {
+            } else if asked.replaces.is_some()
+                && blames_replaces(&error, &order.order.names, self.refused_before)
+            {
                 let what = format!("the CA does not take it for a renewal ({error}): it is ordered without");
                 self.timeline.tell("nameless", Some(self.slot), what);
-                self.nameless.store(true, Ordering::Relaxed);
                 asked = asked.without_replacing();
             } else {
                 return Err(Verdict::from_order(&error, &order.order.names));
@@ -121,14 +130,7 @@ impl Work<'_> {
                 ticket.placed(twin, sent, None).await;
                 *self.held() = Some(ticket);
             }
-            Err(error) => {
-                let again = asked.replaces.is_some() && sent > 1 && error.problem().is_some();
-                if again && error.status() != Some(429) {
-                    // The second refusal with the same words: the next run goes without what it replaces.
-                    self.nameless.store(true, Ordering::Relaxed);
-                }
-                ticket.refused(twin, error, sent, None).await;
-            }
+            Err(error) => ticket.refused(twin, error, sent, None).await,
         }
         placed
     }
@@ -177,27 +179,33 @@ impl Work<'_> {
             .await
             .map_err(|e| Verdict::from_store(&e))
     }
+}
 
-    /// Whether a refusal of an order that said `replaces` leads to one without. In known words it does at once; whatever else is
-    /// said, the second time.
-    fn blames_replaces(&self, error: &RequestError, order: &StoredOrder) -> bool {
-        let Some(problem) = error.problem() else { return false };
-        let verdict = Verdict::from_order(error, &order.order.names);
-        match problem.kind() {
-            _ if matches!(verdict.about, About::Limit) => false,
-            _ if self.failed_before => true,
-            _ if error.may_blame_replaces() => verdict.about != About::Account,
-            ProblemKind::AccountDoesNotExist
-            | ProblemKind::ExternalAccountRequired
-            | ProblemKind::UserActionRequired
-            | ProblemKind::BadNonce => false,
-            // Nobody's words: it is no name, no account and no fault of the CA's own.
-            ProblemKind::Other => {
-                verdict.culprits.is_empty() && error.status().is_some_and(|status| status < 500)
-            }
-            _ => false,
-        }
+/// Whether a refusal of an order that said `replaces` leads to one without. In known words it does at once; whatever else the CA
+/// refuses as a whole, the second time. That the CA fails is not about the order: only where it goes on for runs, it may be.
+fn blames_replaces(error: &RequestError, names: &NameSet, refused_before: u32) -> bool {
+    let Some(problem) = error.problem() else { return false };
+    let verdict = Verdict::from_order(error, names);
+    match problem.kind() {
+        _ if matches!(verdict.about, About::Limit | About::Account) || error.status() == Some(429) => false,
+        ProblemKind::BadNonce => false,
+        _ if error.may_blame_replaces() => true,
+        _ if !verdict.culprits.is_empty() => false,
+        // Nobody's words: it is no name, no account and no fault of the CA's own.
+        ProblemKind::Other if error.is_final() => true,
+        _ if error.is_final() => refused_before > 0,
+        _ => refused_before >= RUNS_OF_A_FAULT,
     }
+}
+
+/// How often in a row the CA has refused a group's order as a whole, as far as its last failure tells: what is amiss with names, limits
+/// or the store is another matter.
+pub(super) fn refused_before(failure: Option<&Failure>) -> u32 {
+    let of_the_order = |failure: &&Failure| {
+        use FailureClass as Class;
+        matches!(failure.class, Class::Account | Class::Bug | Class::Ca | Class::Policy)
+    };
+    failure.filter(of_the_order).map_or(0, |failure| failure.count)
 }
 
 /// The profile that a site must have is not to be had.
@@ -225,5 +233,81 @@ pub(super) fn order_url(state: &OrderState) -> Option<&str> {
         OrderState::Ready(ready) => Some(&ready.order_url),
         OrderState::Finalizing(finalizing) => Some(&finalizing.order_url),
         OrderState::Issued(issued) => Some(&issued.order_url),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acme::{Problem, Refusal};
+    use jiff::Timestamp;
+    use shared::domain::DnsName;
+
+    fn refused(status: u16, kind: &str, detail: &str) -> RequestError {
+        RequestError::Problem(Box::new(Refusal {
+            status,
+            problem: Problem {
+                type_urn: Some(format!("urn:ietf:params:acme:error:{kind}")),
+                detail: Some(detail.to_owned()),
+                ..Problem::default()
+            },
+            retry_after: None,
+            help: None,
+            terms_of_service: None,
+            location: None,
+        }))
+    }
+
+    #[test]
+    fn what_an_order_replaces_is_blamed_for_what_may_be_about_it() {
+        let names = NameSet::new([DnsName::parse_identifier("a.example").unwrap()]).unwrap();
+        // From so many refusals before on; `None`: never.
+        for (status, kind, detail, from) in [
+            (409, "alreadyReplaced", "", Some(0)),
+            (400, "malformed", "no such certificate", Some(0)),
+            (500, "serverInternal", "Could not validate ARI 'replaces' field", Some(0)),
+            (400, "somethingNew", "no", Some(0)),
+            (400, "badCSR", "no", Some(1)),
+            // That the CA stumbles twice is no reason to lose what a renewal is spared.
+            (500, "serverInternal", "try again", Some(3)),
+            (503, "somethingNew", "", Some(3)),
+            (400, "rejectedIdentifier", "a.example is forbidden", None),
+            (429, "rateLimited", "too many", None),
+            (429, "somethingNew", "too many", None),
+            (403, "userActionRequired", "", None),
+            (400, "accountDoesNotExist", "", None),
+            (403, "unauthorized", "the account is deactivated", None),
+            (400, "badNonce", "", None),
+        ] {
+            let error = refused(status, kind, detail);
+            let first = (0..=9).find(|before| blames_replaces(&error, &names, *before));
+            assert_eq!(first, from, "{status} {kind} {detail}");
+        }
+        let page = RequestError::Body {
+            url: String::new(),
+            status: 502,
+            excerpt: String::new(),
+            retry_after: None,
+            from_ca: false,
+        };
+        assert!(!blames_replaces(&page, &names, 9));
+    }
+
+    #[test]
+    fn only_refusals_of_the_order_count_as_such() {
+        let now = Timestamp::now();
+        for (class, count) in [
+            (FailureClass::Ca, 2),
+            (FailureClass::Bug, 2),
+            (FailureClass::Dns, 0),
+            (FailureClass::Firewall, 0),
+            (FailureClass::Limit, 0),
+            (FailureClass::Store, 0),
+        ] {
+            let verdict = Verdict::new(Fault::Ca, class, "", "");
+            let failure = verdict.to_failure(Some(&verdict.to_failure(None, now)), now);
+            assert_eq!(refused_before(Some(&failure)), count, "{class:?}");
+        }
+        assert_eq!(refused_before(None), 0);
     }
 }

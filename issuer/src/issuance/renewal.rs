@@ -237,7 +237,7 @@ async fn ask(oracle: Oracle<'_>, published: &Published) -> Said {
         "no renewal information"
     );
     let passing = match error.status() {
-        Some(status) => status >= 500 || status == 429,
+        Some(status) => status >= 500 || status == 429 || error.is_of_the_way(),
         None => matches!(error, RequestError::Transport { .. }),
     };
     Said::Later { again: error.retry_after(), passing }

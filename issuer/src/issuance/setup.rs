@@ -23,7 +23,7 @@ use shared::{
     domain::{Backoff, KeyType},
     error::Fault,
     store::{AccountStatus, Owner, Store, StoreError},
-    vault::Vault,
+    vault::{SealError, Vault},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -83,9 +83,12 @@ fn to_setting(name: &str, error: &RequestError) -> String {
 }
 
 impl SetupError {
-    /// Whether the store is the reason: nobody's fault, and over as soon as it answers again.
+    /// Whether the store is the reason, or what this node lacks to open what is in it: no fault of a site, an account or a CA, and over
+    /// as soon as that is put right, or on a node where it is otherwise.
     pub fn is_of_store(&self) -> bool {
         match self {
+            Self::Account(AccountError::Open(error)) => error.is_of_this_node(),
+            Self::Account(AccountError::Seal(SealError::Lacking { .. })) => true,
             Self::Store(error) | Self::Account(AccountError::Store(error)) => {
                 error.may_pass()
                     || error.fault() == Fault::Store

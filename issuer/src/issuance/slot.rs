@@ -5,6 +5,7 @@ use super::{
     Verdict,
     attempt::{Attempt, Tally, of_store},
     patience::write,
+    placing::refused_before,
     site::{is_of_profile, suffices},
     steps::Work,
     turn::turn,
@@ -142,7 +143,7 @@ impl Attempt<'_> {
             asked,
         )
         .holding(ticket)
-        .after_failures(tally.stored.failure.is_some())
+        .after_refusals(refused_before(tally.stored.failure.as_ref()))
         .insisting(insists);
         let outcome = match work.finish(order).await {
             Err(verdict) => {

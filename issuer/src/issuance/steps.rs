@@ -53,8 +53,8 @@ pub(super) struct Work<'a> {
     pub(super) may_be_placed: AtomicBool,
     /// Whether it was asked for a second time, not knowing what came of the first.
     pub(super) asked_twice: AtomicBool,
-    /// Whether the site's last order has failed, too.
-    pub(super) failed_before: bool,
+    /// How often in a row the CA has refused it before.
+    pub(super) refused_before: u32,
     /// Whether a person wants another order, unless this one comes to something now.
     pub(super) insists: bool,
     /// When the CA made something for it last, where that was here.
@@ -90,7 +90,7 @@ impl<'a> Work<'a> {
             nameless: AtomicBool::new(false),
             may_be_placed: AtomicBool::new(false),
             asked_twice: AtomicBool::new(false),
-            failed_before: false,
+            refused_before: 0,
             insists: false,
             made_at: Mutex::default(),
             is_issued: AtomicBool::new(false),
@@ -103,9 +103,9 @@ impl<'a> Work<'a> {
         Self { ticket: Mutex::new(ticket), ..self }
     }
 
-    /// After another order of the site that failed.
-    pub(super) fn after_failures(self, failed_before: bool) -> Self {
-        Self { failed_before, ..self }
+    /// After so many orders in a row that the CA has refused.
+    pub(super) fn after_refusals(self, refused_before: u32) -> Self {
+        Self { refused_before, ..self }
     }
 
     /// Where a person wants another order, unless this one comes to something now.

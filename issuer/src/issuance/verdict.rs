@@ -8,7 +8,7 @@ use shared::{
     domain::{DnsName, Failure, FailureClass, LONGEST_SENTENCE, NameSet, bounded},
     error::Fault,
     store::StoreError,
-    vault::SealError,
+    vault::{OpenError, SealError},
 };
 use std::time::Duration;
 
@@ -223,6 +223,35 @@ impl Verdict {
         }
     }
 
+    /// What is sealed could not be opened. A key-encryption key that this node lacks, or a program that is too old here, is neither the
+    /// CA's fault nor the order's: it is gone on with where that is otherwise.
+    pub(super) fn from_opening(what: &str, error: &OpenError) -> Self {
+        let remedy = match error {
+            OpenError::UnknownKek(_) => {
+                "copy the keyring file from a node that has the key; nothing is lost: the next run, here or on such a node, goes on with the \
+                 same order"
+            }
+            OpenError::Newer(_) => {
+                "update this node; nothing is lost: a node with the newer program goes on with the same order"
+            }
+            OpenError::Refused => {
+                let what = format!("{what} can't be opened: {error}");
+                let remedy = "the store's record is damaged: after a few tries it is ordered anew; look at Redis and at what wrote to it";
+                return Self::new(Fault::Store, FailureClass::Bug, what, remedy)
+                    .about(About::Order)
+                    .keeping_the_order()
+                    .leading_nowhere();
+            }
+        };
+        Self::new(
+            Fault::Operator,
+            FailureClass::Store,
+            format!("{what} can't be opened here: {error}"),
+            remedy,
+        )
+        .keeping_the_order()
+    }
+
     pub fn bug(what: impl Into<String>) -> Self {
         Self::new(Fault::Bug, FailureClass::Bug, what, "please report this, with the log")
     }
@@ -313,4 +342,23 @@ pub(super) fn caa(what: String) -> Verdict {
         what,
         "the name's CAA records must allow this CA, or be removed",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_node_can_not_open_is_no_fault_of_the_ca_and_keeps_the_order() {
+        for error in [OpenError::UnknownKek("kek-7".to_owned()), OpenError::Newer(9)] {
+            let verdict = Verdict::from_opening("the key", &error);
+            assert_eq!((verdict.fault, verdict.about), (Fault::Operator, About::Store), "{error}");
+            assert!(verdict.keep_order && !verdict.is_of_the_order(), "{error}: it is never given up for it");
+        }
+        let lacking = Verdict::from_opening("the key", &OpenError::UnknownKek("kek-7".to_owned()));
+        assert!(lacking.what.contains("kek-7") && lacking.remedy.contains("keyring"), "{lacking:?}");
+        let damaged = Verdict::from_opening("the key", &OpenError::Refused);
+        assert_eq!((damaged.fault, damaged.prospect), (Fault::Store, Prospect::Nowhere));
+        assert!(damaged.keep_order && damaged.is_of_the_order());
+    }
 }

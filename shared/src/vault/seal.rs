@@ -45,6 +45,13 @@ pub enum OpenError {
     Newer(u8),
 }
 
+impl OpenError {
+    /// Whether another node, with its keyring and its program, may open it.
+    pub const fn is_of_this_node(&self) -> bool {
+        matches!(self, Self::UnknownKek(_) | Self::Newer(_))
+    }
+}
+
 /// Seals with one key-encryption key.
 ///
 /// # Errors
