@@ -53,7 +53,7 @@ impl Scene {
         signpost.set("ca.private.default", true)?;
         signpost.unset("issuer.self_check")?;
         // An account's orders that come at once break its list of them, and it answers 500 from then on.
-        signpost.set("issuer.slots", 1)?;
+        signpost.set("ca.private.orders_at_once", 1)?;
         signpost.set("issuer.retry_seconds", seconds(&[2.0, 5.0]))?;
         signpost.listen_challenge(VALIDATION, 80)?;
         signpost.issuer(&["account", "create"]).await?.success()?;

@@ -33,6 +33,7 @@ mod lease;
 mod look;
 mod pace;
 pub(crate) mod patience;
+mod place;
 mod placing;
 mod profiles;
 mod progress;

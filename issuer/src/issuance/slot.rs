@@ -115,6 +115,7 @@ impl Attempt<'_> {
         let twin = &self.issuance.twin;
         let names = open.as_ref().map_or_else(|| names.clone(), |open| open.order.names.clone());
         let asked = self.asked(tally, kind.slot(), &names);
+        let place = self.issuance.take_place(&asked.order, kind.slot(), self.timeline).await?;
         let was_open = open.is_some();
         let insists = was_open && self.insists(tally);
         let (order, ticket) = match open {
@@ -154,6 +155,9 @@ impl Attempt<'_> {
         };
         if work.is_nameless() {
             tally.nameless.push(kind.slot());
+        }
+        if let Some(place) = place {
+            place.leave().await;
         }
         let has_issued = work.has_issued();
         let ticket = work.into_ticket();

@@ -10,6 +10,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
     time::Duration,
 };
@@ -91,6 +92,9 @@ pub struct Ca {
     /// Which draft of dns-persist-01 the CA speaks; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns_persist: Option<DnsPersistDraft>,
+    /// Orders of one account that are worked on at once, by all nodes together; absent: any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orders_at_once: Option<NonZeroU32>,
     /// Names that one certificate takes; absent: what the CA takes, as far as it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub names_per_certificate: Option<usize>,

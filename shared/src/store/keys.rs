@@ -28,6 +28,7 @@
 //! | `sp:account:CA:NAME` | string | an account, JSON, with its sealed keys |
 //! | `sp:accounts` | set | `CA:NAME` of every account |
 //! | `sp:{ca:NAME}:looking:ACCOUNT` | sorted set | orders whose challenges the CA is looking at, by when they are given up, ms |
+//! | `sp:{ca:NAME}:at-work:ACCOUNT` | sorted set | orders that are worked on, where the CA bears only so many at once, by when they are given up, ms |
 //! | `sp:{ca:NAME}:rollover:ACCOUNT` | string | who gives the account another key; expires by itself |
 //! | `sp:{ca:NAME}:directory` | string | the CA's directory as last fetched; expires by itself |
 //! | `sp:{ca:NAME}:known-directory` | string | the directory as it was known last |
@@ -206,6 +207,10 @@ pub(super) fn tenant(name: &str) -> String {
 
 pub(super) fn looking(ca: &str, account: &str) -> String {
     format!("sp:{{ca:{ca}}}:looking:{account}")
+}
+
+pub(super) fn at_work(ca: &str, account: &str) -> String {
+    format!("sp:{{ca:{ca}}}:at-work:{account}")
 }
 
 pub(super) fn rollover(ca: &str, account: &str) -> String {

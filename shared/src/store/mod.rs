@@ -55,6 +55,7 @@ mod open;
 mod orders;
 mod parts;
 mod pauses;
+mod places;
 mod reading;
 mod renewals;
 mod rollovers;

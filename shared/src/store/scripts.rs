@@ -102,6 +102,7 @@ scripts! {
     REWRAP_RECORDS: "rewrap_records.lua",
     SEALED_SITES: "sealed_sites.lua",
     STORE_CERTIFICATE: "store_certificate.lua",
+    TAKE_PLACE: "take_place.lua",
     WRITE_ORDER: "write_order.lua",
 }
 
