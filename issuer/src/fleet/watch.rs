@@ -135,3 +135,57 @@ async fn tell(store: &Store, kind: EventKind, name: &str, what: &str) -> Result<
     }
     store.append_event(&event).await.map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::ToSpan;
+    use shared::domain::ItemProblem;
+
+    fn frontend(standing: Standing, problems: &[Timestamp], unknown: &[&str]) -> FrontendStanding {
+        FrontendStanding {
+            name: "f0".to_owned(),
+            standing,
+            reported: Some(Timestamp::UNIX_EPOCH),
+            agent: None,
+            items: 1,
+            probes: true,
+            behind: 0,
+            behind_more: false,
+            behind_since: None,
+            problem_count: problems.len() as u64,
+            problems: problems
+                .iter()
+                .map(|since| ItemProblem {
+                    id: None,
+                    names: vec!["a.example".to_owned()],
+                    reason: "refused".to_owned(),
+                    since: *since,
+                    serves: None,
+                })
+                .collect(),
+            unknown_certificates: unknown.iter().map(|print| (*print).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn somebody_looks_at_what_is_wrong_for_long_and_at_once_at_what_nobody_knows() {
+        let lag = SignedDuration::from_mins(5);
+        let now = Timestamp::UNIX_EPOCH + 1.hour();
+        let (fresh, old) = (now - 1.minute(), now - 5.minutes());
+        // Whether somebody looks at once (`Some(true)`), only if it lasts, or not at all.
+        for (frontend, looks, word) in [
+            (frontend(Standing::Converged, &[], &[]), None, ""),
+            (frontend(Standing::Unknown, &[], &[]), None, ""),
+            (frontend(Standing::Problems, &[fresh], &[]), None, ""),
+            (frontend(Standing::Problems, &[fresh, old], &[]), Some(true), "a.example: refused"),
+            (frontend(Standing::Behind, &[], &[]), Some(false), "lacks the last changes"),
+            (frontend(Standing::Silent, &[], &[]), Some(true), "has not reported since"),
+            (frontend(Standing::Converged, &[], &["ab12"]), Some(true), "ab12"),
+        ] {
+            let found = trouble(&frontend, now, lag);
+            assert_eq!(found.as_ref().map(|trouble| trouble.is_late), looks, "{frontend:?}");
+            assert!(found.is_none_or(|trouble| trouble.what.contains(word)), "{frontend:?}");
+        }
+    }
+}

@@ -165,3 +165,66 @@ pub(super) fn first_of_pipeline(error: redis::RedisError) -> redis::RedisError {
         _ => error,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(text: &str) -> StoreError {
+        let value = redis::parse_redis_value(format!("-{text}\r\n").as_bytes());
+        let error = match value {
+            Ok(value) => value.extract_error().expect_err("it is an error"),
+            Err(error) => error,
+        };
+        StoreError::from(error)
+    }
+
+    #[test]
+    fn what_a_server_answers_is_asked_again_or_not() {
+        for (text, retry, passes) in [
+            ("LOADING Redis is loading the dataset in memory", Retry::Backoff, true),
+            ("OOM command not allowed when used memory > 'maxmemory'.", Retry::Backoff, true),
+            ("READONLY You can't write against a read only replica.", Retry::Backoff, true),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", Retry::Backoff, true),
+            ("NOPERM User has no permissions", Retry::Never, true),
+            ("WRONGPASS invalid username-password pair or user is disabled.", Retry::Never, true),
+            ("WRONGTYPE Operation against a key", Retry::Never, true),
+            ("FENCED", Retry::Never, false),
+            ("CONFLICT", Retry::Never, false),
+        ] {
+            let error = answered(text);
+            assert_eq!((error.retry(), error.may_pass()), (retry, passes), "{text}: {error:?}");
+        }
+        assert!(matches!(answered("FENCED"), StoreError::Fenced));
+        assert!(matches!(answered("CONFLICT"), StoreError::Conflict));
+    }
+
+    #[test]
+    fn what_is_of_the_keys_is_told_from_what_is_of_the_login() {
+        for (text, is_of_keys) in [
+            ("WRONGTYPE Operation against a key", true),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", true),
+            ("NOPERM User has no permissions", false),
+            ("NOAUTH Authentication required.", false),
+            ("LOADING Redis is loading the dataset in memory", false),
+        ] {
+            assert_eq!(answered(text).is_of_its_keys(), is_of_keys, "{text}");
+        }
+        assert!(StoreError::corrupt("k", "odd").is_of_its_keys());
+        assert!(!StoreError::Timeout(Duration::from_secs(1)).is_of_its_keys());
+    }
+
+    #[test]
+    fn each_says_who_acts_and_what_lists_say() {
+        for (error, fault, state) in [
+            (StoreError::Fenced, Fault::Store, "damaged"),
+            (StoreError::Unconfirmed { wanted: 1, got: 0 }, Fault::Store, "damaged"),
+            (StoreError::NewerSchema { found: 9, known: 1 }, Fault::Operator, "newer"),
+            (StoreError::NoKeyring, Fault::Bug, "damaged"),
+            (StoreError::LacksRight("get".to_owned()), Fault::Operator, "damaged"),
+            (StoreError::corrupt("k", "odd"), Fault::Bug, "damaged"),
+        ] {
+            assert_eq!((error.fault(), error.record_state()), (fault, state), "{error}");
+        }
+    }
+}

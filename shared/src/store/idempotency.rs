@@ -55,6 +55,19 @@ struct Record {
 
 const VERSION: u32 = 1;
 
+impl Record {
+    /// What it is to the request that has just tried to set `mark`, whose name is `random`.
+    fn repetition(self, mark: AnswerMark, random: &str) -> Repetition {
+        match self.answer {
+            _ if self.digest != mark.digest => Repetition::Other,
+            Some(answer) => Repetition::Answered(answer),
+            // Our own: it was set, and its answer was lost on the way.
+            None if self.mark.as_deref() == Some(random) => Repetition::First(mark),
+            None => Repetition::UnderWay,
+        }
+    }
+}
+
 impl Store {
     /// Marks a request as being worked on for at most `within`, unless `key` has been used by this token before.
     ///
@@ -87,15 +100,7 @@ impl Store {
         if before.v > VERSION {
             return Err(StoreError::NewerSchema { found: before.v, known: VERSION });
         }
-        Ok(match before.answer {
-            _ if before.digest != digest => Repetition::Other,
-            Some(answer) => Repetition::Answered(answer),
-            // Our own: it was set, and its answer was lost on the way.
-            None if before.mark.as_deref() == Some(random) => {
-                Repetition::First(AnswerMark { key, digest: digest.to_owned(), mark })
-            }
-            None => Repetition::UnderWay,
-        })
+        Ok(before.repetition(AnswerMark { key, digest: digest.to_owned(), mark }, random))
     }
 
     /// Keeps the answer in the place of the mark, or, without one, lets the request be made again.
@@ -117,4 +122,38 @@ impl Store {
 
 fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_belongs_to_the_request_that_it_was_first_used_for() {
+        let answer = || KeptAnswer { status: 201, body: "{}".to_owned(), location: None };
+        let seen = |digest: &str, mark: Option<&str>, answer: Option<KeptAnswer>| {
+            let record =
+                Record { v: VERSION, digest: digest.to_owned(), mark: mark.map(str::to_owned), answer };
+            let ours = AnswerMark { key: "k".to_owned(), digest: "d".to_owned(), mark: "m".to_owned() };
+            record.repetition(ours, "ours")
+        };
+        assert!(matches!(seen("d", Some("theirs"), None), Repetition::UnderWay));
+        assert!(matches!(seen("d", None, None), Repetition::UnderWay));
+        // The answer to our own setting was lost.
+        assert!(matches!(seen("d", Some("ours"), None), Repetition::First(_)));
+        assert!(matches!(seen("d", None, Some(answer())), Repetition::Answered(kept) if kept == answer()));
+        // Whatever came of another request is not given out.
+        for other in [seen("e", None, Some(answer())), seen("e", Some("ours"), None), seen("", None, None)] {
+            assert!(matches!(other, Repetition::Other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn records_say_no_more_than_they_must() {
+        let record = Record { v: 1, digest: "d".to_owned(), mark: Some("m".to_owned()), answer: None };
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(text, r#"{"v":1,"digest":"d","mark":"m"}"#);
+        let read: Record = serde_json::from_str(r#"{"v":1,"digest":"d","new":7}"#).unwrap();
+        assert!(read.mark.is_none() && read.answer.is_none());
+    }
 }
