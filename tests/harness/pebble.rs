@@ -28,7 +28,8 @@ pub struct PebbleOptions {
     pub strict: bool,
     /// Percentage of good nonces that are refused.
     pub nonce_reject_percent: u8,
-    /// Percentage of valid authorizations that a new order of the same account reuses.
+    /// Percentage of valid authorizations that a new order of the same account reuses. Pebble draws one more than it is told: with 0 it
+    /// reuses one in a hundred still.
     pub authz_reuse_percent: u8,
     /// Further roots, each with chains of its own as `Link: rel="alternate"`.
     pub alternate_roots: u32,
