@@ -48,6 +48,39 @@ async fn two_daemons_under_load_take_a_new_key() -> Result<()> {
     Ok(())
 }
 
+/// An order whose answers were published with the old key: they end in the new one before the CA is told to look.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_in_flight_is_proved_with_the_new_key() -> Result<()> {
+    let stage = Stage::looking().await?;
+    stage.issue(&["warm.example"]).await?;
+    let fuse = Fuse::default();
+    let kill = fuse.clone();
+    let told = Rule::on(Endpoint::Challenge).for_name("flight.example").nth(1);
+    stage.proxy.add_rule(told.does(Action::call_before(move |_| kill.kill9())));
+    let told = Rule::on(Endpoint::Challenge).for_name("flight.example").nth(1);
+    stage.proxy.add_rule(told.does(Action::Reset));
+    let started = stage.signpost.start_run("issuer", &["issue", "flight.example"])?;
+    fuse.attach(started.process.killer());
+    let run = started.wait(LIMIT).await?;
+    ensure!(run.exit.code().is_none(), "it was never killed: {}{}", run.stdout, run.stderr);
+    ensure!(stage.site("flight.example").await?["order"]["ecdsa"] == "challenged");
+    let answers = || async {
+        let mut answers = Vec::new();
+        for key in stage.keys("sp:token:*").await? {
+            answers.push((key.clone(), stage.redis.text_of(&key).await?));
+        }
+        anyhow::Ok(answers)
+    };
+    let before = answers().await?;
+    stage.json(&["account", "rollover", "--key-type", "ecdsa-p384"]).await?;
+    stage.issue(&["flight.example"]).await?;
+    ensure!(stage.proxy.orders_for(&["flight.example"]).len() == 1, "it was ordered twice");
+    let after = answers().await?;
+    let renewed = |(key, answer): &(String, String)| before.iter().any(|(k, a)| k == key && a != answer);
+    ensure!(after.iter().any(renewed), "the answer is the old key's still: {before:?} {after:?}");
+    Ok(())
+}
+
 /// The rollover is killed once the CA has acted: those who order find out by themselves which key it has.
 #[tokio::test(flavor = "multi_thread")]
 async fn daemons_go_on_where_a_rollover_was_killed() -> Result<()> {
