@@ -30,6 +30,7 @@ mod limits_days;
 mod limits_month;
 mod listeners;
 mod no_key_in_the_store;
+mod odd_objects;
 mod on_the_way;
 mod one_bad_name;
 mod open_orders;
