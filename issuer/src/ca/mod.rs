@@ -63,6 +63,7 @@ pub struct Ca {
 pub struct Terms {
     pub name: String,
     pub title: String,
+    pub directory: String,
     /// See [`Ca::public`].
     pub public: bool,
     pub limits: Arc<CaLimits>,
@@ -131,10 +132,11 @@ impl Terms {
     /// # Errors
     /// [`CaError`] with what to configure.
     pub fn of(config: &Config, name: Option<&str>) -> Result<Self, CaError> {
-        let (name, section, _, profile) = find(config, name)?;
+        let (name, section, directory, profile) = find(config, name)?;
         Ok(Self {
             name: name.clone(),
             title: title(name, profile),
+            directory,
             public: is_public(section, profile),
             limits: CaLimits::of(profile, section.limits_file.as_deref())?,
             section: section.clone(),
@@ -154,6 +156,23 @@ impl Terms {
     ) -> Result<(), NameError> {
         let profile = profile.or(self.section.profile.as_deref());
         self.limits.check_name(suffixes, name, self.public, profile, challenge)
+    }
+
+    /// What becomes of orders with a profile that it is not known to have; `None` where it has it, or may. `seen` are those of its
+    /// directory, where it was fetched.
+    pub fn lacks_profile(&self, profile: &str, seen: Option<&[String]>) -> Option<String> {
+        let described: Vec<String> = self.limits.profiles.keys().cloned().collect();
+        let known = seen.unwrap_or(&described);
+        if known.is_empty() || known.iter().any(|name| name == profile) {
+            return None;
+        }
+        let becomes = if self.section.profile_required {
+            "its orders wait until it has, since ca.NAME.profile_required is set"
+        } else {
+            "its certificates are ordered without one"
+        };
+        let known = known.join(", ");
+        Some(format!("{} is not known to have a profile {profile:?}: it has {known}; {becomes}", self.title))
     }
 
     /// Whether it is known which draft of dns-persist-01 it speaks.

@@ -3,7 +3,7 @@
 use super::{
     context::{Context, of_store},
     output::{Exit, Failed, Output, table},
-    site::parse_challenge,
+    site::{of_site, parse_challenge},
     texts::read_words,
     watch::Watch,
 };
@@ -13,15 +13,21 @@ use crate::{
     dns01::{Dns01Error, Prover, labelled_record, own_record},
     issuance::{DEFAULT_ACCOUNT, client_for, validator},
     preflight::{Canary, Cause, Class, Depth, Language, Preflight, Proof, Readiness, Remark, Report},
+    sites::{Registry, SiteError},
     suffixes,
 };
 use serde_json::json;
 use shared::{
     config::Config,
-    domain::{ChallengeType, DnsName, PublicSuffixes},
-    store::{Store, StoreError},
+    domain::{ChallengeType, DnsName, Site},
+    store::StoreError,
 };
-use std::{collections::HashSet, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 /// Names that are looked at at once.
@@ -41,15 +47,15 @@ pub(super) struct Arguments {
     /// Ask this frontend, whatever the names' DNS says: before any name leads there
     #[arg(long, value_name = "ADDRESS")]
     frontend: Option<IpAddr>,
-    /// As this CA would see it
+    /// As this CA would see it; without it, each name as the CA of its site would
     #[arg(long, value_name = "NAME")]
     ca: Option<String>,
     /// How names that no site has are proved: http-01, dns-01 or auto; a wildcard always by dns-01
     #[arg(long, value_parser = parse_challenge, default_value = "http-01")]
     challenge: ChallengeType,
-    /// The account that CAA records may name
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_ACCOUNT)]
-    account: String,
+    /// The account that CAA records may name; without it, that of the name's site
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
     /// The language of the explanations
     #[arg(long, value_enum, default_value_t)]
     lang: Language,
@@ -60,58 +66,128 @@ struct Kit {
     preflight: Preflight,
     asker: Asker,
     prover: Prover,
-    canary: Canary,
+    canary: Arc<Canary>,
     frontend: Option<IpAddr>,
+}
+
+/// What is looked at with for names of one CA and account, and what is to be said of the CA.
+struct Desk {
+    kit: Arc<Kit>,
+    ca: String,
+    of_ca: Vec<Remark>,
+}
+
+/// A name that was looked at, and as which CA would.
+struct Looked {
+    text: String,
+    ca: String,
+    report: Result<Report, Remark>,
 }
 
 pub(super) async fn run(arguments: Arguments, config: Config, output: &Output) -> Result<Exit, Failed> {
     let texts = texts(&arguments, *output).await?;
     let context = Context::open_to_change(config, *output).await?;
-    let ca = context.ca(arguments.ca.as_deref())?;
-    let terms = Terms::of(&context.config, Some(&ca.name))
-        .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
-    let (asker, of_ca) = ask_ca(&context, &ca, &arguments.account).await?;
-    let frontends = arguments.frontend.map(|address| vec![address]);
-    let validator =
-        validator(&context.config, ca.public).map_err(|e| Failed::because(Exit::Usage, "resolvers", &e))?;
-    let validator = frontends.into_iter().fold(validator, |validator, own| validator.with_frontends(own));
-    let canary = Canary::publish(&context.store).await.map_err(|e| of_store(&e))?;
-    let resolver = validator.resolver().clone();
-    let preflight = Preflight::new(validator, ca.title.clone());
-    let prover = Prover::open(&context.config, context.store.clone(), resolver)
-        .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
-    let kit = Arc::new(Kit { preflight, asker, prover, canary, frontend: arguments.frontend });
+    // One that is named must be there, whatever the names are.
+    let usual = Ca::of(&context.config, arguments.ca.as_deref());
+    if arguments.ca.is_some() {
+        usual.as_ref().map_err(|e| Failed::because(Exit::Usage, "configuration", e))?;
+    }
+    let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
+    let canary = Arc::new(Canary::publish(&context.store).await.map_err(|e| of_store(&e))?);
     let suffixes = suffixes::current(&context.config);
 
     let watch = Watch::over(texts.len(), *output);
     let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut desks: BTreeMap<(String, String), Desk> = BTreeMap::new();
     let mut looks = JoinSet::new();
-    let mut reports: Vec<Option<(String, Result<Report, Remark>)>> = texts.iter().map(|_| None).collect();
+    let mut looked: Vec<Option<Looked>> = texts.iter().map(|_| None).collect();
     for (place, text) in texts.into_iter().enumerate() {
-        match parse(&text, &terms, &suffixes) {
-            Err(remark) => {
-                reports[place] = Some((text, Err(remark)));
+        let refused = |ca: String, cause: Cause| {
+            let remark = Remark { weight: Readiness::WillFail, class: Class::Name, cause };
+            Some(Looked { text: text.clone(), ca, report: Err(remark) })
+        };
+        let usual_name = || usual.as_ref().map(|ca| ca.name.clone()).unwrap_or_default();
+        let name = match DnsName::parse_identifier(&text) {
+            Ok(name) => name,
+            Err(error) => {
+                looked[place] = refused(usual_name(), Cause::of_name(&text, &error));
                 watch.site_done("");
+                continue;
             }
-            Ok(name) => {
-                let (kit, places) = (Arc::clone(&kit), Arc::clone(&places));
-                let challenge = challenge_of(&context.store, &name, arguments.challenge);
-                let challenge = challenge.await.map_err(|e| of_store(&e))?;
-                looks.spawn(async move {
-                    let _place = places.acquire_owned().await;
-                    (place, text, kit.look(&name, challenge).await)
-                });
+        };
+        // As its site has it; what is named goes before.
+        let site = site_of(&registry, &name, output).await?;
+        let of_site = site.as_ref().filter(|site| arguments.ca.as_ref().is_none_or(|ca| *ca == site.ca));
+        let ca_name = match (of_site, &usual) {
+            (Some(site), _) => site.ca.clone(),
+            (None, Ok(ca)) => ca.name.clone(),
+            (None, Err(error)) => return Err(Failed::because(Exit::Usage, "configuration", error)),
+        };
+        let account = arguments.account.clone().or_else(|| of_site.map(|site| site.account.clone()));
+        let account = account.unwrap_or_else(|| DEFAULT_ACCOUNT.to_owned());
+        let terms = match Terms::of(&context.config, Some(&ca_name)) {
+            Ok(terms) => terms,
+            Err(error) => {
+                let cause = Cause::of_ca(&ca_name, &error.to_string());
+                looked[place] = refused(ca_name, cause);
+                watch.site_done("");
+                continue;
             }
+        };
+        let profile = of_site.and_then(|site| site.profile.as_deref());
+        if let Err(error) = terms.check_name(&suffixes, &name, profile, ChallengeType::Auto) {
+            looked[place] = refused(ca_name, Cause::of_name(&text, &error));
+            watch.site_done("");
+            continue;
         }
+        let key = (ca_name.clone(), account.clone());
+        if !desks.contains_key(&key) {
+            let desk = Desk::open(&context, &ca_name, &account, arguments.frontend, &canary).await?;
+            desks.insert(key.clone(), desk);
+        }
+        let (kit, places) = (Arc::clone(&desks[&key].kit), Arc::clone(&places));
+        let challenge = site.as_ref().map_or(arguments.challenge, |site| site.challenge);
+        looks.spawn(async move {
+            let _place = places.acquire_owned().await;
+            (place, Looked { text, ca: ca_name, report: Ok(kit.look(&name, challenge).await) })
+        });
     }
     while let Some(look) = looks.join_next().await {
-        let (place, text, report) = look.map_err(|e| Failed::because(Exit::Failed, "check", &e))?;
-        watch.site_done(&text);
-        reports[place] = Some((text, Ok(report)));
+        let (place, look) = look.map_err(|e| Failed::because(Exit::Failed, "check", &e))?;
+        watch.site_done(&look.text);
+        looked[place] = Some(look);
     }
     watch.end();
-    let reports: Vec<_> = reports.into_iter().flatten().collect();
-    Ok(tell(&reports, &of_ca, &ca, arguments.lang, output))
+    let looked: Vec<Looked> = looked.into_iter().flatten().collect();
+    let desks: Vec<Desk> = desks.into_values().collect();
+    Ok(tell(&looked, &desks, arguments.lang, output))
+}
+
+impl Desk {
+    async fn open(
+        context: &Context,
+        ca: &str,
+        account: &str,
+        frontend: Option<IpAddr>,
+        canary: &Arc<Canary>,
+    ) -> Result<Self, Failed> {
+        let unusable =
+            |error: &(dyn std::error::Error + 'static)| Failed::because(Exit::Usage, "configuration", error);
+        let ca = context.ca(Some(ca))?;
+        let (asker, of_ca) = ask_ca(context, &ca, account).await?;
+        let validator = validator(&context.config, ca.public)
+            .map_err(|e| Failed::because(Exit::Usage, "resolvers", &e))?;
+        let validator = match frontend {
+            Some(address) => validator.with_frontends(vec![address]),
+            None => validator,
+        };
+        let resolver = validator.resolver().clone();
+        let preflight = Preflight::new(validator, ca.title.clone());
+        let prover = Prover::open(&context.config, context.store.clone(), resolver);
+        let prover = prover.map_err(|e| unusable(&e))?;
+        let kit = Kit { preflight, asker, prover, canary: Arc::clone(canary), frontend };
+        Ok(Self { kit: Arc::new(kit), ca: ca.name, of_ca })
+    }
 }
 
 impl Kit {
@@ -153,15 +229,18 @@ impl Kit {
     }
 }
 
-/// How the name's site proves it; `otherwise` where it has none.
-async fn challenge_of(
-    store: &Store,
-    name: &DnsName,
-    otherwise: ChallengeType,
-) -> Result<ChallengeType, StoreError> {
-    let pointers = store.load_pointers(std::slice::from_ref(name)).await?;
-    let Some(id) = pointers.first().and_then(|pointer| pointer.owner()) else { return Ok(otherwise) };
-    Ok(store.load_site(&id).await?.map_or(otherwise, |stored| stored.site.challenge))
+/// The site that a name belongs to. One that can't be read is said, and the name is looked at as if it had none.
+async fn site_of(registry: &Registry, name: &DnsName, output: &Output) -> Result<Option<Site>, Failed> {
+    match registry.find(name).await {
+        Ok(wanted) => Ok(Some(wanted.site)),
+        Err(SiteError::NotFound(_)) => Ok(None),
+        Err(SiteError::Store(error @ (StoreError::Corrupt { .. } | StoreError::NewerSchema { .. }))) => {
+            let why = shared::error::chain(&error);
+            output.note(&format!("{}: its site can't be read, and is left out: {why}", name.to_unicode()));
+            Ok(None)
+        }
+        Err(error) => Err(of_site(&error)),
+    }
 }
 
 async fn texts(arguments: &Arguments, output: Output) -> Result<Vec<String>, Failed> {
@@ -179,16 +258,6 @@ async fn texts(arguments: &Arguments, output: Output) -> Result<Vec<String>, Fai
         return Err(Failed::new(Exit::Usage, "usage", message));
     }
     Ok(texts)
-}
-
-fn parse(text: &str, terms: &Terms, suffixes: &PublicSuffixes) -> Result<DnsName, Remark> {
-    DnsName::parse_identifier(text)
-        .and_then(|name| terms.check_name(suffixes, &name, None, ChallengeType::Auto).map(|()| name))
-        .map_err(|error| Remark {
-            weight: Readiness::WillFail,
-            class: Class::Name,
-            cause: Cause::of_name(text, &error),
-        })
 }
 
 /// Who asks, and what is to be said of the CA itself. It is asked for its directory, once for all names.
@@ -228,62 +297,69 @@ async fn ask_ca(context: &Context, ca: &Ca, account: &str) -> Result<(Asker, Vec
     Ok((asker, remarks))
 }
 
-fn tell(
-    reports: &[(String, Result<Report, Remark>)],
-    of_ca: &[Remark],
-    ca: &Ca,
-    language: Language,
-    output: &Output,
-) -> Exit {
-    let count = |wanted| reports.iter().filter(|(_, report)| readiness(report) == wanted).count();
-    let names: Vec<_> = reports
+fn tell(looked: &[Looked], desks: &[Desk], language: Language, output: &Output) -> Exit {
+    let count = |wanted| looked.iter().filter(|looked| looked.readiness() == wanted).count();
+    let names: Vec<_> = looked
         .iter()
-        .map(|(text, report)| match report {
-            Ok(report) => json!(report),
-            Err(remark) => {
-                json!({ "name": text, "verdict": remark.weight, "remarks": [remark], "addresses": [] })
-            }
+        .map(|looked| {
+            let mut shown = match &looked.report {
+                Ok(report) => json!(report),
+                Err(remark) => {
+                    let (name, remarks) = (&looked.text, [remark]);
+                    json!({ "name": name, "verdict": remark.weight, "remarks": remarks, "addresses": [] })
+                }
+            };
+            shown["ca"] = json!(looked.ca);
+            shown
         })
         .collect();
+    let of_ca: Vec<&Remark> = desks.iter().flat_map(|desk| &desk.of_ca).collect();
+    let mut cas: Vec<&String> = looked.iter().map(|looked| &looked.ca).collect();
+    cas.extend(desks.iter().map(|desk| &desk.ca));
+    cas.dedup();
     let document = json!({
-        "ca": ca.name,
+        // Of all names, where it is one.
+        "ca": cas.first().filter(|_| cas.iter().all(|ca| *ca == cas[0])),
         "ready": count(Readiness::Ready),
         "doubtful": count(Readiness::Doubtful),
         "will_fail": count(Readiness::WillFail),
         "ca_remarks": of_ca,
         "names": names,
     });
-    output.result(&document, || to_text(reports, of_ca, language));
+    output.result(&document, || to_text(looked, &of_ca, language));
     let any_fails =
         count(Readiness::WillFail) > 0 || of_ca.iter().any(|one| one.weight == Readiness::WillFail);
     if any_fails { Exit::Failed } else { Exit::Done }
 }
 
-fn readiness(report: &Result<Report, Remark>) -> Readiness {
-    report.as_ref().map_or_else(|remark| remark.weight, Report::readiness)
+impl Looked {
+    fn readiness(&self) -> Readiness {
+        self.report.as_ref().map_or_else(|remark| remark.weight, Report::readiness)
+    }
 }
 
-fn to_text(reports: &[(String, Result<Report, Remark>)], of_ca: &[Remark], language: Language) -> String {
-    let rows = reports.iter().map(|(text, report)| {
-        let (name, way) = match report {
+fn to_text(looked: &[Looked], of_ca: &[&Remark], language: Language) -> String {
+    let rows = looked.iter().map(|looked| {
+        let (name, way) = match &looked.report {
             Ok(report) => (report.name.to_unicode(), report.ways.first().map(|way| way.way())),
-            Err(_) => (text.clone(), None),
+            Err(_) => (looked.text.clone(), None),
         };
-        let is_ready = readiness(report) == Readiness::Ready;
-        vec![name, word(readiness(report), language).to_owned(), way.filter(|_| is_ready).unwrap_or_default()]
+        let is_ready = looked.readiness() == Readiness::Ready;
+        let verdict = word(looked.readiness(), language).to_owned();
+        vec![name, verdict, way.filter(|_| is_ready).unwrap_or_default()]
     });
     let headings = match language {
         Language::En => ["NAME", "VERDICT", "WAY"],
         Language::Ko => ["이름", "판정", "경로"],
     };
     let mut text = table(&headings, rows);
-    for (name, report) in reports {
-        let remarks = match report {
+    for looked in looked {
+        let remarks = match &looked.report {
             Ok(report) => report.remarks.as_slice(),
             Err(remark) => std::slice::from_ref(remark),
         };
         for remark in remarks {
-            text.push_str(&format!("\n\n{name}: {}", paragraph(remark, language)));
+            text.push_str(&format!("\n\n{}: {}", looked.text, paragraph(remark, language)));
         }
     }
     for remark in of_ca {

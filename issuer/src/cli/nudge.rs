@@ -28,7 +28,8 @@ pub(super) struct Retry {
     /// Everything that fails or is parked
     #[arg(long, conflicts_with = "names")]
     all: bool,
-    /// With another order in the place of one that is open; a certificate that the CA has issued for it is fetched first
+    /// With another order in the place of one that is open; a certificate that the CA has issued for it is fetched first. With
+    /// --ca, of everything that waits because of the CA
     #[arg(long, conflicts_with = "all")]
     new_order: bool,
     /// Everything of this CA that waits because of the CA itself; pauses that it has asked for end
@@ -47,6 +48,8 @@ pub(super) struct Renew {
     /// Whatever their age
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    from: issue::From,
 }
 
 /// The daemon does it: within a second where one runs.
@@ -57,10 +60,13 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
     if let Some(name) = &arguments.ca {
         let ca = context.ca(Some(name.as_str()))?.name;
         let lifted = context.store.end_pauses(&ca).await.map_err(|e| of_store(&e))?;
-        let asked = nudge_because(&context, &registry, |stored, failure| {
-            stored.site.ca == ca && failure.fault == Fault::Ca
-        })
-        .await?;
+        let waits =
+            |stored: &StoredSite, failure: &Failure| stored.site.ca == ca && failure.fault == Fault::Ca;
+        let asked = if arguments.new_order {
+            order_all_anew(&registry, &those_that_fail(&context, waits).await?).await?
+        } else {
+            nudge_because(&context, &registry, waits).await?
+        };
         output.result(&json!({ "ca": ca, "pauses_ended": lifted, "retried": asked }), || {
             format!("{lifted} pauses of {ca} have ended; {asked} sites are tried again now, by the daemon")
         });
@@ -80,11 +86,7 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
         }
     }
     let asked = if arguments.new_order {
-        let mut asked = 0;
-        for id in &groups {
-            asked += usize::from(registry.order_anew(id).await.map_err(|e| of_site(&e))?);
-        }
-        asked
+        order_all_anew(&registry, &groups).await?
     } else {
         nudge_all(&registry, &groups, None).await?
     };
@@ -100,7 +102,17 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
 pub(super) async fn renew(arguments: Renew, config: Config, output: &Output) -> Result<Exit, Failed> {
     if !arguments.all {
         let urge = if arguments.force { Urge::Since(Timestamp::now()) } else { Urge::Due };
-        return issue::run(issue::Arguments::for_renewal(arguments.names), urge, config, output).await;
+        return issue::run(
+            issue::Arguments::for_renewal(arguments.names, arguments.from),
+            urge,
+            config,
+            output,
+        )
+        .await;
+    }
+    if arguments.from.says_something() {
+        let message = "--all renews every site from where it is: --ca, --account and --profile are for sites that are named";
+        return Err(Failed::new(Exit::Usage, "usage", message));
     }
     let context = Context::open_to_change(config, *output).await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
@@ -128,14 +140,28 @@ pub(super) async fn nudge_because(
     registry: &Registry,
     is_meant: impl Fn(&StoredSite, &Failure) -> bool,
 ) -> Result<usize, Failed> {
+    nudge_all(registry, &those_that_fail(context, is_meant).await?, None).await
+}
+
+async fn those_that_fail(
+    context: &Context,
+    is_meant: impl Fn(&StoredSite, &Failure) -> bool,
+) -> Result<Vec<SiteId>, Failed> {
     let troubled = context.store.list_troubled(false, usize::MAX / 2).await.map_err(|e| of_store(&e))?;
-    let mut asked = 0;
+    let mut found = Vec::new();
     for ids in troubled.chunks(PAGE) {
         let stored = context.store.load_sites(ids).await.map_err(|e| of_store(&e))?.sites;
         let meant =
             |stored: &&StoredSite| stored.failure.as_ref().is_some_and(|failure| is_meant(stored, failure));
-        let groups: Vec<SiteId> = stored.iter().filter(meant).map(|stored| stored.id.clone()).collect();
-        asked += nudge_all(registry, &groups, None).await?;
+        found.extend(stored.iter().filter(meant).map(|stored| stored.id.clone()));
+    }
+    Ok(found)
+}
+
+async fn order_all_anew(registry: &Registry, groups: &[SiteId]) -> Result<usize, Failed> {
+    let mut asked = 0;
+    for id in groups {
+        asked += usize::from(registry.order_anew(id).await.map_err(|e| of_site(&e))?);
     }
     Ok(asked)
 }

@@ -95,6 +95,7 @@ fn tell(applied: &Applied, would: &str, output: &Output) -> Exit {
     let mut document = json!(applied.plan);
     document["failed"] = json!(failed);
     output.result(&document, || to_text(&applied.plan, would));
+    applied.plan.warnings.iter().for_each(|warning| output.note(&format!("note: {warning}")));
     for (names, error) in &applied.failed {
         output.note(&format!("{names}: {}", shared::error::chain(error)));
     }

@@ -106,6 +106,23 @@ pub(super) async fn tell_of_lone_leaf(store: &Store, ca: &Ca) {
     }
 }
 
+/// The profiles that a CA was seen to have: those of its directory as last fetched, where it was. Empty where it describes none.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn seen_profiles(
+    store: &Store,
+    ca: &str,
+    directory_url: &str,
+) -> Result<Option<Vec<String>>, StoreError> {
+    let fresh = store.load_directory(ca).await?;
+    let seen = match fresh.as_deref().and_then(|text| parse(text, directory_url)) {
+        Some(fresh) => Some(fresh),
+        None => store.load_known_directory(ca).await?.as_deref().and_then(|text| parse(text, directory_url)),
+    };
+    Ok(seen.map(|directory| directory.meta.profiles.into_keys().collect()))
+}
+
 /// For other programs; and tells what is different from the one that was known before.
 async fn keep(store: &Store, ca: &Ca, fetched: &Directory) -> Result<(), StoreError> {
     let record = serde_json::json!({ "url": ca.directory, "directory": fetched }).to_string();

@@ -33,6 +33,8 @@ pub struct Wanted {
     pub tags: Vec<String>,
     /// `None`: as the site has it; for a new one over HTTP, a wildcard in the DNS.
     pub challenge: Option<ChallengeType>,
+    /// Of a new site; `None`: that of the configuration, or of the CA's choice.
+    pub profile: Option<String>,
     pub urge: Urge,
 }
 
@@ -210,7 +212,7 @@ impl Issuance {
         let key_types =
             if wanted.key_types.is_empty() { &wanted.default_key_types } else { &wanted.key_types };
         Site {
-            profile: self.ca.section.profile.clone(),
+            profile: wanted.profile.clone(),
             tags: wanted.tags.clone(),
             challenge: wanted.challenge.unwrap_or_else(|| wanted.default_challenge()),
             redirect: Some(true),

@@ -28,7 +28,7 @@ pub struct Change {
     /// What is different, in words.
     pub differences: Vec<String>,
     /// What whoever wished for it should know.
-    pub warnings: Vec<&'static str>,
+    pub warnings: Vec<String>,
     /// Names whose certificate is ordered because of it.
     pub reissued: Vec<DnsName>,
     /// How many certificates are ordered for each of its groups because of it.
@@ -37,6 +37,8 @@ pub struct Change {
     /// Names that the site gets, each with whom it belonged to.
     pub(super) gained: Vec<(DnsName, NamePointer)>,
     pub(super) lost: Vec<DnsName>,
+    /// As it is, where nobody has wished for it yet.
+    pub(super) unwished: Option<WantedSite>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -66,6 +68,28 @@ impl Target {
     pub(super) fn new(names: &NameSet, own: Option<&WantedSite>) -> Self {
         let id = if own.is_some() { SiteId::of_again(names) } else { SiteId::of(names) };
         Self { id, before: None }
+    }
+}
+
+impl Change {
+    /// A site that `issuer issue` has made, and that somebody wants now as it is: it stays, whatever becomes of its first order.
+    pub(super) fn keep_for_good(&mut self) {
+        let Some(before) = self.unwished.take() else { return };
+        let groups = before.groups.clone();
+        let now = Timestamp::now();
+        let place = Place { class: Class::New, moment: now, deadline: now, urgent_from: None, renewal: None };
+        self.write = Some(SiteChange {
+            id: self.id.clone(),
+            before: Some(before),
+            site: self.site.clone(),
+            groups,
+            retired: place,
+            place,
+            touched: Vec::new(),
+            force: None,
+            remembered: Failures::new(),
+            events: Vec::new(),
+        });
     }
 }
 
@@ -122,6 +146,7 @@ impl Registry {
         };
         let events = event.map(|event| told_of(event, &id, &site)).into_iter().collect();
         let renewed = known.is_some_and(|known| is_of_another_kind(known, &site));
+        let unwished = before.as_ref().filter(|before| !before.was_wished_for()).cloned();
         let write = (kind != Kind::Unchanged).then(|| SiteChange {
             id: id.clone(),
             before,
@@ -135,7 +160,7 @@ impl Registry {
             events,
         });
         let (warnings, lost) = (warnings(known, &site), lost.unwrap_or_default());
-        Ok(Change { kind, id, site, differences, warnings, reissued, ordered, write, gained, lost })
+        Ok(Change { kind, id, site, differences, warnings, reissued, ordered, write, gained, lost, unwished })
     }
 
     pub(super) fn removal(&self, wanted: WantedSite) -> Change {
@@ -165,6 +190,7 @@ impl Registry {
             reissued: Vec::new(),
             ordered: BTreeMap::new(),
             gained: Vec::new(),
+            unwished: None,
         }
     }
 
@@ -176,7 +202,7 @@ impl Registry {
 }
 
 /// Whether certificates of before are none of what is wanted now: of another CA, account or profile.
-fn is_of_another_kind(known: &Site, site: &Site) -> bool {
+pub(super) fn is_of_another_kind(known: &Site, site: &Site) -> bool {
     (&known.ca, &known.account, &known.profile) != (&site.ca, &site.account, &site.profile)
 }
 
@@ -217,13 +243,13 @@ fn told_of(event: Event, id: &SiteId, site: &Site) -> String {
     serde_json::to_string(&event).expect("events are plain data")
 }
 
-fn warnings(before: Option<&Site>, after: &Site) -> Vec<&'static str> {
+fn warnings(before: Option<&Site>, after: &Site) -> Vec<String> {
     let goal = |site: &Site| site.hsts.map_or(0, |hsts| hsts.max_age_seconds);
-    if goal(after) > before.map_or(0, goal) { HSTS_WARNINGS.to_vec() } else { Vec::new() }
+    if goal(after) > before.map_or(0, goal) { HSTS_WARNINGS.map(str::to_owned).to_vec() } else { Vec::new() }
 }
 
-fn removed_with(site: &Site) -> Vec<&'static str> {
-    if site.hsts.is_some_and(|hsts| hsts.is_on()) { vec![HSTS_REMOVED] } else { Vec::new() }
+fn removed_with(site: &Site) -> Vec<String> {
+    if site.hsts.is_some_and(|hsts| hsts.is_on()) { vec![HSTS_REMOVED.to_owned()] } else { Vec::new() }
 }
 
 fn differences(before: &Site, after: &Site) -> Vec<String> {

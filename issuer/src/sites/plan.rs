@@ -46,6 +46,8 @@ pub struct Plan {
     pub waiting: usize,
     /// What the CAs' limits make wait, the longest first: empty where all can be ordered at once.
     pub limits: Vec<Wait>,
+    /// What whoever wrote the file should know, each thing once.
+    pub warnings: Vec<String>,
     /// The first changes; `omitted` more are not listed.
     pub changes: Vec<Planned>,
     pub omitted: usize,

@@ -4,11 +4,11 @@ use super::{
     change::{Change, Kind, Target},
     wish::{SiteWish, WishError, Wisher},
 };
-use crate::suffixes;
+use crate::{ca::Terms, issuance::seen_profiles, suffixes};
 use jiff::Timestamp;
 use shared::{
     config::Config,
-    domain::{Class, DnsName, NameSet, Origin, Place, PublicSuffixes, SiteId},
+    domain::{Class, DnsName, NameSet, Origin, Place, PublicSuffixes, Site, SiteId},
     store::{Failures, Field, NamePointer, RETRY_WITH_NEW_ORDER, Store, StoreError, StoredSite, WantedSite},
 };
 use std::{sync::Arc, time::Duration};
@@ -90,9 +90,12 @@ impl Registry {
     /// # Errors
     /// [`SiteError`]; nothing is changed.
     pub async fn add(&self, wish: &SiteWish, origin: Origin) -> Result<Change, SiteError> {
-        let change = self.plan(wish, None, &origin.into()).await?;
+        let mut change = self.plan(wish, None, &origin.into()).await?;
         if change.kind == Kind::Changed {
             return Err(SiteError::Exists(change.id, change.differences.join(", ")));
+        }
+        if change.kind == Kind::Unchanged {
+            change.keep_for_good();
         }
         self.create_tenant(wish).await?;
         self.write(change).await
@@ -117,8 +120,8 @@ impl Registry {
         before: Option<WantedSite>,
         wisher: &Wisher,
     ) -> Result<Change, SiteError> {
-        let known = before.as_ref().map(|before| &before.site);
-        let (names, _) = wish.check(known, &self.config, &self.suffixes())?;
+        let known = before.as_ref().map(|before| before.site.clone());
+        let (names, _) = wish.check(known.as_ref(), &self.config, &self.suffixes())?;
         let pointers = self.store.load_pointers(names.as_slice()).await?;
         let target = match before {
             Some(before) => Target::known(before),
@@ -128,11 +131,32 @@ impl Registry {
             Some(new) => Some(self.store.load_tenant(&new.name).await?.map_or(new, |stored| stored.tenant)),
             None => None,
         };
-        let change = self.change(wish, target, &names, pointers, tenant.as_ref(), wisher)?;
+        let mut change = self.change(wish, target, &names, pointers, tenant.as_ref(), wisher)?;
         for (name, pointer) in &change.gained {
             self.check_free(name, pointer, &change.id).await?;
         }
+        if change.kind != Kind::Unchanged {
+            change.warnings.extend(self.lacks_profile(known.as_ref(), &change.site).await?);
+        }
         Ok(change)
+    }
+
+    /// What is to be said of a profile that is wished for now, and that its CA is not known to have.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn lacks_profile(
+        &self,
+        before: Option<&Site>,
+        after: &Site,
+    ) -> Result<Option<String>, SiteError> {
+        let Some(profile) = &after.profile else { return Ok(None) };
+        if before.is_some_and(|before| (&before.ca, &before.profile) == (&after.ca, &after.profile)) {
+            return Ok(None);
+        }
+        let terms = Terms::of(&self.config, Some(&after.ca)).map_err(WishError::from)?;
+        let seen = seen_profiles(&self.store, &terms.name, &terms.directory).await?;
+        Ok(terms.lacks_profile(profile, seen.as_deref()))
     }
 
     /// The site that these names belong to, all of them to one; or a new one.
@@ -227,15 +251,23 @@ impl Registry {
     }
 
     /// Forgets a site that was made to be issued at once, and has nothing to show for it: as if it were removed, and nobody is
-    /// told.
+    /// told. One that somebody has wished for since stays: `false`.
     ///
     /// # Errors
     /// [`SiteError`].
-    pub async fn forget(&self, id: &SiteId) -> Result<(), SiteError> {
-        let Some(wanted) = self.store.load_wanted(id).await? else { return Ok(()) };
+    pub async fn forget(&self, id: &SiteId) -> Result<bool, SiteError> {
+        let Some(wanted) = self.store.load_wanted(id).await? else { return Ok(true) };
+        let is_asked_for = self.store.load_site(id).await?.is_some_and(|stored| stored.revision > 0);
+        if wanted.was_wished_for() || is_asked_for {
+            return Ok(false);
+        }
         let mut change = self.removal(wanted);
         change.write.iter_mut().for_each(|write| write.events.clear());
-        self.write(change).await.map(drop)
+        match self.write(change).await {
+            Ok(_) => Ok(true),
+            Err(SiteError::Changed) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether a name of this group has been given to another site, which costs one question to know.

@@ -38,6 +38,8 @@ pub(super) struct Walk<'a> {
     /// Sites of the source that a line of the file is about.
     matched: HashSet<SiteId>,
     failed: Vec<(NameSet, SiteError)>,
+    /// Profiles of CAs that were looked at.
+    profiles: HashSet<(String, String)>,
     /// What files of the source have added and this one lacks.
     lacking: Vec<SiteId>,
     /// Sites of the source.
@@ -69,6 +71,7 @@ impl<'a> Walk<'a> {
             new_tenants: HashSet::new(),
             matched: HashSet::new(),
             failed: Vec::new(),
+            profiles: HashSet::new(),
             lacking: Vec::new(),
             known: 0,
         })
@@ -155,6 +158,7 @@ impl<'a> Walk<'a> {
             }
         }
         for change in &changes {
+            self.warn(change).await?;
             self.count(change);
         }
         if write { self.write(changes).await } else { Ok(()) }
@@ -334,6 +338,30 @@ impl<'a> Walk<'a> {
         let terms = |ca: &str| Terms::of(config, Some(ca)).ok();
         self.plan.limits = self.demand.waits(&self.registry.store, terms).await?;
         Ok(Applied { plan: self.plan, failed: self.failed })
+    }
+
+    /// What is to be said of a change, where nothing said it before: a file of many sites says it once.
+    async fn warn(&mut self, change: &Change) -> Result<(), PlanError> {
+        let before = change.write.as_ref().and_then(|write| write.before.as_ref());
+        let mut warnings = change.warnings.clone();
+        let kind = change.site.profile.clone().map(|profile| (change.site.ca.clone(), profile));
+        if change.kind != Kind::Unchanged
+            && let Some(kind) = kind
+            && self.profiles.insert(kind)
+        {
+            match self.registry.lacks_profile(before.map(|before| &before.site), &change.site).await {
+                Ok(warning) => warnings.extend(warning),
+                Err(SiteError::Store(error)) => return Err(error.into()),
+                // A CA that can't be used is said as such.
+                Err(_) => {}
+            }
+        }
+        for warning in warnings {
+            if !self.plan.warnings.contains(&warning) {
+                self.plan.warnings.push(warning);
+            }
+        }
+        Ok(())
     }
 
     /// Each of its groups whose names are new is one order that the CA counts; the other key type of the same names is exempt.

@@ -154,6 +154,13 @@ pub struct WantedSite {
     revision: String,
 }
 
+impl WantedSite {
+    /// Whether somebody has wished for it; `false` where `issuer issue` has made it on the way.
+    pub fn was_wished_for(&self) -> bool {
+        self.revision != "0"
+    }
+}
+
 /// A group that is no longer wanted.
 #[derive(Clone, Debug)]
 pub struct Retired {

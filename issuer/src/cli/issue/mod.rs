@@ -1,25 +1,29 @@
 //! `issuer issue NAME...`
 
+mod names;
+mod whom;
+
 use super::{
     context::Context,
     output::{Exit, Failed, Output, table},
-    site::of_site,
     watch::Watch,
 };
 use crate::{
     ca::Ca,
-    issuance::{DEFAULT_ACCOUNT, Issuance, Issue, Outcome, SetupError, Urge, Verdict, Wanted},
-    sites::{Registry, SiteWish, Whose, whose},
-    suffixes,
+    issuance::{Issuance, Issue, Outcome, SetupError, Urge, Verdict, Wanted},
+    sites::{Registry, Whose},
 };
+use names::{Refused, check_set, name_sets, no_ca_takes, parse_all, refusal, refused};
 use serde_json::{Value, json};
 use shared::{
     config::Config,
-    domain::{ChallengeType, DnsName, Failure, KeyType, NameError, NameSet, Slot},
+    domain::{ChallengeType, DnsName, Failure, KeyType, Slot},
     store::Store,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use tokio::{sync::Semaphore, task::JoinSet};
+pub(super) use whom::From;
+use whom::{look_for, of_whom};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -35,9 +39,8 @@ pub(super) struct Arguments {
     /// An ECDSA and an RSA certificate: --key-type ecdsa-p256 --key-type rsa-2048
     #[arg(long, conflicts_with = "key_types")]
     dual: bool,
-    /// Which CA, where several are configured
-    #[arg(long, value_name = "NAME")]
-    ca: Option<String>,
+    #[command(flatten)]
+    from: From,
     /// Tags that frontends' scopes can name
     #[arg(long = "tag", value_name = "TAG", value_parser = shared::domain::parse_tag)]
     tags: Vec<String>,
@@ -51,22 +54,19 @@ pub(super) struct Arguments {
 
 impl Arguments {
     /// What `issuer renew NAME...` asks for.
-    pub(super) fn for_renewal(names: Vec<String>) -> Self {
+    pub(super) fn for_renewal(names: Vec<String>, from: From) -> Self {
         Self {
             names,
+            from,
             san: false,
             key_types: Vec::new(),
             dual: false,
-            ca: None,
             tags: Vec::new(),
             challenge: None,
             slots: None,
         }
     }
 }
-
-/// Names as they were typed, each with the rule that it breaks.
-type Refused = Vec<(String, NameError)>;
 
 pub(super) async fn run(
     arguments: Arguments,
@@ -78,46 +78,56 @@ pub(super) async fn run(
     // Before anything is opened, stored or asked.
     let (names, wrong) = parse_all(&arguments.names);
     let key_types = key_types(&arguments)?;
+    arguments.from.check(&config)?;
     let is_renewal = urge != Urge::Lack;
-    let ca = if is_renewal { None } else { Some(ca_of(&config, arguments.ca.as_deref())?) };
-    let refused = ca.as_ref().map_or_else(Vec::new, |ca| refused(&names, ca, &arguments, &config));
-    // A site that is there may be of another CA, with rules of its own.
-    let may_be_of_another = arguments.ca.is_none() && config.ca.len() > 1;
-    if !wrong.is_empty() || (!refused.is_empty() && !may_be_of_another) {
-        return Err(refusal(&[wrong, refused].concat()));
+    let ca = Ca::of(&config, arguments.from.ca.as_deref());
+    let refused = match &ca {
+        Ok(ca) if !is_renewal => refused(&names, ca, &arguments, &config),
+        _ => Vec::new(),
+    };
+    // A site that is there may be of another CA or profile, with rules of its own.
+    let never: Refused = refused.iter().filter(|(text, _)| no_ca_takes(text, &config)).cloned().collect();
+    if !wrong.is_empty() || !never.is_empty() {
+        return Err(refusal(&[wrong, if never.is_empty() { Refused::new() } else { refused }].concat()));
     }
     let name_sets = name_sets(names.into_iter().map(|(_, name)| name).collect(), arguments.san)?;
     let context = Context::open_to_change(config, *output).await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
     let asked = look_for(&context.store, name_sets, is_renewal).await?;
+    let mut not_taken = Refused::new();
     for (names, whose) in &asked {
-        if let (Whose::Nobody(_), Some(ca)) = (whose, &ca) {
+        if let Whose::Nobody(_) = whose {
+            let ca = ca.as_ref().map_err(|e| Failed::because(Exit::Usage, "configuration", e))?;
             let is_of_set =
                 |text: &str| DnsName::parse_identifier(text).is_ok_and(|name| names.contains(&name));
-            let of_set: Refused = refused.iter().filter(|(text, _)| is_of_set(text)).cloned().collect();
-            if !of_set.is_empty() {
-                return Err(refusal(&of_set));
+            let known = not_taken.len();
+            not_taken.extend(refused.iter().filter(|(text, _)| is_of_set(text)).cloned());
+            if not_taken.len() == known {
+                check_set(names, ca, arguments.from.profile())?;
             }
-            check_set(names, ca)?;
         }
+    }
+    if !not_taken.is_empty() {
+        return Err(refusal(&not_taken));
     }
     let vault = context.vault(*output).await?;
     let slots = arguments.slots.unwrap_or(context.config.issuer.slots).max(1);
     let watch = Watch::over(asked.len(), *output);
     let places = Arc::new(Semaphore::new(slots));
+    let of = of_whom(&registry, &asked, ca.ok().as_ref(), &arguments.from, output).await?;
     let mut opened: BTreeMap<(String, String), Arc<Issuance>> = BTreeMap::new();
     let mut running = JoinSet::new();
-    for (place, (names, whose)) in asked.into_iter().enumerate() {
-        let of = of_whom(&registry, &whose, ca.as_ref(), arguments.ca.is_some()).await?;
-        let issuance = match opened.get(&of) {
+    for (place, (names, _)) in asked.into_iter().enumerate() {
+        let whom = &of[place];
+        let issuance = match opened.get(&whom.key()) {
             Some(issuance) => Arc::clone(issuance),
             None => {
-                let ca = ca_of(&context.config, Some(&of.0))?;
+                let ca = ca_of(&context.config, Some(&whom.ca))?;
                 let (store, vault) = (context.store.clone(), Arc::clone(&vault));
-                let issuance = Issuance::open_as(&of.1, store, vault, ca, &context.config).await;
+                let issuance = Issuance::open_as(&whom.account, store, vault, ca, &context.config).await;
                 let issuance = Arc::new(issuance.map_err(|e| of_setup(&e))?);
                 issuance.sweep_proofs().await;
-                opened.insert(of, Arc::clone(&issuance));
+                opened.insert(whom.key(), Arc::clone(&issuance));
                 issuance
             }
         };
@@ -127,7 +137,9 @@ pub(super) async fn run(
             default_key_types: context.config.issuer.key_types.clone(),
             tags: arguments.tags.clone(),
             challenge: arguments.challenge,
-            urge,
+            profile: arguments.from.profile().map(str::to_owned),
+            // What it serves is of another kind than is wanted now.
+            urge: if whom.is_new && urge == Urge::Lack { Urge::Due } else { urge },
         };
         let (places, progress) = (Arc::clone(&places), watch.progress().clone());
         running.spawn(async move {
@@ -144,11 +156,17 @@ pub(super) async fn run(
     watch.end();
     issues.sort_by_key(|(place, _)| *place);
     let issues: Vec<Issue> = issues.into_iter().map(|(_, issue)| issue).collect();
-    let first = opened.values().next();
+    let first = of.first().and_then(|whom| opened.get(&whom.key()));
+    let results = issues.iter().zip(&of).map(|(issue, whom)| {
+        let mut result = to_json(issue);
+        result["ca"] = json!(whom.ca);
+        result["account"] = json!(whom.account);
+        result
+    });
     let document = json!({
         "ca": first.map(|issuance| &issuance.ca().name),
         "account": first.map(|issuance| issuance.account_url().to_string()),
-        "results": issues.iter().map(to_json).collect::<Vec<_>>(),
+        "results": results.collect::<Vec<_>>(),
         "requests": opened.values().map(|issuance| issuance.requests()).sum::<u64>(),
         "elapsed_ms": u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     });
@@ -183,7 +201,9 @@ async fn forget_what_failed(store: &Store, registry: &Registry, issue: &Issue, o
         return;
     }
     match registry.forget(&issue.site).await {
-        Ok(()) => output.note(&format!("{}: no site was added", issue.names)),
+        Ok(true) => output.note(&format!("{}: no site was added", issue.names)),
+        // Somebody wants it in the meantime.
+        Ok(false) => {}
         Err(error) => {
             let why = shared::error::chain(&error);
             output.note(&format!("{}: its site is still there, remove it by hand: {why}", issue.names));
@@ -193,121 +213,6 @@ async fn forget_what_failed(store: &Store, registry: &Registry, issue: &Issue, o
 
 fn ca_of(config: &Config, name: Option<&str>) -> Result<Ca, Failed> {
     Ca::of(config, name).map_err(|e| Failed::because(Exit::Usage, "configuration", &e))
-}
-
-/// Whom each set of names belongs to. Nothing is done where one of them can't be had.
-async fn look_for(
-    store: &Store,
-    name_sets: Vec<NameSet>,
-    is_renewal: bool,
-) -> Result<Vec<(NameSet, Whose)>, Failed> {
-    let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for names in name_sets {
-        let (whose, _) = whose(store, &names).await.map_err(|e| of_site(&e))?;
-        if is_renewal && matches!(whose, Whose::Nobody(_)) {
-            missing.extend(names.iter().map(DnsName::to_unicode));
-        }
-        found.push((names, whose));
-    }
-    if missing.is_empty() {
-        return Ok(found);
-    }
-    let message = format!(
-        "{}: there is no site of this name, so nothing was renewed (`issuer issue` or `issuer site add` makes one)",
-        missing.join(", ")
-    );
-    Err(Failed::new(Exit::NotFound, "not-found", message).with_details(json!({ "names": missing })))
-}
-
-/// The CA and the account that names are ordered from: their site's. Another CA that is named is wanted from now on.
-async fn of_whom(
-    registry: &Registry,
-    whose: &Whose,
-    ca: Option<&Ca>,
-    is_named: bool,
-) -> Result<(String, String), Failed> {
-    match (whose, ca) {
-        (Whose::Group(_, wanted), Some(ca)) if is_named && ca.name != wanted.site.ca => {
-            let names: Vec<String> = wanted.site.names.iter().map(ToString::to_string).collect();
-            let wish = SiteWish { ca: Some(ca.name.clone()), ..SiteWish::for_names(&names) };
-            let changed = registry.set((**wanted).clone(), &wish).await.map_err(|e| of_site(&e))?;
-            Ok((changed.site.ca, changed.site.account))
-        }
-        (Whose::Group(_, wanted), _) => Ok((wanted.site.ca.clone(), wanted.site.account.clone())),
-        (Whose::Nobody(_), Some(ca)) => Ok((ca.name.clone(), DEFAULT_ACCOUNT.to_owned())),
-        (Whose::Nobody(_), None) => Err(Failed::new(Exit::NotFound, "not-found", "there is no such site")),
-    }
-}
-
-/// Names as they were typed, each once; and what is none.
-fn parse_all(texts: &[String]) -> (Vec<(&str, DnsName)>, Refused) {
-    let (mut names, mut wrong) = (Vec::<(&str, DnsName)>::new(), Refused::new());
-    for text in texts {
-        match DnsName::parse_identifier(text) {
-            Ok(name) if names.iter().any(|(_, known)| *known == name) => {}
-            Ok(name) => names.push((text, name)),
-            Err(error) => wrong.push((text.clone(), error)),
-        }
-    }
-    (names, wrong)
-}
-
-/// Names that the CA would refuse.
-fn refused(names: &[(&str, DnsName)], ca: &Ca, arguments: &Arguments, config: &Config) -> Refused {
-    let suffixes = suffixes::current(config);
-    // A wildcard is taken where something could prove it.
-    let by_record = !config.dns.is_empty() || ca.section.dns_persist.is_some();
-    let otherwise = if by_record { ChallengeType::Auto } else { ChallengeType::Http01 };
-    let challenge = arguments.challenge.unwrap_or(otherwise);
-    let profile = ca.section.profile.as_deref();
-    let check = |name: &DnsName| ca.limits.check_name(&suffixes, name, ca.public, profile, challenge);
-    names.iter().filter_map(|(text, name)| Some(((*text).to_owned(), check(name).err()?))).collect()
-}
-
-fn refusal(refused: &[(String, NameError)]) -> Failed {
-    let list: Vec<Value> = refused
-        .iter()
-        .map(|(name, error)| json!({ "name": name, "rule": error.rule(), "message": error.to_string() }))
-        .collect();
-    let lines: Vec<String> =
-        refused.iter().map(|(_, error)| format!("{error} (rule: {})", error.rule())).collect();
-    let message = format!("nothing was ordered, because of these names:\n  {}", lines.join("\n  "));
-    Failed::new(Exit::Usage, "names", message).with_details(json!({ "names": list }))
-}
-
-fn name_sets(names: Vec<DnsName>, san: bool) -> Result<Vec<NameSet>, Failed> {
-    if !san {
-        return Ok(names.into_iter().map(NameSet::one).collect());
-    }
-    NameSet::new(names).map(|set| vec![set]).map_err(|e| Failed::because(Exit::Usage, "names", &e))
-}
-
-/// Whether the CA takes these names in one certificate.
-fn check_set(names: &NameSet, ca: &Ca) -> Result<(), Failed> {
-    let count = names.as_slice().len();
-    let room = ca.room(ca.section.profile.as_deref());
-    if count > room.names {
-        let message =
-            format!("{count} names are too many for one certificate: {} takes {}", ca.title, room.names);
-        return Err(Failed::new(Exit::Usage, "names", message));
-    }
-    let bytes: usize = names.iter().map(|name| name.as_str().len()).sum();
-    if count > 1 && bytes > room.bytes {
-        let message = format!(
-            "the names have {bytes} bytes together, too many for one certificate: {} takes {}",
-            ca.title, room.bytes
-        );
-        return Err(Failed::new(Exit::Usage, "names", message));
-    }
-    if let Some((name, wildcard)) = names.covered_by_own_wildcard() {
-        let message = format!(
-            "{} is covered by {}, and a CA refuses both in one order: leave it out, or order it by itself",
-            name.to_unicode(),
-            wildcard.to_unicode()
-        );
-        return Err(Failed::new(Exit::Usage, "names", message));
-    }
-    Ok(())
 }
 
 fn key_types(arguments: &Arguments) -> Result<Vec<KeyType>, Failed> {
