@@ -45,7 +45,21 @@ async fn a_limit_is_remembered_until_it_ends() -> Result<()> {
     // Other names go on meanwhile.
     stage.issue(&["other.example"]).await?;
     let status = stage.signpost.issuer_json(&["status", "limited.example"]).await?;
-    ensure!(status["sites"][0]["state"] == "failing", "{status:#}");
+    let site = &status["sites"][0];
+    ensure!(site["state"] == "waiting" && site["waits_for"] == failure["what"], "{status:#}");
+    ensure!(site["next"].is_string(), "{status:#}");
+    // Waiting is not failing.
+    let fleet = stage.signpost.issuer_json(&["status"]).await?;
+    ensure!(
+        fleet["fleet"]["load"]["failing"] == 0 && fleet["fleet"]["troubles"] == serde_json::json!([]),
+        "{fleet:#}"
+    );
+    let troubled = stage.signpost.issuer_json(&["status", "--troubled"]).await?;
+    ensure!(troubled["sites"] == serde_json::json!([]), "{troubled:#}");
+    ensure!(stage.events(&["failed"]).await?.is_empty(), "a wait was told as a failure");
+    ensure!(stage.events_of("limited.example", &["waiting"]).await?.len() == 1);
+    let text = stage.signpost.issuer(&["status", "limited.example"]).await?.success()?.stdout;
+    ensure!(text.contains("waits until") && !text.contains("in a row"), "{text}");
     Ok(())
 }
 

@@ -82,6 +82,7 @@ async fn the_newest_are_shown_oldest_first_and_filters_hold() -> Result<()> {
         not_before: None,
         since: None,
         next: None,
+        waits: false,
         remembered: false,
     };
     let failed = event(EventKind::Failed, "bücher.example", 1)?.because(&failure);

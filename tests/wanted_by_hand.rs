@@ -72,15 +72,7 @@ async fn an_order_that_fails_leaves_no_site_behind() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wanted_otherwise_is_ordered_anew_and_told_beforehand() -> Result<()> {
-    let mut stage = Stage::trusting().await?;
-    // The same servers under another name: what is of one is not of the other.
-    let directory = stage.proxy.directory_url();
-    let roots = stage.proxy.trusted_roots_file().display().to_string();
-    for (key, value) in [("directory", directory), ("trusted_roots_file", roots)] {
-        stage.signpost.set(&format!("ca.production.{key}"), value)?;
-    }
-    stage.signpost.set("ca.production.agree_to_terms", true)?;
-    stage.signpost.set("ca.pebble.default", true)?;
+    let stage = with_production().await?;
     let _daemon = stage.start_daemon()?;
     stage.json(&["site", "add", "--dual", "shop.example"]).await?;
     stage.json(&["site", "add", "other.example"]).await?;
@@ -221,5 +213,125 @@ async fn a_wildcard_and_what_it_covers_have_certificates_of_their_own() -> Resul
     let line = ["issue", "--san", "--challenge", "dns-01", "*.x.example", "www.x.example"];
     let refused = stage.signpost.issuer(&line).await?.with_code(2)?;
     ensure!(refused.stderr.contains("www.x.example is covered by *.x.example"), "{}", refused.stderr);
+    Ok(())
+}
+
+/// The stage with its CA under a second name: what is of one is not of the other.
+async fn with_production() -> Result<Stage> {
+    let mut stage = Stage::trusting().await?;
+    let directory = stage.proxy.directory_url();
+    let roots = stage.proxy.trusted_roots_file().display().to_string();
+    for (key, value) in [("directory", directory), ("trusted_roots_file", roots)] {
+        stage.signpost.set(&format!("ca.production.{key}"), value)?;
+    }
+    stage.signpost.set("ca.production.agree_to_terms", true)?;
+    stage.signpost.set("ca.pebble.default", true)?;
+    let profiles = json!({ "default": "five years", "shortlived": "six days" });
+    let described = Action::change_object(move |directory| directory["meta"]["profiles"] = profiles.clone());
+    stage.proxy.add_rule(Rule::on(Endpoint::Directory).does(described));
+    Ok(stage)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_of_an_order_is_wanted_from_now_on() -> Result<()> {
+    let stage = with_production().await?;
+    let wanted = async |name: &str| -> Result<Value> {
+        let wanted = stage.json(&["site", "show", name]).await?["wanted"].clone();
+        Ok(json!([wanted["ca"], wanted["account"], wanted["profile"]]))
+    };
+    let line = ["--account", "second", "--profile", "shortlived", "shop.example"];
+    let made = stage.issue(&line).await?;
+    let of = |document: &Value| json!([document["results"][0]["ca"], document["results"][0]["account"]]);
+    ensure!(of(&made) == json!(["pebble", "second"]), "{made:#}");
+    ensure!(wanted("shop.example").await? == json!(["pebble", "second", "shortlived"]));
+    // Nothing is lacking, and the site's own account is asked, not the default one.
+    stage.proxy.reset();
+    let again = stage.issue(&line).await?;
+    ensure!(
+        again["results"][0]["status"] == "valid" && of(&again) == json!(["pebble", "second"]),
+        "{again:#}"
+    );
+    ensure!(stage.proxy.orders().is_empty());
+    for (line, expected) in [
+        (&["renew", "--ca", "production", "shop.example"][..], json!(["production", "second", "shortlived"])),
+        (&["issue", "--account", "third", "shop.example"], json!(["production", "third", "shortlived"])),
+        (&["issue", "--profile", "", "shop.example"], json!(["production", "third", null])),
+    ] {
+        stage.proxy.reset();
+        let before = stage.serial("shop.example").await?;
+        let run = stage.signpost.issuer(&[&["--json"], line].concat()).await?.success()?;
+        ensure!(run.stderr.contains("wanted from now on"), "{line:?}: {}", run.stderr);
+        let done = run.json()?;
+        ensure!(of(&done) == json!([expected[0], expected[1]]), "{line:?}: {done:#}");
+        ensure!(wanted("shop.example").await? == expected, "{line:?}");
+        ensure!(stage.serial("shop.example").await? != before, "{line:?}: it was not ordered anew");
+        ensure!(stage.proxy.issued_for(&["shop.example"]).len() == 1, "{:?}", stage.proxy.orders());
+        // Said again, nothing is lacking.
+        stage.proxy.reset();
+        stage.json(line).await?;
+        ensure!(stage.proxy.orders().is_empty(), "{line:?}: {:?}", stage.proxy.orders());
+    }
+    // What can't be is refused, and changes nothing.
+    stage.proxy.reset();
+    for line in [
+        &["issue", "--ca", "nowhere", "shop.example"][..],
+        &["renew", "--account", "a b", "shop.example"],
+        &["issue", "--profile", "a b", "new.example"],
+        &["renew", "--all", "--ca", "production"],
+    ] {
+        stage.signpost.issuer(line).await?.with_code(2)?;
+    }
+    ensure!(wanted("shop.example").await? == json!(["production", "third", null]));
+    ensure!(stage.proxy.requests().total() == 0, "{}", stage.proxy.requests());
+    // A name is looked at as the CA of its site would, and another as the default one.
+    let checked = stage.signpost.issuer(&["--json", "check", "shop.example", "new.example"]).await?.json()?;
+    let seen: Vec<&Value> =
+        checked["names"].as_array().into_iter().flatten().map(|name| &name["ca"]).collect();
+    ensure!(seen == ["production", "pebble"] && checked["ca"].is_null(), "{checked:#}");
+    let retried = stage.json(&["retry", "--ca", "production", "--new-order"]).await?;
+    ensure!(retried["retried"] == 0 && retried["ca"] == "production", "{retried:#}");
+
+    // A profile that the CA lacks is said when it is wished for, wherever that is.
+    let set = stage.json(&["site", "set", "shop.example", "--profile", "eternal"]).await?;
+    let warning = set["sites"][0]["warnings"][0].as_str().unwrap_or_default().to_owned();
+    ensure!(warning.contains("\"eternal\"") && warning.contains("shortlived"), "{set:#}");
+    let lines = ["a", "b"].map(|name| json!({ "names": [format!("{name}.example")], "profile": "eternal" }));
+    let path = stage.signpost.write("sites.ndjson", format!("{}\n{}\n", lines[0], lines[1]))?;
+    let planned = stage.json(&["plan", path.to_str().context("a path is text")?]).await?;
+    ensure!(planned["warnings"].as_array().is_some_and(|told| told.len() == 1), "{planned:#}");
+    let fine = stage.json(&["site", "set", "shop.example", "--profile", "shortlived"]).await?;
+    ensure!(fine["sites"][0]["warnings"] == json!([]), "{fine:#}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_wants_meanwhile_is_not_forgotten_and_a_site_is_revoked_whole() -> Result<()> {
+    let stage = with_production().await?;
+    let orders = Rule::on(Endpoint::NewOrder).below("example");
+    let late = stage.proxy.add_rule(orders.does(Action::Delay(std::time::Duration::from_millis(1500))));
+    let refusal = Answer::problem(400, "rejectedIdentifier", "policy forbids it");
+    stage.proxy.add_rule(Rule::on(Endpoint::Finalize).below("example").does(Action::Answer(refusal)));
+    let running = stage.signpost.start_run("issuer", &["issue", "wanted.example"])?;
+    harness::deadline::until_true("it is ordered", harness::daemon::SOON, || async { late.count() == 1 })
+        .await?;
+    let added = stage.json(&["site", "add", "wanted.example"]).await?;
+    ensure!(added["sites"][0]["change"] == "unchanged", "{added:#}");
+    let run = running.wait(harness::daemon::SOON).await?.with_code(1)?;
+    ensure!(!run.stderr.contains("no site was added"), "{}", run.stderr);
+    stage.signpost.issuer(&["site", "show", "wanted.example"]).await?.success()?;
+    stage.run_issue(&["unwanted.example"]).await?.with_code(1)?;
+    stage.signpost.issuer(&["site", "show", "unwanted.example"]).await?.with_code(4)?;
+
+    stage.proxy.clear_rules();
+    let added = stage.json(&["site", "add", "--ca", "production", "one.example", "two.example"]).await?;
+    let id = added["sites"][0]["site"].as_str().context("an id")?.to_owned();
+    stage.issue(&["one.example", "two.example"]).await?;
+    let revoked = stage.json(&["revoke", &id, "--reason", "keyCompromise"]).await?;
+    ensure!(list_len(&revoked["revoked"]) == 2 && list_len(&revoked["names"]) == 2, "{revoked:#}");
+    ensure!(revoked["revoked"][0]["ca"] == "production", "{revoked:#}");
+    ensure!(stage.proxy.requests().of(Endpoint::Revoke) == 2, "{}", stage.proxy.requests());
+    for name in ["one.example", "two.example"] {
+        ensure!(stage.site(name).await?["state"] == "revoked");
+    }
     Ok(())
 }

@@ -2,6 +2,8 @@
 //! be obeyed there.
 
 use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
 use std::{borrow::Cow, fmt::Write as _};
 
 /// The text with every character escaped, as JSON does it, that a terminal could obey or that hides what is there. Line breaks and
@@ -57,6 +59,29 @@ pub fn in_whole_seconds(text: &str) -> Option<String> {
     }
     let at: Timestamp = text.parse().ok()?;
     Some(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// What is given to programs: moments are RFC 3339 in whole seconds.
+///
+/// # Panics
+/// What is given is no plain data.
+pub fn to_document(result: &impl Serialize) -> Value {
+    let mut document = serde_json::to_value(result).expect("results are plain data");
+    cut_seconds(&mut document);
+    document
+}
+
+fn cut_seconds(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Some(whole) = in_whole_seconds(text) {
+                *text = whole;
+            }
+        }
+        Value::Array(members) => members.iter_mut().for_each(cut_seconds),
+        Value::Object(members) => members.values_mut().for_each(cut_seconds),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// How many bytes at the beginning have the form of a moment; 0: they have not.

@@ -10,3 +10,4 @@ mod repetition;
 mod service;
 mod story;
 mod trouble;
+mod verbs;

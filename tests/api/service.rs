@@ -115,6 +115,7 @@ impl Service {
         let reply = self.send(line, token, body, headers).await?;
         let (method, path) = line.split_once(' ').context("METHOD /path")?;
         document::check(method, path, &reply).with_context(|| format!("{line}: {reply:#?}"))?;
+        ensure!(!has_fractions(&reply.body), "{line}: a moment is not in whole seconds: {reply:#?}");
         Ok(reply)
     }
 
@@ -164,6 +165,15 @@ impl Service {
     pub(crate) async fn monitoring(&self, page: &str) -> Result<(u16, String)> {
         let response = self.client.get(format!("http://{}{page}", self.telemetry)).send().await?;
         Ok((response.status().as_u16(), response.text().await?))
+    }
+}
+
+fn has_fractions(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('.') && text.parse::<jiff::Timestamp>().is_ok(),
+        Value::Array(members) => members.iter().any(has_fractions),
+        Value::Object(members) => members.values().any(has_fractions),
+        _ => false,
     }
 }
 

@@ -170,6 +170,7 @@ fn failure(class: FailureClass, count: u32) -> Failure {
         not_before: None,
         since: None,
         next: None,
+        waits: false,
         remembered: false,
     }
 }

@@ -8,7 +8,7 @@ use actix_web::{
     },
 };
 use serde::Serialize;
-use shared::{digest::sha256_hex, store::KeptAnswer};
+use shared::{digest::sha256_hex, store::KeptAnswer, text::to_document};
 
 const REPLAYED: &str = "Idempotent-Replay";
 
@@ -41,7 +41,7 @@ impl Answer {
     }
 
     pub(super) fn new(status: StatusCode, document: &impl Serialize) -> Self {
-        Self::of_text(status, serde_json::to_string(document).expect("answers are plain data"))
+        Self::of_text(status, to_document(document).to_string())
     }
 
     pub(super) fn of_text(status: StatusCode, body: String) -> Self {

@@ -5,6 +5,7 @@ use super::{
     refusal::{Code, Refusal},
     view::{self, State, View},
 };
+use crate::waiting::Obstacles;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::{
@@ -34,6 +35,7 @@ pub(super) struct Wanted {
 /// What was found so far.
 struct Page<'a> {
     wanted: &'a Wanted,
+    obstacles: Obstacles,
     limit: usize,
     shown: Vec<Value>,
     names: usize,
@@ -52,8 +54,10 @@ pub(super) async fn page(api: &Api, wanted: &Wanted) -> Result<Value, Refusal> {
         return Err(Refusal::new(Code::BadRequest, format!("limit: 1 to {MOST}")));
     }
     let after = wanted.after.as_deref().map(parse_site).transpose()?;
+    let obstacles = Obstacles::load(&api.store, &api.config).await?;
     let mut page = Page {
         wanted,
+        obstacles,
         limit,
         shown: Vec::new(),
         names: 0,
@@ -144,7 +148,7 @@ impl Page<'_> {
             && self.wanted.state.is_none_or(|state| view.state() == state);
         if passes {
             self.names += view.site.names.as_slice().len();
-            self.shown.push(view.describe());
+            self.shown.push(view.describe(&self.obstacles));
         }
     }
 

@@ -146,7 +146,7 @@ const PAGE: &[(&str, &str)] = &[
     ("limit", "sites of a page, 1 to 1000; 100 where it is not said"),
     ("tag", "only sites with this tag"),
     ("tenant", "only sites of this tenant"),
-    ("state", "only sites in this state: paused, failing, parked, pending, issued"),
+    ("state", "only sites in this state: paused, failing, parked, waiting, pending, issued"),
 ];
 const EVENTS: &[(&str, &str)] = &[
     ("after", "the field `cursor` of the page before; without it, the newest events"),

@@ -10,7 +10,10 @@ use super::{
     server::BASE,
     view,
 };
-use crate::sites::{Change, Kind, SiteError, SiteWish};
+use crate::{
+    sites::{Change, Kind, SiteError, SiteWish},
+    waiting::Obstacles,
+};
 use actix_web::http::StatusCode;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -45,7 +48,8 @@ pub(super) async fn show(_: Authorized<Read>, asked: Asked) -> Result<Answer, Re
     // Removed in this moment.
     let view = views.pop();
     let view = view.ok_or_else(|| SiteError::NotFound(asked.part("site")))?;
-    Ok(Answer::ok(&view.describe()).tagged(&view::wanted(&wanted.id, &wanted.site)))
+    let obstacles = Obstacles::load(&asked.api.store, &asked.api.config).await?;
+    Ok(Answer::ok(&view.describe(&obstacles)).tagged(&view::wanted(&wanted.id, &wanted.site)))
 }
 
 pub(super) async fn change(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {

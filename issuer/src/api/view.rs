@@ -1,11 +1,12 @@
 //! A site as it is shown: what is wanted, and how far its groups have come.
 
 use super::refusal::Refusal;
+use crate::waiting::Obstacles;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::{
-    domain::{DnsName, NameSet, Site, SiteId},
+    domain::{DnsName, NameSet, Site, SiteId, Slot},
     store::{DamagedSite, Store, StoreError, StoredSite},
 };
 
@@ -24,6 +25,8 @@ pub(super) enum State {
     Issued,
     /// A certificate is missing, and nothing has failed.
     Pending,
+    /// A limit of the CA, or a certificate's own beginning, has not come yet.
+    Waiting,
     /// It is left alone until its names come back, or somebody acts.
     Parked,
     /// No certificate could be had, or one without some of the names.
@@ -48,10 +51,11 @@ impl View {
         self.groups.iter().map(of_group).max().unwrap_or(State::Pending)
     }
 
-    pub(super) fn describe(&self) -> Value {
+    /// `obstacles` say why what has no certificate has none.
+    pub(super) fn describe(&self, obstacles: &Obstacles) -> Value {
         let mut shown = wanted(&self.id, &self.site);
         shown["state"] = json!(self.state());
-        shown["groups"] = self.groups.iter().map(describe_group).collect();
+        shown["groups"] = self.groups.iter().map(|group| describe_group(group, obstacles)).collect();
         shown
     }
 }
@@ -104,13 +108,16 @@ pub(super) fn wanted(id: &SiteId, site: &Site) -> Value {
 }
 
 fn of_group(group: &StoredSite) -> State {
-    let has_all = group.site.key_types.iter().all(|kind| group.serving.current.contains_key(&kind.slot()));
+    let has = |slot: Slot| group.serving.current.contains_key(&slot) && !group.revoked.contains(&slot);
+    let has_all = group.site.key_types.iter().all(|kind| has(kind.slot()));
     if group.site.paused.is_some() {
         State::Paused
     } else if group.parked.is_some() {
         State::Parked
-    } else if group.failure.is_some() || !group.cut.is_empty() {
+    } else if group.failure.as_ref().is_some_and(|failure| !failure.is_wait()) || !group.cut.is_empty() {
         State::Failing
+    } else if group.failure.is_some() {
+        State::Waiting
     } else if has_all {
         State::Issued
     } else {
@@ -118,7 +125,13 @@ fn of_group(group: &StoredSite) -> State {
     }
 }
 
-fn describe_group(group: &StoredSite) -> Value {
+fn describe_group(group: &StoredSite, obstacles: &Obstacles) -> Value {
+    let now = Timestamp::now();
+    let waits_for = match (of_group(group), &group.failure) {
+        (State::Pending, _) => Some(obstacles.in_the_way_of(&group.site, None, None, now)),
+        (State::Waiting, Some(failure)) => Some(failure.what.clone()),
+        _ => None,
+    };
     json!({
         "id": group.id,
         "names": group.site.names,
@@ -131,6 +144,7 @@ fn describe_group(group: &StoredSite) -> Value {
         "parked": group.parked,
         "left_out": group.cut,
         "explanation_url": group.explanation_url,
-        "hsts_seconds": group.hsts_seconds(Timestamp::now()),
+        "hsts_seconds": group.hsts_seconds(now),
+        "waits_for": waits_for,
     })
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use shared::{
     printing::{self, is_reader_gone, tell},
     store::Damage,
-    text::{in_whole_seconds, with_moments},
+    text::{to_document, with_moments},
 };
 use std::{
     io::{self, IsTerminal, Write},
@@ -202,27 +202,6 @@ impl Output {
     }
 }
 
-/// As it is printed: moments are RFC 3339 in whole seconds.
-fn to_document(result: &impl Serialize) -> Value {
-    let mut document = serde_json::to_value(result).expect("results are plain data");
-    cut_seconds(&mut document);
-    document
-}
-
-fn cut_seconds(value: &mut Value) {
-    match value {
-        Value::String(text) => {
-            if let Some(whole) = in_whole_seconds(text) {
-                *text = whole;
-            }
-        }
-        Value::Array(members) => members.iter_mut().for_each(cut_seconds),
-        Value::Object(members) => members.values_mut().for_each(cut_seconds),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
-/// A table without borders, as wide as it must be.
 /// What helps where a record can't be read.
 pub(super) const DAMAGED_REMEDY: &str =
     "look at the store's memory and disks; put the record back from a backup. All others go on";
@@ -235,6 +214,7 @@ pub(super) fn damage_to_text(damaged: &[Damage]) -> String {
     damaged.iter().map(one).collect()
 }
 
+/// A table without borders, as wide as it must be.
 pub(super) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(headings.iter().copied());

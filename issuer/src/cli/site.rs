@@ -343,9 +343,10 @@ fn told(output: &Output, changes: &[Change], next: &str) {
 async fn show(context: &Context, wanted: &WantedSite, output: &Output) -> Result<Exit, Failed> {
     let ids: Vec<SiteId> = wanted.groups.keys().map(|number| wanted.id.group(*number)).collect();
     let groups = context.store.load_sites(&ids).await.map_err(|e| of_store(&e))?;
+    let known = status::Known::new();
     let mut shown = Vec::new();
     for group in &groups.sites {
-        shown.push(status::describe(context, group).await.map_err(|e| of_store(&e))?);
+        shown.push(status::describe(context, &known, group).await.map_err(|e| of_store(&e))?);
     }
     shown.extend(groups.damaged.iter().map(status::describe_damaged));
     let document = json!({ "site": wanted.id, "wanted": wanted.site, "groups": shown });
@@ -410,7 +411,7 @@ async fn list(
         json!({
             "site": stored.id,
             "wanted": stored.site,
-            "state": status::state(stored, None),
+            "state": status::state_of_record(stored),
             "failure": stored.failure,
             "parked": stored.parked,
         })
@@ -425,7 +426,7 @@ async fn list(
         let row = |stored: &StoredSite| {
             let names = stored.site.names.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
             let kinds = stored.site.key_types.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
-            let state = status::state(stored, None).to_owned();
+            let state = status::state_of_record(stored).to_owned();
             vec![stored.id.to_string(), names, state, kinds, stored.site.tags.join(",")]
         };
         let of_damaged = |damaged: &DamagedSite| {

@@ -7,7 +7,7 @@ use super::{
     site::of_site,
     troubles,
 };
-use crate::{fleet::GroupStanding, sites::Registry};
+use crate::{fleet::GroupStanding, sites::Registry, waiting::Obstacles};
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use shared::{
     store::{Damage, DamagedSite, LoadedSites, StoreError, StoredSite, with_damage},
 };
 use std::sync::Arc;
+use tokio::sync::OnceCell;
 
 /// Where the store is far away, one after the other would take as many times as long.
 const DESCRIBED_AT_ONCE: usize = 32;
@@ -89,10 +90,11 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         output.note(&format!("the frontends are not shown: {}", failed.message()));
         with_frontends = false;
     }
+    let known = Known::new();
     let mut shown = Vec::new();
     for some in sites.chunks(DESCRIBED_AT_ONCE) {
         let described = some.iter().map(async |site| {
-            let mut described = match describe(&context, site).await {
+            let mut described = match describe(&context, &known, site).await {
                 Ok(described) => described,
                 // A certificate of it: the others are shown all the same.
                 Err(error @ (StoreError::Corrupt { .. } | StoreError::NewerSchema { .. })) => {
@@ -142,8 +144,11 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         });
     }
     output.result(&document, || {
-        let mut text =
-            if document["fleet"].is_null() { String::new() } else { fleet_to_text(&document["fleet"]) };
+        let mut text = if document["fleet"].is_null() {
+            String::new()
+        } else {
+            troubles::fleet_to_text(&document["fleet"])
+        };
         text.push_str(&to_text(&shown));
         if let Some(next) = &next {
             text.push_str(&format!("\n\nmore: issuer status --after {next}"));
@@ -225,7 +230,14 @@ pub(super) fn damaged_to_text(damaged: &[DamagedSite]) -> String {
     damaged.iter().map(one).collect()
 }
 
-pub(super) async fn describe(context: &Context, stored: &StoredSite) -> Result<Value, StoreError> {
+/// What is in the way of sites without a certificate: read where one of them is shown, once.
+pub(super) type Known = OnceCell<Obstacles>;
+
+pub(super) async fn describe(
+    context: &Context,
+    known: &Known,
+    stored: &StoredSite,
+) -> Result<Value, StoreError> {
     let now = Timestamp::now();
     let mut certificates = Vec::new();
     let (mut expired, mut revoked) = (false, false);
@@ -271,6 +283,16 @@ pub(super) async fn describe(context: &Context, stored: &StoredSite) -> Result<V
         state => state,
     };
     let next_look = context.store.next_look(&stored.id).await?;
+    let waits_for = match (state, &stored.failure) {
+        ("pending", _) => {
+            let obstacles =
+                known.get_or_try_init(|| Obstacles::load(&context.store, &context.config)).await?;
+            let order = orders.values().next().and_then(Value::as_str);
+            Some(obstacles.in_the_way_of(&stored.site, order, next_look, now))
+        }
+        ("waiting", Some(failure)) => Some(failure.what.clone()),
+        _ => None,
+    };
     Ok(json!({
         "site": stored.id,
         "names": stored.site.names,
@@ -290,6 +312,7 @@ pub(super) async fn describe(context: &Context, stored: &StoredSite) -> Result<V
         "explanation_url": stored.explanation_url,
         "hsts_seconds": stored.hsts_seconds(now),
         "next": next_look,
+        "waits_for": waits_for,
     }))
 }
 
@@ -324,15 +347,15 @@ async fn load(
     Ok((certificate, leaf))
 }
 
-/// How a group stands, in one word: `paused`, `parked`, `failing`, `pending`, `degraded` (a name is left out of its
+/// How a group stands, in one word: `paused`, `parked`, `failing`, `waiting`, `pending`, `degraded` (a name is left out of its
 /// certificate) or `valid`.
-pub(super) fn state(stored: &StoredSite, usable: Option<bool>) -> &'static str {
+fn state(stored: &StoredSite, usable: Option<bool>) -> &'static str {
     if stored.site.paused.is_some() {
         "paused"
     } else if stored.parked.is_some() {
         "parked"
-    } else if stored.failure.is_some() {
-        "failing"
+    } else if let Some(failure) = &stored.failure {
+        if failure.is_wait() { "waiting" } else { "failing" }
     } else if stored.serving.current.is_empty() && usable.is_none() {
         "pending"
     } else if !stored.cut.is_empty() {
@@ -342,64 +365,17 @@ pub(super) fn state(stored: &StoredSite, usable: Option<bool>) -> &'static str {
     }
 }
 
-fn stage(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> ExpiryStage {
-    expiry_stage(not_before, not_after, now)
+/// [`state`] as far as the group's record alone tells: not whether a certificate has expired.
+pub(super) fn state_of_record(stored: &StoredSite) -> &'static str {
+    let is_revoked = stored.serving.current.keys().any(|slot| stored.revoked.contains(slot));
+    match state(stored, None) {
+        "valid" if is_revoked => "revoked",
+        state => state,
+    }
 }
 
-fn fleet_to_text(fleet: &Value) -> String {
-    let load = &fleet["load"];
-    let ready = load["ready"].as_object().into_iter().flatten();
-    let ready: Vec<String> = ready
-        .filter(|(_, count)| count.as_u64() != Some(0))
-        .map(|(class, count)| format!("{count} {class}"))
-        .collect();
-    let mut text = format!(
-        "{} certificates wanted, {} without any, {} failing, {} parked; due now: {}\n",
-        load["groups"],
-        fleet["without_certificate"],
-        load["failing"],
-        load["parked"],
-        if ready.is_empty() { "nothing".to_owned() } else { ready.join(", ") },
-    );
-    text.push_str(&troubles::to_text(&fleet["troubles"]));
-    let damaged = fleet["damaged"].as_array().map_or(0, Vec::len);
-    if damaged > 0 {
-        text.push_str(&format!("DAMAGED: {damaged} records in the store can't be read:\n"));
-    }
-    for record in fleet["damaged"].as_array().into_iter().flatten().take(10) {
-        let word = |field: &str| record[field].as_str().unwrap_or_default().to_owned();
-        text.push_str(&format!("  {} since {}: {}\n", word("key"), word("since"), word("what")));
-    }
-    let ahead = fleet["store_clock_ahead_ms"].as_i64().unwrap_or_default();
-    if ahead.unsigned_abs() >= 5_000 {
-        text.push_str(&format!(
-            "CLOCKS: the store's is {} s {} this machine's; it is allowed for, but see to NTP\n",
-            ahead.unsigned_abs() / 1_000,
-            if ahead > 0 { "ahead of" } else { "behind" }
-        ));
-    }
-    for brake in fleet["brakes"].as_array().into_iter().flatten() {
-        let word = |field: &str| brake[field].as_str().unwrap_or_default().to_owned();
-        text.push_str(&format!(
-            "STOPPED: {} for {} since {} {}\n",
-            word("what"),
-            word("scope"),
-            word("since"),
-            word("reason")
-        ));
-    }
-    for pause in fleet["ca_pauses"].as_array().into_iter().flatten() {
-        let word = |field: &str| pause[field].as_str().unwrap_or_default().to_owned();
-        text.push_str(&format!(
-            "PAUSED BY THE CA: {} wants no requests of the kind {} until {}: `issuer limits`, `issuer retry --ca {}`\n",
-            word("ca"),
-            word("endpoint"),
-            word("until"),
-            word("ca")
-        ));
-    }
-    text.push('\n');
-    text
+fn stage(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> ExpiryStage {
+    expiry_stage(not_before, not_after, now)
 }
 
 pub(super) fn to_text(sites: &[Value]) -> String {
@@ -436,7 +412,19 @@ pub(super) fn to_text(sites: &[Value]) -> String {
             text(&site["damaged"])
         ));
     }
-    for site in sites.iter().filter(|site| !site["failure"].is_null()) {
+    for site in sites.iter().filter(|site| !site["waits_for"].is_null()) {
+        let until = match site["next"].as_str() {
+            Some(until) if site["state"] == "waiting" => format!(" until {until}"),
+            _ => String::new(),
+        };
+        out.push_str(&format!(
+            "\n\n{}: waits{until}: {}",
+            list(&site["names_unicode"]),
+            text(&site["waits_for"])
+        ));
+    }
+    let failing = sites.iter().filter(|site| !site["failure"].is_null() && site["state"] != "waiting");
+    for site in failing {
         let failure = &site["failure"];
         out.push_str(&format!(
             "\n\n{}: {} ({} in a row, last at {}{})\n  what to do: {}",

@@ -18,7 +18,7 @@ pub(super) async fn load(context: &Context) -> Result<Vec<Value>, Failed> {
     let mut found: BTreeMap<(&'static str, String), (u64, Option<Failure>)> = BTreeMap::new();
     for ids in ids.chunks(500) {
         for stored in store.load_sites(ids).await.map_err(|e| of_store(&e))?.sites {
-            let Some(failure) = stored.failure else { continue };
+            let Some(failure) = stored.failure.filter(|failure| !failure.is_wait()) else { continue };
             let about = match failure.fault {
                 Fault::Ca => ("ca", stored.site.ca.clone()),
                 Fault::Store => ("store", "store".to_owned()),
@@ -39,7 +39,7 @@ pub(super) async fn load(context: &Context) -> Result<Vec<Value>, Failed> {
 }
 
 /// A line for each.
-pub(super) fn to_text(troubles: &Value) -> String {
+fn to_text(troubles: &Value) -> String {
     let mut text = String::new();
     for trouble in troubles.as_array().into_iter().flatten() {
         let last = &trouble["last"];
@@ -51,6 +51,63 @@ pub(super) fn to_text(troubles: &Value) -> String {
             last["what"].as_str().unwrap_or_default(),
         ));
     }
+    text
+}
+
+/// The fleet's numbers, and what is in its way.
+pub(super) fn fleet_to_text(fleet: &Value) -> String {
+    let load = &fleet["load"];
+    let ready = load["ready"].as_object().into_iter().flatten();
+    let ready: Vec<String> = ready
+        .filter(|(_, count)| count.as_u64() != Some(0))
+        .map(|(class, count)| format!("{count} {class}"))
+        .collect();
+    let mut text = format!(
+        "{} certificates wanted, {} without any, {} failing, {} parked; due now: {}\n",
+        load["groups"],
+        fleet["without_certificate"],
+        load["failing"],
+        load["parked"],
+        if ready.is_empty() { "nothing".to_owned() } else { ready.join(", ") },
+    );
+    text.push_str(&to_text(&fleet["troubles"]));
+    let damaged = fleet["damaged"].as_array().map_or(0, Vec::len);
+    if damaged > 0 {
+        text.push_str(&format!("DAMAGED: {damaged} records in the store can't be read:\n"));
+    }
+    for record in fleet["damaged"].as_array().into_iter().flatten().take(10) {
+        let word = |field: &str| record[field].as_str().unwrap_or_default().to_owned();
+        text.push_str(&format!("  {} since {}: {}\n", word("key"), word("since"), word("what")));
+    }
+    let ahead = fleet["store_clock_ahead_ms"].as_i64().unwrap_or_default();
+    if ahead.unsigned_abs() >= 5_000 {
+        text.push_str(&format!(
+            "CLOCKS: the store's is {} s {} this machine's; it is allowed for, but see to NTP\n",
+            ahead.unsigned_abs() / 1_000,
+            if ahead > 0 { "ahead of" } else { "behind" }
+        ));
+    }
+    for brake in fleet["brakes"].as_array().into_iter().flatten() {
+        let word = |field: &str| brake[field].as_str().unwrap_or_default().to_owned();
+        text.push_str(&format!(
+            "STOPPED: {} for {} since {} {}\n",
+            word("what"),
+            word("scope"),
+            word("since"),
+            word("reason")
+        ));
+    }
+    for pause in fleet["ca_pauses"].as_array().into_iter().flatten() {
+        let word = |field: &str| pause[field].as_str().unwrap_or_default().to_owned();
+        text.push_str(&format!(
+            "PAUSED BY THE CA: {} wants no requests of the kind {} until {}: `issuer limits`, `issuer retry --ca {}`\n",
+            word("ca"),
+            word("endpoint"),
+            word("until"),
+            word("ca")
+        ));
+    }
+    text.push('\n');
     text
 }
 

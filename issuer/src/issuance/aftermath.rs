@@ -132,7 +132,7 @@ impl Aftermath<'_> {
             let what = format!("{} leads to the frontends again", stored.site.names);
             let event = self.event(EventKind::Returned, what);
             tell(settlement, &event.with("since", parked.since.to_string()));
-        } else if let Some(failure) = &stored.failure {
+        } else if let Some(failure) = stored.failure.as_ref().filter(|failure| !failure.is_wait()) {
             let what = format!("{}: what had failed works again", stored.site.names);
             tell(settlement, &self.event(EventKind::Recovered, what).because(failure));
         }
@@ -160,7 +160,8 @@ impl Aftermath<'_> {
             settlement.fields.push((Field::Parked, None));
             self.retried(settlement, &failure, served);
             let what = format!("{}: {}", stored.site.names, failure.what);
-            let event = self.event(EventKind::Failed, what).because(&failure);
+            let kind = if failure.is_wait() { EventKind::Waiting } else { EventKind::Failed };
+            let event = self.event(kind, what).because(&failure);
             let next = failure.next.map(|next| next.to_string());
             tell(settlement, &event.with("next_attempt", next));
         }
@@ -189,7 +190,10 @@ impl Aftermath<'_> {
         if !self.tally.cut.values().any(|cut| cut.what == failure.what) {
             if is_new {
                 let what = format!("{}: {}", stored.site.names, failure.what);
-                tell(settlement, &self.event(EventKind::Failed, what).because(&failure));
+                let kind = if failure.is_wait() { EventKind::Waiting } else { EventKind::Failed };
+                let next = failure.next.map(|next| next.to_string());
+                let event = self.event(kind, what).because(&failure);
+                tell(settlement, &event.with("next_attempt", next));
             }
             settlement.fields.push((Field::Failure, serde_json::to_string(&failure).ok()));
         }

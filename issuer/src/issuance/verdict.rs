@@ -184,6 +184,7 @@ impl Verdict {
             not_before: self.wait.and_then(|wait| now.checked_add(wait).ok()),
             since: Some(before.map_or(now, |failure| failure.since.unwrap_or(failure.at))),
             next: None,
+            waits: self.class == FailureClass::Limit || self.prospect == Prospect::Early,
             remembered: false,
         }
     }

@@ -132,6 +132,7 @@ pub(super) mod tests {
             not_before: None,
             since: None,
             next: None,
+            waits: false,
             remembered: false,
         };
         Event::new(EventKind::Failed, at, format!("{name} fails."))

@@ -260,7 +260,8 @@ impl Node {
         self.learn(stored, &outcome).await;
         let renewal = stored.renewal.map(|planned| planned.max(next));
         let place = Place { class: Class::Retry, moment: next, deadline: next, urgent_from: None, renewal };
-        let event = told_of(stored, EventKind::Failed, now, &failure.what).because(&failure);
+        let kind = if failure.is_wait() { EventKind::Waiting } else { EventKind::Failed };
+        let event = told_of(stored, kind, now, &failure.what).because(&failure);
         let (mut fields, lowered) = hsts::lowered(stored, hsts::ends(&self.store, stored).await?, now);
         fields.push((Field::Failure, serde_json::to_string(&failure).ok()));
         self.settle(claimed, stored, place, fields, [event].into_iter().chain(lowered).collect()).await

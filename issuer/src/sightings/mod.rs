@@ -10,7 +10,7 @@ pub use panel::PanelError;
 use crate::{
     dns::Resolver,
     preflight::{Departure, Whereabouts},
-    sites::{Registry, SiteError, SiteWish},
+    sites::{Registry, SiteError, SiteWish, WishError},
 };
 use jiff::{SignedDuration, Timestamp};
 use panel::{Answer, Hosted, Panel};
@@ -213,18 +213,36 @@ impl Sightings {
             }
         }
         let wish = SiteWish {
-            tenant: hosted.tenant,
+            tenant: hosted.tenant.clone(),
             tags: Some(hosted.tags),
             ..SiteWish::for_names(&[name.as_str().to_owned()])
         };
-        match self.registry.add(&wish, Origin::Api).await {
+        let added = self.registry.add(&wish, Origin::Api).await;
+        if added.is_err() {
+            // Only what has become a site is counted.
+            for of in budgets.iter().filter_map(|(_, of, _)| *of) {
+                if let Err(error) = self.store.give_back_sighting(of, now).await {
+                    tracing::debug!(error = chain(&error), "the hour has one name less than it may");
+                }
+            }
+        }
+        match added {
             Ok(_) => Ok(Verdict::Added),
             Err(SiteError::Store(error)) => Err(error),
             Err(SiteError::Changed) => {
                 Ok(Verdict::Later("changed", LATER, "somebody else changes its site".to_owned()))
             }
             Err(SiteError::Taken { .. } | SiteError::Exists(..)) => Ok(Verdict::Known),
-            Err(error) => Ok(Verdict::Denied("impossible", IMPOSSIBLE, chain(&error))),
+            Err(SiteError::Wish(wrong)) if is_of_the_name(&wrong) => {
+                Ok(Verdict::Denied("impossible", IMPOSSIBLE, chain(&wrong)))
+            }
+            // Of this installation, or of what the hosting system says beside the name: no fault of the name.
+            Err(error) => Ok(Verdict::Later("not-added", LATER, chain(&error))),
         }
     }
+}
+
+/// Whether it is the name itself that can't be had.
+fn is_of_the_name(wrong: &WishError) -> bool {
+    wrong.each().iter().all(|one| matches!(one, WishError::Name { .. }))
 }

@@ -88,6 +88,7 @@ kinds! {
     Revoked, "revoked", Info, "An operator had the CA revoke a certificate; the daemon orders another one.";
     RenewalMoved, "renewal-moved", Warning, "The CA wants a certificate renewed sooner than planned: often one that it will revoke.";
     Failed, "failed", Warning, "No certificate could be had; what is there is served on, and it is tried again.";
+    Waiting, "waiting", Info, "A limit of the CA is used up, or a certificate is not valid yet: what is wanted waits for its moment.";
     Recovered, "recovered", Info, "What had failed works again.";
     HstsLowered, "hsts-lowered", Warning, "HSTS of a site is lowered for as long as its certificate can't be renewed.";
     NameCut, "name-cut", Warning, "A name that fails was left out of a certificate so that the others get theirs.";
@@ -302,6 +303,7 @@ mod tests {
             not_before: "2026-11-24T16:00:00Z".parse().ok(),
             since: None,
             next: None,
+            waits: false,
             remembered: false,
         };
         let names = NameSet::one(DnsName::parse("shop.example.com").unwrap());

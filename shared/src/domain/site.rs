@@ -311,12 +311,20 @@ pub struct Failure {
     /// When it is tried again by itself; absent where it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Timestamp>,
+    /// Nothing has failed: the moment has not come, of a limit of the CA's or of a certificate. A script looks for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
     /// It was before its site was removed and added again, which is no reason to try sooner. The last field: a script takes it off.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub remembered: bool,
 }
 
 impl Failure {
+    /// Whether it is a wait, and none has failed. Records of earlier releases tell by their class.
+    pub fn is_wait(&self) -> bool {
+        self.waits || self.class == FailureClass::Limit
+    }
+
     /// Whether trying now is in vain, or too soon.
     pub fn holds_back(&self, now: Timestamp, retry: bool) -> bool {
         let is_later = |moment: Option<Timestamp>| moment.is_some_and(|moment| moment > now);

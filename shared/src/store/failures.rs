@@ -137,6 +137,7 @@ mod tests {
             not_before: None,
             since: None,
             next: None,
+            waits: false,
             remembered: true,
         }
     }

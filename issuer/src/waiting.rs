@@ -1,0 +1,106 @@
+//! Why a group has no certificate yet although nothing of it has failed.
+
+use jiff::Timestamp;
+use shared::{
+    config::Config,
+    domain::{Brake, Braked, Site, brake_of},
+    error::Fault,
+    store::{Store, StoreError},
+};
+use std::collections::BTreeMap;
+
+/// Failures that are looked at to say which CA is in trouble.
+const FAILURES_READ: usize = 200;
+
+/// What may be in the way of everything, or of a CA's sites.
+#[derive(Debug, Default)]
+pub(crate) struct Obstacles {
+    brakes: Vec<Brake>,
+    /// By CA: until when it wants no requests.
+    pauses: BTreeMap<String, Timestamp>,
+    /// By CA: what it answers to others.
+    troubles: BTreeMap<String, String>,
+    has_daemon: bool,
+}
+
+impl Obstacles {
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn load(store: &Store, config: &Config) -> Result<Self, StoreError> {
+        let mut pauses = BTreeMap::new();
+        for ca in config.ca.keys() {
+            let until = store.list_pauses(ca).await?.found.into_iter().map(|pause| pause.until).max();
+            pauses.extend(until.map(|until| (ca.clone(), until)));
+        }
+        let mut troubles = BTreeMap::new();
+        let failing = store.list_troubled(false, FAILURES_READ).await?;
+        for stored in store.load_sites(&failing).await?.sites {
+            if let Some(failure) = stored.failure.filter(|failure| failure.fault == Fault::Ca) {
+                troubles.insert(stored.site.ca, failure.what);
+            }
+        }
+        let nodes = store.list_nodes().await?.found;
+        Ok(Self {
+            brakes: store.load_brakes().await?,
+            pauses,
+            troubles,
+            has_daemon: nodes.iter().any(|node| node.report.role == "issuer"),
+        })
+    }
+
+    /// What a group of this site waits for. `order` is how far an open order has come, `next` when it is looked at.
+    pub(crate) fn in_the_way_of(
+        &self,
+        site: &Site,
+        order: Option<&str>,
+        next: Option<Timestamp>,
+        now: Timestamp,
+    ) -> String {
+        if let Some(brake) = brake_of(&self.brakes, Braked::Issuance, site) {
+            return brake.to_string();
+        }
+        if let Some(until) = self.pauses.get(&site.ca).filter(|until| **until > now) {
+            let until = until.strftime("%F %H:%M UTC");
+            return format!("{} wants no requests until {until}: see `issuer limits`", site.ca);
+        }
+        if !self.has_daemon {
+            return "no `issuer run` has reported to the store: nothing is ordered until one runs".to_owned();
+        }
+        if let Some(what) = self.troubles.get(&site.ca) {
+            return format!("{} is in trouble: {what}", site.ca);
+        }
+        if let Some(state) = order {
+            return format!("its order is open ({state}): it is gone on with");
+        }
+        match next.filter(|next| *next > now) {
+            Some(next) => format!("its turn comes at {}", next.strftime("%F %H:%M:%S UTC")),
+            None => "it is due: the daemon orders it when its turn comes".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::domain::{DnsName, KeyType, NameSet};
+
+    #[test]
+    fn what_waits_has_a_reason() {
+        let names = NameSet::one(DnsName::parse("a.example").unwrap());
+        let now = Timestamp::UNIX_EPOCH;
+        let site = Site::new(names, &[KeyType::EcdsaP256], "ca", "default", now);
+        let later = now + jiff::SignedDuration::from_hours(1);
+        let mut obstacles = Obstacles::default();
+        let why = |obstacles: &Obstacles, order| obstacles.in_the_way_of(&site, order, Some(later), now);
+        assert!(why(&obstacles, None).contains("issuer run"));
+        obstacles.has_daemon = true;
+        assert!(why(&obstacles, None).contains("1970-01-01 01:00:00 UTC"));
+        assert!(why(&obstacles, Some("ready")).contains("ready"));
+        obstacles.troubles.insert("ca".into(), "it burns".into());
+        assert!(why(&obstacles, Some("ready")).contains("it burns"));
+        obstacles.pauses.insert("ca".into(), later);
+        assert!(why(&obstacles, None).contains("until 1970-01-01 01:00 UTC"));
+        obstacles.pauses.insert("ca".into(), now);
+        assert!(why(&obstacles, None).contains("it burns"), "a pause that is over");
+    }
+}
