@@ -119,7 +119,7 @@ pub async fn forecast(
     let terms = Terms::of(config, what_if.ca.as_deref().or(usual_ca.as_deref()))?;
     // The profile that is used, unless it is another CA's.
     let usual_profile = usual_profile.flatten().filter(|_| usual_ca.as_ref() == Some(&terms.name));
-    let profile = what_if.profile.clone().or(usual_profile);
+    let profile = what_if.profile.clone().or(usual_profile).or_else(|| terms.usual_profile());
     let served = sample.median_lifetime();
     let is_other = what_if.profile.is_some() || usual_ca.as_ref().is_some_and(|ca| *ca != terms.name);
     let lifetime = match what_if.lifetime_hours {

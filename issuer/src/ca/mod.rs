@@ -158,6 +158,11 @@ impl Terms {
         self.limits.check_name(suffixes, name, self.public, profile, challenge)
     }
 
+    /// The profile that is asked for where a site has none of its own.
+    pub fn usual_profile(&self) -> Option<String> {
+        self.section.profile.clone()
+    }
+
     /// What becomes of orders with a profile that it is not known to have; `None` where it has it, or may. `seen` are those of its
     /// directory, where it was fetched.
     pub fn lacks_profile(&self, profile: &str, seen: Option<&[String]>) -> Option<String> {
@@ -271,6 +276,20 @@ mod tests {
         let ca = Ca::of(&config("[ca.letsencrypt]\n"), None).unwrap();
         let names = |profile| ca.room(profile).names;
         assert_eq!((names(None), names(Some("shortlived")), names(Some("unheard-of"))), (100, 25, 100));
+    }
+
+    #[test]
+    fn a_profile_that_is_lacking_is_said() {
+        let of = |text: &str| Terms::of(&config(text), None).unwrap();
+        let known = of("[ca.letsencrypt]\n");
+        let seen = ["classic".to_owned(), "eternal".to_owned()];
+        assert_eq!(known.lacks_profile("shortlived", None), None);
+        assert_eq!(known.lacks_profile("eternal", Some(&seen)), None, "what it says itself goes before");
+        assert!(known.lacks_profile("eternal", None).unwrap().contains("classic, shortlived, tlsserver"));
+        assert!(known.lacks_profile("shortlived", Some(&seen)).unwrap().ends_with("ordered without one"));
+        assert_eq!(known.lacks_profile("shortlived", Some(&[])), None, "it describes none, and may have it");
+        let required = of("[ca.letsencrypt]\nprofile_required = true\n");
+        assert!(required.lacks_profile("eternal", None).unwrap().contains("wait until it has"));
     }
 
     #[test]
