@@ -1,7 +1,7 @@
 //! The right to work on a site: one holder at a time, for a time, with a token that every write is checked against.
 
 use super::{
-    Store, StoreError,
+    Store, StoreError, WantedSite,
     declared::{indexes, queues, wait_ms},
     keys, schedule, scripts,
 };
@@ -93,6 +93,13 @@ fn start_of(pid: u32) -> Option<String> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     if state == "Z" || state == "X" { None } else { fields.nth(18).map(str::to_owned) }
+}
+
+impl WantedSite {
+    /// Whether somebody has wished for it; `false` where whoever ordered it at once has made it, with its lease.
+    pub fn was_wished_for(&self) -> bool {
+        self.revision != "0"
+    }
 }
 
 impl Store {

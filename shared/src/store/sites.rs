@@ -151,14 +151,7 @@ pub struct WantedSite {
     /// With all its names.
     pub site: Site,
     pub groups: Groups,
-    revision: String,
-}
-
-impl WantedSite {
-    /// Whether somebody has wished for it; `false` where `issuer issue` has made it on the way.
-    pub fn was_wished_for(&self) -> bool {
-        self.revision != "0"
-    }
+    pub(super) revision: String,
 }
 
 /// A group that is no longer wanted.
