@@ -3,29 +3,23 @@
 use anyhow::{Result, ensure};
 use harness::{
     redis::{Listen, Redis, RedisOptions},
+    rights::{PASSWORD, acl_file},
     stage::Stage,
 };
-
-/// As deploy/handbook/durability.md lists them for a Redis of one's own.
-const USERS: &str = "user default off resetpass ~* &* +@all\n\
-    user signpost-issuer on >issuer-secret ~sp:* resetchannels +@all -@dangerous -@blocking -keys -scan +info +wait +config|get +acl|getuser\n\
-    user signpost-challenge on >challenge-secret %R~sp:token:* resetchannels -@all +get +ping +hello +auth +info\n\
-    user probe on >probe-secret ~* &* +@all\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_issued_over_tls_by_a_user_with_the_rights_of_its_role() -> Result<()> {
     let mut stage = Stage::trusting().await?;
-    let options =
-        RedisOptions { listen: Listen::Tls, acl: Some(USERS.to_owned()), ..RedisOptions::default() };
+    let options = RedisOptions { listen: Listen::Tls, acl: Some(acl_file()?), ..RedisOptions::default() };
     let mut redis = Redis::start(options).await?;
-    let url = redis.url_as("signpost-issuer", "").replace(":@", "@");
+    let url = redis.url_as("issuer", "").replace(":@", "@");
     stage.signpost.use_store(&url)?;
 
     let refused = stage.run_issue(&["shop.example"]).await?;
     ensure!(refused.code()? == 1, "an unknown root is not trusted: {}", refused.stderr);
 
     stage.signpost.set("store.trusted_roots_file", redis.root_file().display().to_string())?;
-    let password = stage.signpost.write("issuer.password", "issuer-secret\n")?;
+    let password = stage.signpost.write("issuer.password", format!("{PASSWORD}\n"))?;
     stage.signpost.set("store.password_file", password.display().to_string())?;
     stage.issue(&["shop.example"]).await?;
 
@@ -46,9 +40,9 @@ async fn a_certificate_is_issued_over_tls_by_a_user_with_the_rights_of_its_role(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_that_lacks_a_right_is_named_before_anything_is_ordered() -> Result<()> {
     let mut stage = Stage::trusting().await?;
-    let options = RedisOptions { acl: Some(USERS.to_owned()), ..RedisOptions::default() };
+    let options = RedisOptions { acl: Some(acl_file()?), ..RedisOptions::default() };
     let redis = Redis::start(options).await?;
-    stage.signpost.use_store(&redis.url_as("signpost-challenge", "challenge-secret"))?;
+    stage.signpost.use_store(&redis.url_as("challenge", PASSWORD))?;
     let refused = stage.run_issue(&["shop.example"]).await?;
     ensure!(refused.code()? == 2, "{}", refused.stderr);
     ensure!(refused.stderr.contains("lacks a right"), "{}", refused.stderr);
@@ -59,9 +53,9 @@ async fn a_user_that_lacks_a_right_is_named_before_anything_is_ordered() -> Resu
 #[tokio::test(flavor = "multi_thread")]
 async fn a_default_user_that_would_lose_records_at_a_restart_is_refused() -> Result<()> {
     let mut stage = Stage::trusting().await?;
-    let acl = USERS.replace("user default off resetpass ~* &* +@all", "user default off resetkeys -@all");
+    let acl = acl_file()?.replace("user default on nopass ~* &* +@all", "user default off resetkeys -@all");
     let redis = Redis::start(RedisOptions { acl: Some(acl), ..RedisOptions::default() }).await?;
-    stage.signpost.use_store(&redis.url_as("signpost-issuer", "issuer-secret"))?;
+    stage.signpost.use_store(&redis.url_as("issuer", PASSWORD))?;
     let refused = stage.run_issue(&["shop.example"]).await?;
     ensure!(refused.code()? == 2, "{}", refused.stderr);
     ensure!(refused.stderr.contains("user default off resetpass ~* &* +@all"), "{}", refused.stderr);

@@ -49,6 +49,7 @@ mod request_pacing;
 mod requests_per_certificate;
 mod retries;
 mod second_ca;
+mod role_rights;
 mod sighted;
 mod spreading;
 mod store_by_url;

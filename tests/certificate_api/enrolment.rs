@@ -45,7 +45,7 @@ async fn fleet() -> Result<Fleet> {
     Ok(fleet)
 }
 
-fn new_key() -> Result<PKey<Private>> {
+pub(crate) fn new_key() -> Result<PKey<Private>> {
     Ok(PKey::from_ec_key(EcKey::generate(&*EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?)?)?)
 }
 
@@ -57,7 +57,7 @@ fn request_of(key: &PKey<Private>) -> Result<Vec<u8>> {
 }
 
 /// Asks for a certificate; the status, and what to come with next time.
-fn enrol(
+pub(crate) fn enrol(
     fleet: &Fleet,
     at: SocketAddr,
     by: &Identity,

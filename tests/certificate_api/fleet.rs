@@ -11,6 +11,7 @@ use harness::{
     pki::Authority,
     raw_http::{Answer, connect, exchange},
     redis::{Redis, RedisOptions},
+    rights,
     signpost::{Daemon, Signpost},
 };
 use openssl::{
@@ -38,7 +39,7 @@ use shared::{
 pub(crate) const KEYS: &[Right] = &[Right::ReadCert, Right::ReadKey];
 pub(crate) const CERTS: &[Right] = &[Right::ReadCert];
 
-/// The store, and an installation that reads it.
+/// The store, and an installation that reads it, each program with the rights of its role.
 pub(crate) struct Fleet {
     pub(crate) redis: Redis,
     pub(crate) signpost: Signpost,
@@ -70,9 +71,15 @@ impl Identity {
 
 impl Fleet {
     pub(crate) async fn new() -> Result<Self> {
-        let redis = Redis::start(RedisOptions::default()).await?;
+        let options = RedisOptions { acl: Some(rights::acl_file()?), ..RedisOptions::default() };
+        let redis = Redis::start(options).await?;
         let mut signpost = Signpost::new()?;
         signpost.use_store(&redis.url())?;
+        // The test does what it likes; the programs what their roles may.
+        for (program, role) in [("issuer", "issuer"), ("validation-server", "certificates")] {
+            let url = redis.url_as(role, rights::PASSWORD);
+            signpost.set_environment_of(program, "SIGNPOST_STORE__URL", &url);
+        }
         Keyring::generate(&signpost.directory().join("kek"))?;
         let config = Config::load(Some(signpost.config_path()))?;
         let store = Store::open(&config.store, Role::Issuer).await?;

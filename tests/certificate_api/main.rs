@@ -7,6 +7,7 @@
 //! - `enrolment`: a client certificate in exchange for a token, and its renewal.
 //! - `forged`: somebody writes to Redis what nobody of the fleet has written.
 //! - `frontends`: every make of frontend, with an agent beside it.
+//! - `least_rights`: what it may do in Redis is what it does.
 //! - `listener`: clients who say nothing, or go away while they wait.
 //! - `memory`: what is left of a key that was given out.
 //! - `scopes`: who may read what, by table and by dice.
@@ -21,6 +22,7 @@ mod enrolment;
 mod fleet;
 mod forged;
 mod frontends;
+mod least_rights;
 mod listener;
 mod memory;
 mod scopes;

@@ -11,6 +11,7 @@
 //! | [`namespace`] | a test in a network namespace of its own, where port 80 and private addresses are its own |
 //! | [`raw_http`] | requests that no client library would send |
 //! | [`redis`], [`redis_proxy`], [`resp`] | a real Redis, and a proxy that stalls, cuts and reacts to what it sees |
+//! | [`rights`] | the users of the roles, as the handbook has them |
 //! | [`sentinel`], [`cluster`] | several of them, whose primaries are killed and replaced |
 //! | [`nginx`] | a real nginx from a configuration that the test gives |
 //! | [`signpost`], [`stage`] | the programs under test, as a user runs them; the whole scene around them |
@@ -48,6 +49,7 @@ pub mod raw_http;
 pub mod redis;
 pub mod redis_proxy;
 pub mod resp;
+pub mod rights;
 pub mod second_ca;
 pub mod sentinel;
 pub mod signpost;

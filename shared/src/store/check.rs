@@ -39,11 +39,13 @@ impl Store {
     pub async fn check(&self, confirm_replicas: u32) -> Result<Health, StoreError> {
         let mut servers = Vec::new();
         for (_, info) in self.link.ask_each::<String>(&cmd("INFO")).await? {
-            servers.push(self.health_of(&info?)?);
+            servers.push(health_of(&info.map_err(lacking_for("INFO"))?, self.link.servers.are_many())?);
         }
         let mut health = servers.into_iter().reduce(Health::together).unwrap_or_default();
+        if self.role != Role::Issuer {
+            self.check_rights().await?;
+        }
         if self.role == Role::Challenge {
-            self.probe_reading("sp:token:startup-check").await?;
             return Ok(health);
         }
         self.check_schema().await?;
@@ -87,6 +89,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: it takes no writes, or a right is lacking.
     pub async fn prepare_for_writing(&self) -> Result<(), StoreError> {
+        self.check_rights().await?;
         self.probe_scripts().await?;
         let _: Option<String> = self.link.query(cmd("SET").arg(keys::SCHEMA).arg(SCHEMA).arg("NX")).await?;
         match self.check_schema().await? {
@@ -110,7 +113,7 @@ impl Store {
             Some(cmd("SETRANGE").arg(key).arg(0).arg("").clone())
         };
         for (_, answer) in self.link.ask_each_for::<i64>(question).await? {
-            answer.map_err(explain_rights)?;
+            answer.map_err(lacking_for("SETRANGE"))?;
         }
         Ok(())
     }
@@ -134,40 +137,6 @@ impl Store {
             "the replicas have different replica-priority ({priorities:?}), and Sentinel promotes by it before it looks at \
              what they have received: {waits}. Give all of them the same"
         ))
-    }
-
-    /// One server's health from its answer to `INFO`.
-    fn health_of(&self, info: &str) -> Result<Health, StoreError> {
-        let field = |name: &str| field(info, name);
-        if field("redis_mode") == Some("sentinel") {
-            return Err(StoreError::Unsuitable(
-                "store.url names a Sentinel: write redis+sentinel://HOST,HOST/SERVICE".into(),
-            ));
-        }
-        if field("cluster_enabled") == Some("1") && !self.link.servers.are_many() {
-            return Err(StoreError::Unsuitable(
-                "store.url names a node of a Redis Cluster: write redis+cluster://HOST,HOST".into(),
-            ));
-        }
-        let version = field("redis_version").unwrap_or("0").to_owned();
-        let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-        if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST_REDIS {
-            return Err(StoreError::Unsuitable(format!(
-                "Redis {version} is too old: 7.0 or newer is needed"
-            )));
-        }
-        if let Some(policy) = evicting_policy(info) {
-            return Err(StoreError::Unsuitable(format!(
-                "Redis may throw records away: its maxmemory-policy is {policy}. Set maxmemory-policy noeviction"
-            )));
-        }
-        Ok(Health {
-            append_only: field("aof_enabled") == Some("1"),
-            replicas: field("connected_slaves").and_then(|n| n.parse().ok()).unwrap_or(0),
-            used_memory_bytes: field("used_memory").and_then(|n| n.parse().ok()).unwrap_or(0),
-            redis_version: version,
-            ..Health::default()
-        })
     }
 
     /// Of several servers the most careless one's.
@@ -210,7 +179,7 @@ impl Store {
     /// The version of the layout, where there is one.
     async fn check_schema(&self) -> Result<Option<u32>, StoreError> {
         let found: Option<u32> =
-            self.link.query(cmd("GET").arg(keys::SCHEMA)).await.map_err(explain_rights)?;
+            self.link.query(cmd("GET").arg(keys::SCHEMA)).await.map_err(lacking_for("GET sp:schema"))?;
         match found {
             Some(found) if found > SCHEMA => Err(StoreError::NewerSchema { found, known: SCHEMA }),
             found => Ok(found),
@@ -218,8 +187,8 @@ impl Store {
     }
 
     pub(super) async fn probe_reading(&self, key: &str) -> Result<(), StoreError> {
-        let _: Option<String> = self.link.query(cmd("GET").arg(key)).await.map_err(explain_rights)?;
-        Ok(())
+        let answer: Result<Option<String>, _> = self.link.query(cmd("GET").arg(key)).await;
+        answer.map_err(lacking_for(&format!("GET {key}"))).map(drop)
     }
 
     /// What every script needs.
@@ -228,7 +197,7 @@ impl Store {
         let script = "redis.call('TIME') redis.call('HSET', KEYS[1], 'a', 1) redis.call('HDEL', KEYS[1], 'a') return 1";
         let mut probe = cmd("EVAL");
         probe.arg(script).arg(1).arg(key);
-        let _: i64 = self.link.query(&probe).await.map_err(explain_rights)?;
+        let _: i64 = self.link.query(&probe).await.map_err(lacking_for("EVAL"))?;
         Ok(())
     }
 }
@@ -252,6 +221,38 @@ impl Health {
     }
 }
 
+/// One server's health from its answer to `INFO`.
+fn health_of(info: &str, in_cluster: bool) -> Result<Health, StoreError> {
+    let field = |name: &str| field(info, name);
+    if field("redis_mode") == Some("sentinel") {
+        return Err(StoreError::Unsuitable(
+            "store.url names a Sentinel: write redis+sentinel://HOST,HOST/SERVICE".into(),
+        ));
+    }
+    if field("cluster_enabled") == Some("1") && !in_cluster {
+        return Err(StoreError::Unsuitable(
+            "store.url names a node of a Redis Cluster: write redis+cluster://HOST,HOST".into(),
+        ));
+    }
+    let version = field("redis_version").unwrap_or("0").to_owned();
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST_REDIS {
+        return Err(StoreError::Unsuitable(format!("Redis {version} is too old: 7.0 or newer is needed")));
+    }
+    if let Some(policy) = evicting_policy(info) {
+        return Err(StoreError::Unsuitable(format!(
+            "Redis may throw records away: its maxmemory-policy is {policy}. Set maxmemory-policy noeviction"
+        )));
+    }
+    Ok(Health {
+        append_only: field("aof_enabled") == Some("1"),
+        replicas: field("connected_slaves").and_then(|n| n.parse().ok()).unwrap_or(0),
+        used_memory_bytes: field("used_memory").and_then(|n| n.parse().ok()).unwrap_or(0),
+        redis_version: version,
+        ..Health::default()
+    })
+}
+
 /// One line of what `INFO` answers.
 pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
@@ -269,11 +270,11 @@ fn may_do_everything(user: &HashMap<String, Value>) -> bool {
     text("commands").trim() == "+@all" && text("keys").split_whitespace().any(|keys| keys == "~*")
 }
 
-/// A right that is lacking is named.
-fn explain_rights(error: StoreError) -> StoreError {
-    match error {
+/// A right that is lacking is named, with what needs it.
+pub(super) fn lacking_for(what: &str) -> impl Fn(StoreError) -> StoreError {
+    move |error| match error {
         StoreError::Refused(e) if e.code() == Some("NOPERM") => {
-            StoreError::LacksRight(e.detail().unwrap_or("NOPERM").to_owned())
+            StoreError::LacksRight(format!("`{what}`: {}", e.detail().unwrap_or("NOPERM")))
         }
         other => other,
     }
@@ -284,7 +285,7 @@ fn what_can_be_lost(health: &Health, confirm_replicas: u32) -> Vec<String> {
     if !health.append_only {
         warnings.push("Redis keeps no append-only file (appendonly no): a restart loses everything since its last snapshot, keys of issued certificates included".into());
     } else if health.append_fsync.as_deref() == Some("everysec") && confirm_replicas == 0 {
-        warnings.push("Redis writes its append-only file once a second and no replica confirms (store.confirm_replicas = 0): a power failure loses up to a second of keys and orders. Set appendfsync always, or confirm by replicas".into());
+        warnings.push("Redis writes its append-only file once a second and no replica confirms (store.confirm_replicas = 0): a power failure loses up to two seconds of keys and orders, and so may a crash while its disk is busy. Set appendfsync always, or confirm by replicas".into());
     } else if health.append_fsync.as_deref() == Some("no") {
         warnings.push("Redis leaves it to the system when its append-only file is written (appendfsync no): a power failure loses half a minute or more".into());
     }
@@ -295,4 +296,56 @@ fn what_can_be_lost(health: &Health, confirm_replicas: u32) -> Vec<String> {
         ));
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(version: &str, more: &str) -> String {
+        format!("redis_version:{version}\r\nredis_mode:standalone\r\nmaxmemory_policy:noeviction\r\n{more}")
+    }
+
+    #[test]
+    fn a_server_that_would_lose_things_is_refused_with_what_to_change() {
+        let refused = |info: &str| match health_of(info, false) {
+            Err(StoreError::Unsuitable(what)) => what,
+            other => panic!("{other:?}"),
+        };
+        for version in ["6.2.14", "6.99.99", "2.8.24", "nonsense"] {
+            assert!(refused(&info(version, "")).contains("7.0 or newer"), "{version}");
+        }
+        for version in ["7.0.0", "7.2.4", "8.4.0", "10.0.1"] {
+            assert_eq!(health_of(&info(version, ""), false).unwrap().redis_version, version);
+        }
+        for policy in ["allkeys-lru", "volatile-ttl", "volatile-lru", "allkeys-random"] {
+            let evicting = info("7.0.0", "").replace("noeviction", policy);
+            assert!(refused(&evicting).contains("Set maxmemory-policy noeviction"), "{policy}");
+        }
+        // Who doesn't say is not trusted.
+        assert!(refused("redis_version:7.0.0\r\n").contains("is unknown"));
+        assert!(refused(&info("7.0.0", "cluster_enabled:1\r\n")).contains("redis+cluster://"));
+        assert!(health_of(&info("7.0.0", "cluster_enabled:1\r\n"), true).is_ok());
+        assert!(refused(&info("7.0.0", "").replace("standalone", "sentinel")).contains("redis+sentinel://"));
+    }
+
+    /// Row by row as the handbook's table has them.
+    #[test]
+    fn what_can_be_lost_is_warned_of() {
+        let of = |append_only, fsync: Option<&str>, replicas, confirm| {
+            let append_fsync = fsync.map(str::to_owned);
+            what_can_be_lost(&Health { append_only, append_fsync, replicas, ..Health::default() }, confirm)
+        };
+        let one = |found: Vec<String>, word: &str| {
+            assert!(matches!(&found[..], [warning] if warning.contains(word)), "{word}: {found:?}");
+        };
+        assert!(of(true, Some("always"), 0, 0).is_empty());
+        one(of(true, Some("everysec"), 0, 0), "up to two seconds");
+        assert!(of(true, Some("everysec"), 1, 1).is_empty());
+        one(of(true, Some("no"), 0, 0), "half a minute or more");
+        one(of(true, Some("no"), 1, 1), "half a minute or more");
+        one(of(false, Some("everysec"), 0, 0), "everything since its last snapshot");
+        one(of(false, None, 1, 1), "everything since its last snapshot");
+        one(of(true, Some("always"), 1, 2), "2 replicas must confirm and 1 are connected");
+    }
 }

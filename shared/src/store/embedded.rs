@@ -6,6 +6,7 @@
 use super::{
     Role,
     embedded_owner::{Owner, user_name},
+    rights::{granted, granted_where_embedded},
 };
 use crate::config::StoreSection;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
@@ -301,7 +302,8 @@ impl Embedded {
         let mut users = String::from("user default off resetpass ~* &* +@all\n");
         for role in Role::ALL {
             let password = self.secret(role)?;
-            users.push_str(&format!("user {} on >{password} {}\n", role.as_str(), rights(role)));
+            let (rights, besides) = (granted(role), granted_where_embedded(role));
+            users.push_str(&format!("user {} on >{password} {rights}{besides}\n", role.as_str()));
         }
         write_private(&self.directory.join("users.acl"), users.as_bytes())?;
         let settings = format!(
@@ -387,26 +389,6 @@ enum Look {
     Loading,
     Silent,
     Forbidden(io::Error),
-}
-
-/// The rights of a role. The role that faces the world reads tokens and nothing else.
-const fn rights(role: Role) -> &'static str {
-    match role {
-        Role::Challenge => {
-            "resetkeys %R~sp:token:* resetchannels -@all +get +ping +hello +auth +client|setname +info"
-        }
-        Role::Certificates => {
-            "resetkeys %R~sp:schema %R~sp:epoch %R~sp:vault:* %R~sp:{p*}:site:* %R~sp:{p*}:cert:* %R~sp:{p*}:leaf:* %R~sp:{p*}:sites \
-             %R~sp:{p*}:feed* %R~sp:chain:* %R~sp:name:* %R~sp:tls-policy %RW~sp:{sightings}:* %R~sp:frontends %RW~sp:frontends-changed \
-             %RW~sp:frontend:* %RW~sp:frontend-key:* %W~sp:frontend-report:* %RW~sp:internal-ca %RW~sp:audit \
-             %W~sp:nodes resetchannels -@all +get +mget +set +hset +hget +hmget +hgetall +zrangebylex +zrangebyscore +zrange +zadd +zcard +zscore +zrem +hdel +hincrby +xadd +xlen \
-             +del +incr +eval +evalsha +ping +hello +auth +client|setname +info +time +wait"
-        }
-        Role::Issuer => {
-            "resetkeys ~sp:* resetchannels +@all -@dangerous -@blocking -keys -scan +info +wait +config|get \
-             +client|setname +dbsize +shutdown +acl|getuser"
-        }
-    }
 }
 
 /// A file that its owner alone can read, from its first byte on.

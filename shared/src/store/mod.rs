@@ -58,6 +58,7 @@ mod pauses;
 mod places;
 mod reading;
 mod renewals;
+mod rights;
 mod rollovers;
 mod rotation;
 mod schedule;

@@ -27,6 +27,8 @@ pub struct Signpost {
     config: PathBuf,
     settings: toml::Table,
     environment: Vec<(String, String)>,
+    /// The same for one program alone, by its name.
+    environment_of: Vec<(String, String, String)>,
     runs: AtomicU32,
     /// Whether dropping this ends the embedded store.
     owns_store: bool,
@@ -48,6 +50,7 @@ impl Signpost {
             config: directory.path().join("signpost.toml"),
             settings: toml::Table::new(),
             environment: Vec::new(),
+            environment_of: Vec::new(),
             runs: AtomicU32::new(0),
             owns_store: true,
             directory,
@@ -146,6 +149,11 @@ impl Signpost {
     /// Sets an environment variable for the programs started from now on.
     pub fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// The same for one of the programs, such as `validation-server`.
+    pub fn set_environment_of(&mut self, program: &str, name: &str, value: &str) {
+        self.environment_of.push((program.to_owned(), name.to_owned(), value.to_owned()));
     }
 
     pub fn config_path(&self) -> &Path {
@@ -280,6 +288,8 @@ impl Signpost {
             }
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let own = self.environment_of.iter().filter(|(of, ..)| of == program);
+        command.envs(own.map(|(_, name, value)| (name, value)));
         Ok(command)
     }
 
