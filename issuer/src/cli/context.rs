@@ -5,7 +5,7 @@ use crate::ca::Ca;
 use shared::{
     config::Config,
     domain::DnsName,
-    store::{Role, Store, StoreError, VaultError, open_vault},
+    store::{Role, Store, StoreError, VaultError, open_vault, open_vault_to_read},
     telemetry,
     vault::Vault,
 };
@@ -39,7 +39,8 @@ impl Context {
     /// Opens the store for a command that changes something: it must take writes, and be the one that this node's keyring
     /// belongs to. Another fleet's is left as it is.
     pub(super) async fn open_to_change(config: Config, output: Output) -> Result<Self, Failed> {
-        let context = Self::open_with_vault(config, output).await?;
+        let mut context = Self::open(config, output).await?;
+        context.vault = Some(context.vault(output).await?);
         context.store.prepare_for_writing().await.map_err(|e| of_store(&e))?;
         Ok(context)
     }
@@ -49,10 +50,13 @@ impl Context {
         if changes { Self::open_to_change(config, output).await } else { Self::open(config, output).await }
     }
 
-    /// The same with the keyring, which verifies, and signs, records that grant something.
+    /// [`Context::open`] with the keyring, which verifies records that grant something.
     pub(super) async fn open_with_vault(config: Config, output: Output) -> Result<Self, Failed> {
         let mut context = Self::open(config, output).await?;
-        context.vault = Some(context.vault(output).await?);
+        let opened = open_vault_to_read(&context.store, &context.config.store).await;
+        let (vault, made) = opened.map_err(|error| of_vault(&error))?;
+        Self::tell_of_new_ring(made, output);
+        context.vault = Some(vault);
         Ok(context)
     }
 

@@ -84,6 +84,25 @@ pub async fn open_vault(
     Ok((vault, made))
 }
 
+/// [`open_vault`] for who only reads: a store in which nothing is sealed, because it is new or was emptied, is left as it is.
+///
+/// # Errors
+/// As [`open_vault`].
+pub async fn open_vault_to_read(
+    store: &Store,
+    section: &StoreSection,
+) -> Result<(Arc<Vault>, Option<PathBuf>), VaultError> {
+    let marks = store.load_vault_marks().await?;
+    if marks.canaries.is_empty()
+        && let Ok(vault) = Vault::of_file(&section.key_encryption_key_file)
+    {
+        let vault = store.grants.hold(vault);
+        vault.set_marks(marks);
+        return Ok((vault, None));
+    }
+    open_vault(store, section).await
+}
+
 /// How a node's keyring and a store are to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RingStanding {

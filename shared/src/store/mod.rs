@@ -79,7 +79,7 @@ mod watch;
 pub use accounts::{Account, AccountStatus, CandidateKey, StoredAccount};
 pub use api_tokens::{ListedToken, TokenChange};
 pub use audit::{AuditId, AuditPage, NotAnId};
-pub use canary::{RingStanding, VaultError, compare_ring, follow_vault, open_vault};
+pub use canary::{RingStanding, VaultError, compare_ring, follow_vault, open_vault, open_vault_to_read};
 pub use certificates::lineage_of;
 pub use check::Health;
 pub use clock::ClockOffset;
