@@ -117,7 +117,10 @@ pub(crate) async fn certificates(config: &Config, stop: CancellationToken) -> Re
     let served = certificates::serve(listeners, &config.certificates, role.clone(), stop.clone());
     let prepared = async { role.prepare().await };
     tracing::info!(listen = ?config.certificates.listen, workers, "serving certificates");
-    beside_monitoring(store, page, health, stop, served, prepared).await
+    let ended = beside_monitoring(store, page, health, stop, served, prepared).await;
+    // What was only counted so far is written; for a store that is away nobody waits.
+    let _ = tokio::time::timeout(DRAIN, role.finish()).await;
+    ended
 }
 
 /// Opens the store. An embedded one that doesn't come up is waited for; `None`: told to end before it did.

@@ -14,7 +14,7 @@ use shared::{
 };
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::sync::Mutex;
@@ -53,6 +53,8 @@ pub(crate) struct Audit {
     /// By frontend: the digest of what was given to it, and the line that says so.
     last_time: Arc<Mutex<HashMap<String, (String, String)>>>,
     budgets: Budgets,
+    /// By frontend: of whom something was only counted, and is to be written.
+    counting: Arc<std::sync::Mutex<HashMap<String, Asker>>>,
 }
 
 #[derive(Default)]
@@ -66,7 +68,13 @@ struct Chain {
 
 impl Audit {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, chain: Arc::default(), last_time: Arc::default(), budgets: Budgets::default() }
+        Self {
+            store,
+            chain: Arc::default(),
+            last_time: Arc::default(),
+            budgets: Budgets::default(),
+            counting: Arc::default(),
+        }
     }
 
     /// Before keys leave.
@@ -135,21 +143,38 @@ impl Audit {
         let Spent::Counted { is_first } = spent else { return false };
         if is_first {
             let (audit, asker) = (self.clone(), asker.clone());
+            audit.counting().insert(asker.name.clone(), asker.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(COUNTED_FOR).await;
-                let counted = audit.budgets.take_counted(&asker.name);
-                if let Err(error) = audit.write_counted(&asker, counted).await {
-                    let frontend = asker.name;
-                    tracing::warn!(
-                        error = error::chain(&error),
-                        frontend,
-                        ?counted,
-                        "answers that were counted are not in the audit"
-                    );
-                }
+                audit.counting().remove(&asker.name);
+                audit.write_what_was_counted(&asker).await;
             });
         }
         true
+    }
+
+    /// Writes what was only counted so far, before the role ends.
+    pub(crate) async fn finish(&self) {
+        let all = std::mem::take(&mut *self.counting());
+        for asker in all.into_values() {
+            self.write_what_was_counted(&asker).await;
+        }
+    }
+
+    fn counting(&self) -> std::sync::MutexGuard<'_, HashMap<String, Asker>> {
+        self.counting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write_what_was_counted(&self, asker: &Asker) {
+        let counted = self.budgets.take_counted(&asker.name);
+        if let Err(error) = self.write_counted(asker, counted).await {
+            tracing::warn!(
+                error = error::chain(&error),
+                frontend = asker.name,
+                ?counted,
+                "answers that were counted are not in the audit"
+            );
+        }
     }
 
     async fn write_counted(&self, asker: &Asker, counted: Counted) -> Result<(), AuditError> {

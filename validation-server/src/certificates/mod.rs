@@ -186,6 +186,11 @@ impl Certificates {
         }
     }
 
+    /// The last thing that the role does.
+    pub(crate) async fn finish(&self) {
+        self.audit.finish().await;
+    }
+
     /// A store that no issuer has set up yet is waited for: the role has no right to do so, and is refused until then.
     async fn opened_vault(&self) -> Result<Arc<Vault>, Failure> {
         let mut told = false;
