@@ -26,6 +26,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, oneshot},
     task::LocalSet,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -279,15 +280,20 @@ where
     /// Ends those connections whose clients have kept us waiting for the longest. False where there is none.
     fn make_room(&self) -> bool {
         let open = self.open.borrow();
-        let mut waiting: Vec<_> =
-            open.values().filter_map(|life| Some((life.waiting_since()?, life))).collect();
-        let count = (open.len() / DISPLACED_PART).max(1);
-        if waiting.len() > count {
-            waiting.select_nth_unstable_by_key(count, |(since, _)| *since);
-        }
-        waiting.iter().take(count).for_each(|(_, life)| life.displace());
-        !waiting.is_empty()
+        let waiting = open.values().filter_map(|life| Some((life.waiting_since()?, life))).collect();
+        let first = longest_waiting(waiting, (open.len() / DISPLACED_PART).max(1));
+        first.iter().for_each(|(_, life)| life.displace());
+        !first.is_empty()
     }
+}
+
+/// So many of those that have been waited for since the earliest moments.
+fn longest_waiting<T>(mut waiting: Vec<(Instant, T)>, count: usize) -> Vec<(Instant, T)> {
+    if waiting.len() > count {
+        waiting.select_nth_unstable_by_key(count, |(since, _)| *since);
+        waiting.truncate(count);
+    }
+    waiting
 }
 
 impl<S> Worker<S> {
@@ -319,4 +325,25 @@ fn refuse(stream: &TcpStream) {
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_go_first_that_have_been_waited_for_the_longest() {
+        let begin = Instant::now();
+        let waiting =
+            |order: &[u64]| order.iter().map(|s| (begin + Duration::from_secs(*s), *s)).collect::<Vec<_>>();
+        let going = |order: &[u64], count| {
+            let mut going: Vec<u64> =
+                longest_waiting(waiting(order), count).into_iter().map(|(_, s)| s).collect();
+            going.sort_unstable();
+            going
+        };
+        assert_eq!(going(&[9, 2, 7, 1, 8, 3], 2), [1, 2]);
+        assert_eq!(going(&[5], 2), [5]);
+        assert!(going(&[], 1).is_empty());
+    }
 }

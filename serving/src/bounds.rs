@@ -82,6 +82,13 @@ mod tests {
     }
 
     #[test]
+    fn what_most_listeners_share() {
+        let bounds = Bounds::usual();
+        assert_eq!((bounds.head, bounds.idle), (Duration::from_secs(5), Duration::from_secs(75)));
+        assert_eq!((TAKEN_WITHIN, BYTES_TAKEN_A_SECOND), (Duration::from_secs(10), 32 << 10));
+    }
+
+    #[test]
     fn a_large_answer_may_take_longer() {
         assert_eq!(Bounds::taking(0), TAKEN_WITHIN);
         assert_eq!(Bounds::taking(32 << 20), TAKEN_WITHIN + Duration::from_secs(1_024));

@@ -388,6 +388,23 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_taken_and_a_connection_used_in_time() {
+        let slow = life();
+        slow.request_began(false);
+        slow.answered(1 << 20);
+        slow.encoded();
+        slow.write_blocked();
+        assert!(slow.deadline() <= Instant::now() + Duration::from_secs(10 + 32));
+        slow.check_time(slow.deadline());
+        assert_eq!(slow.cut(), Some(Cut::Late(Phase::Taking)));
+        let idle = life();
+        answer(&idle, false);
+        assert!(idle.deadline() <= Instant::now() + Duration::from_secs(75));
+        idle.check_time(idle.deadline());
+        assert_eq!(idle.cut(), Some(Cut::Late(Phase::Idle)));
+    }
+
+    #[test]
     fn nothing_is_read_while_an_answer_is_not_taken() {
         let life = life();
         life.request_began(false);

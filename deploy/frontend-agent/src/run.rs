@@ -205,6 +205,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_after_errors_and_stay_in_bounds() {
+        assert_eq!(LONGEST_PAUSE, Duration::from_secs(300));
         let mut pause = Pause::new();
         for _ in 0..200 {
             let next = pause.after_error(None);

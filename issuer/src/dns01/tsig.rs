@@ -180,3 +180,52 @@ fn last_record(message: &[u8]) -> Option<usize> {
     }
     (records > 0).then(|| decoder.index())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+    /// An answer to an update: no error, nothing in it.
+    const ANSWER: [u8; HEADER_BYTES] = [0x12, 0x34, 0xa8, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    fn key(secret: &[u8], algorithm: TsigAlgorithm) -> Key {
+        Key::new(&Name::from_ascii("signpost.example.").unwrap(), algorithm, secret).unwrap()
+    }
+
+    /// As a server signs it that was asked with this signature.
+    fn answered(key: &Key, request_mac: &[u8], message: &[u8], time: u64) -> Vec<u8> {
+        let (mut signed, mac) = key.sign(message, time).unwrap();
+        let right = key
+            .mac(&[&length(request_mac), request_mac, message, &key.variables(time, FUDGE, 0, &[])])
+            .unwrap();
+        // Behind it stand the id, no error, and no other data.
+        let end = signed.len() - 6;
+        signed[end - mac.len()..end].copy_from_slice(&right);
+        signed
+    }
+
+    #[test]
+    fn an_answer_counts_only_from_who_has_the_secret() {
+        for algorithm in [TsigAlgorithm::HmacSha256, TsigAlgorithm::HmacSha512] {
+            let (ours, theirs) = (key(b"between us", algorithm), key(b"somebody else's", algorithm));
+            let (_, request) = ours.sign(&ANSWER, NOW).unwrap();
+            let good = answered(&ours, &request, &ANSWER, NOW);
+            ours.verify(&good, &request, NOW).unwrap();
+            assert!(matches!(ours.verify(&ANSWER, &request, NOW), Err(SignatureError::Missing)));
+            let foreign = answered(&theirs, &request, &ANSWER, NOW);
+            assert!(matches!(ours.verify(&foreign, &request, NOW), Err(SignatureError::Wrong)));
+            // The answer to another question, and one that was changed on its way.
+            let (_, other) = ours.sign(&ANSWER, NOW + 1).unwrap();
+            assert!(matches!(ours.verify(&good, &other, NOW), Err(SignatureError::Wrong)));
+            let mut changed = good.clone();
+            changed[3] = 5;
+            assert!(matches!(ours.verify(&changed, &request, NOW), Err(SignatureError::Wrong)));
+            let late = answered(&ours, &request, &ANSWER, NOW - u64::from(FUDGE) - 1);
+            assert!(matches!(ours.verify(&late, &request, NOW), Err(SignatureError::Clock)));
+            for cut in 0..good.len() {
+                assert!(ours.verify(&good[..cut], &request, NOW).is_err(), "{cut}");
+            }
+        }
+    }
+}

@@ -138,3 +138,33 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the handbook has it: about half a minute for a store that is away, and a moment for a replica that is.
+    #[tokio::test]
+    async fn a_store_is_waited_for_half_a_minute() {
+        let waited: u64 = STORE_PAUSES_MS.iter().sum();
+        assert!((25_000..35_000).contains(&waited), "{waited} ms");
+        let for_a_replica: u64 = STORE_PAUSES_MS.iter().take(STORE_PAUSES_MS.len() / 2 + 1).sum();
+        assert!(for_a_replica < 5_000, "{for_a_replica} ms");
+        // What trying again does not help is not tried again.
+        let tries = std::cell::Cell::new(0);
+        let refused = write(|| {
+            tries.set(tries.get() + 1);
+            std::future::ready(Err::<(), _>(StoreError::Fenced))
+        });
+        assert!(matches!(refused.await, Err(StoreError::Fenced)));
+        assert_eq!(tries.get(), 1);
+        // What passes is waited for.
+        tries.set(0);
+        let passing = write(|| {
+            tries.set(tries.get() + 1);
+            let is_back = tries.get() > 2;
+            std::future::ready(if is_back { Ok(()) } else { Err(StoreError::Timeout(Duration::ZERO)) })
+        });
+        assert!(passing.await.is_ok() && tries.get() == 3);
+    }
+}

@@ -162,5 +162,26 @@ mod tests {
             let client = recipe.client().unwrap();
             assert_eq!(client.get_connection_info().redis_settings().password(), Some(password));
         }
+        // The same with servers of a Cluster, Sentinels, and those whom these name; and with roots.
+        let roots = folder.path().join("roots.pem");
+        let dial = Dial {
+            tls: true,
+            login: Secret::default(),
+            database: 0,
+            user: Some("watcher".into()),
+            files: Files { password: Some(file.clone()), roots: Some(roots.clone()) },
+        };
+        let address = HostPort { host: "sentinel.example".into(), port: 26_379 };
+        assert!(
+            matches!(dial.client(&address), Err(StoreError::Credentials(what)) if what.contains("roots.pem"))
+        );
+        std::fs::write(&roots, "no certificate").unwrap();
+        assert!(dial.client(&address).is_err(), "it is read");
+        let dial = Dial { tls: false, files: Files { roots: None, ..dial.files }, ..dial };
+        for password in ["three", "four"] {
+            std::fs::write(&file, password).unwrap();
+            let client = dial.client(&address).unwrap();
+            assert_eq!(client.get_connection_info().redis_settings().password(), Some(password));
+        }
     }
 }
