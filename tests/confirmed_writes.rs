@@ -25,9 +25,13 @@ async fn without_the_replica_nothing_is_ordered_and_with_it_everything_is_there(
     stage.issue(&["there.example"]).await?;
     ensure!(replica.text_of("sp:name:there.example").await?.len() == 20, "the replica has the name");
 
+    stage.signpost.issuer(&["frontend", "add", "web1", "--scope", "*"]).await?.success()?;
+
     replica.stop().await?;
     connected(&stage, 0).await?;
     stage.proxy.reset();
+    let revoked = stage.signpost.issuer(&["frontend", "revoke", "web1"]).await?.with_code(1)?;
+    ensure!(revoked.stderr.contains("0 replicas of the 1"), "{}", revoked.stderr);
     let refused = stage.issue_ending(1, &["alone.example"]).await?;
     let failure = &refused["results"][0]["failure"];
     ensure!(failure["class"] == "store", "{failure}");

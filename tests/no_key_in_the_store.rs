@@ -7,6 +7,7 @@ use base64::{
     engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
 use harness::{
+    pull::Pull,
     redis::RedisOptions,
     stage::{Stage, StageOptions},
     stored::Stored,
@@ -21,7 +22,8 @@ type Secret = (String, Vec<u8>);
 async fn neither_dump_nor_log_nor_memory_shows_a_private_key() -> Result<()> {
     // Compressed strings could hide what is looked for.
     let redis = RedisOptions { extra: "rdbcompression no".to_owned(), ..RedisOptions::default() };
-    let stage = Stage::trusting_with(StageOptions { redis, ..StageOptions::default() }).await?;
+    let mut stage = Stage::trusting_with(StageOptions { redis, ..StageOptions::default() }).await?;
+    stage.signpost.set("telemetry.log", "trace")?;
     stage.issue(&["--dual", "dual.example"]).await?;
     stage.issue(&["--san", "--key-type", "ecdsa-p384", "a.example", "b.example"]).await?;
     stage
@@ -38,6 +40,15 @@ async fn neither_dump_nor_log_nor_memory_shows_a_private_key() -> Result<()> {
     stage.signpost.issuer(&add).await?.success()?;
     let token = stage.signpost.issuer_json(&["frontend", "add", "f2", "--scope", "*"]).await?;
 
+    // What opens keys, and says all that it has to say.
+    let daemon = stage.start_daemon()?;
+    let frontend = Pull::start(&stage, &["--scope", "*"]).await?;
+    ensure!(frontend.status("dual.example/rsa/privkey.pem")? == 200);
+    ensure!(frontend.status("a.example/ecdsa/bundle.pem")? == 200);
+    stage.json(&["site", "add", "logged.example"]).await?;
+    stage.until_valid("logged.example").await?;
+    drop(daemon);
+
     let stored = Stored::open(stage.signpost.config_path()).await?;
     let mut keys: Vec<(String, PKey<Private>)> = vec![
         ("account".into(), stored.account_key("pebble", "default").await?),
@@ -49,12 +60,12 @@ async fn neither_dump_nor_log_nor_memory_shows_a_private_key() -> Result<()> {
             PKey::private_key_from_pem(&std::fs::read(out.join("client-key.pem"))?)?,
         ),
     ];
-    for name in ["dual.example", "a.example"] {
+    for name in ["dual.example", "a.example", "logged.example"] {
         for served in stored.served(name).await? {
             keys.push((format!("{name} {}", served.slot), served.key));
         }
     }
-    ensure!(keys.len() == 8, "{} keys are looked for", keys.len());
+    ensure!(keys.len() == 9, "{} keys are looked for", keys.len());
     let mut secrets: Vec<Secret> = Vec::new();
     for (owner, key) in &keys {
         secrets.extend(secrets_of(owner, key)?);
@@ -70,6 +81,16 @@ async fn neither_dump_nor_log_nor_memory_shows_a_private_key() -> Result<()> {
     for (what, secret) in &secrets {
         for (form, needle) in forms(secret) {
             for (place, bytes) in &haystacks {
+                ensure!(!contains(bytes, &needle), "{what} stands in {place}, as {form}");
+            }
+        }
+    }
+    // What the programs have said: the errors and the log. A token is shown once, to whom it is made for.
+    let said = said_in(&stage)?;
+    ensure!(said.iter().any(|(_, bytes)| contains(bytes, b"logged.example") && contains(bytes, b"TRACE")));
+    for (what, secret) in secrets.iter().filter(|(what, _)| what != "bearer token") {
+        for (form, needle) in forms(secret) {
+            for (place, bytes) in &said {
                 ensure!(!contains(bytes, &needle), "{what} stands in {place}, as {form}");
             }
         }
@@ -185,6 +206,22 @@ async fn everything_in(stage: &Stage) -> Result<Vec<(String, Vec<u8>)>> {
         let dump: Vec<u8> = redis::from_redis_value(stage.redis.command(&["DUMP", &key]).await?)?;
         found.push((key, dump));
     }
+    Ok(found)
+}
+
+/// What every program that was run has written to its output and to its log.
+fn said_in(stage: &Stage) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(stage.signpost.directory())? {
+        let path = entry?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| ["out", "err", "log"].iter().any(|kind| extension == *kind))
+        {
+            found.push((path.display().to_string(), std::fs::read(&path)?));
+        }
+    }
+    ensure!(found.len() > 10, "{found:?}");
     Ok(found)
 }
 

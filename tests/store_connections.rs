@@ -93,9 +93,9 @@ async fn a_pool_shares_what_room_there_is_and_gives_it_back() -> Result<()> {
         Ok(set.arg("SET").arg("maxclients").arg(most).query_async(&mut admin.clone()).await?)
     };
     room_for(clients().await? + 3).await?;
-    let forty_writes = async || -> Result<()> {
+    let writes = async |number: usize| -> Result<()> {
         let mut writes = JoinSet::new();
-        for _ in 0..40 {
+        for _ in 0..number {
             let store = store.clone();
             writes.spawn(async move { store.set_brake(&brake()).await });
         }
@@ -104,10 +104,13 @@ async fn a_pool_shares_what_room_there_is_and_gives_it_back() -> Result<()> {
         }
         Ok(())
     };
-    forty_writes().await?;
+    writes(40).await?;
     room_for(1000).await?;
-    forty_writes().await?;
+    writes(40).await?;
     let at_most = clients().await?;
+    // One for questions, 64 for confirmed writes, and the test's own.
+    writes(300).await?;
+    ensure!(clients().await? <= 66, "{} connections", clients().await?);
     let watched = tokio::spawn({
         let store = store.clone();
         async move { store.watch().await }

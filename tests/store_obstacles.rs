@@ -37,6 +37,13 @@ impl Scene {
         Ok(Self { stage, _daemon: daemon, admin })
     }
 
+    /// The ids of the connections of the daemon's user.
+    async fn connections(&mut self) -> Result<Vec<String>> {
+        let list: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut self.admin).await?;
+        let ours = list.lines().filter(|line| line.contains(" user=issuer "));
+        Ok(ours.filter_map(|line| line.split([' ', '=']).nth(1).map(str::to_owned)).collect())
+    }
+
     async fn tell(&mut self, line: &str) -> Result<()> {
         let mut words = line.split_whitespace();
         let mut command = redis::cmd(words.next().context("a command")?);
@@ -62,6 +69,11 @@ impl Scene {
             self.tell(line).await?;
         }
         self.until_ready(503, word).await.with_context(|| begin.join(", "))?;
+        // Nor does anybody else change anything; only of one that does not answer it takes a while to find out.
+        if word != "does not answer" {
+            let wish = self.stage.signpost.issuer(&["site", "add", "meanwhile.example"]).await?;
+            ensure!(wish.code()? != 0, "{begin:?}: something was changed meanwhile");
+        }
         for line in end {
             self.tell(line).await?;
         }
@@ -93,7 +105,21 @@ async fn no_refusal_sticks() -> Result<()> {
         scene.passes(number, begin, word, end).await?;
     }
 
-    // A password that is changed by the book: on the server, then in the file. Nothing is restarted.
+    // A server that reads its file again answers, and gives nothing.
+    scene.tell("CONFIG SET loading-process-events-interval-bytes 1024").await?;
+    scene.tell("CONFIG SET key-load-delay 100000").await?;
+    let mut other = scene.stage.redis.connection().await?;
+    let reload = tokio::spawn(async move {
+        let _: Result<(), _> = redis::cmd("DEBUG").arg("RELOAD").query_async(&mut other).await;
+    });
+    scene.until_ready(503, "does not answer").await?;
+    reload.await?;
+    scene.until_ready(200, "").await?;
+    scene.tell("CONFIG SET key-load-delay 0").await?;
+    scene.stage.json(&["site", "add", "loaded.example"]).await?;
+    scene.stage.until_valid("loaded.example").await?;
+
+    // A password that was changed on the server alone, and then in the file. Nothing is restarted.
     scene.tell("ACL SETUSER issuer resetpass >two").await?;
     scene.tell(kill).await?;
     scene.until_ready(503, "refuses").await?;
@@ -101,7 +127,20 @@ async fn no_refusal_sticks() -> Result<()> {
     scene.until_ready(200, "").await?;
     scene.stage.json(&["site", "add", "changed.example"]).await?;
     scene.stage.until_valid("changed.example").await?;
-    Ok(())
+
+    // By the book nobody notices: the new one beside the old one, the file, the old one away.
+    let before = scene.connections().await?;
+    scene.tell("ACL SETUSER issuer >three").await?;
+    scene.stage.signpost.write("redis.password", "three\n")?;
+    scene.tell("ACL SETUSER issuer <two").await?;
+    scene.stage.json(&["site", "add", "rotated.example"]).await?;
+    scene.stage.until_valid("rotated.example").await?;
+    let kept = scene.connections().await?;
+    ensure!(before.iter().any(|id| kept.contains(id)), "{before:?} became {kept:?}");
+    scene.tell(kill).await?;
+    scene.until_ready(200, "").await?;
+    scene.stage.json(&["site", "add", "dialled.example"]).await?;
+    scene.stage.until_valid("dialled.example").await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,6 +167,11 @@ async fn an_emptied_store_is_noticed_and_left_alone_until_somebody_acts() -> Res
     let mut scene = Scene::set_up().await?;
     scene.stage.json(&["site", "add", "before.example"]).await?;
     scene.stage.until_valid("before.example").await?;
+    let mut copy = Vec::new();
+    for key in scene.stage.keys("*").await? {
+        let value: Option<Vec<u8>> = redis::cmd("DUMP").arg(&key).query_async(&mut scene.admin).await?;
+        copy.extend(value.map(|value| (key, value)));
+    }
     scene.tell("FLUSHALL").await?;
     scene.until_ready(503, "was emptied").await?;
     scene.tell("FLUSHALL").await?;
@@ -136,7 +180,31 @@ async fn an_emptied_store_is_noticed_and_left_alone_until_somebody_acts() -> Res
         (status == 503).then_some(())
     })
     .await?;
+    // Who only looks leaves it as it is.
+    for line in [&["status"][..], &["frontend", "list"], &["token", "list"], &["tls-policy", "show"]] {
+        scene.stage.signpost.issuer(line).await?.success().with_context(|| format!("{line:?}"))?;
+    }
     ensure!(scene.stage.keys("*").await?.is_empty(), "{:?}", scene.stage.keys("*").await?);
+    // A copy is put back: it goes on. Another fleet's in its place: nothing is written.
+    for (key, value) in &copy {
+        let mut restore = redis::cmd("RESTORE");
+        restore.arg(key).arg(0).arg(value).arg("REPLACE");
+        let () = restore.query_async(&mut scene.admin).await?;
+    }
+    scene.until_ready(200, "").await?;
+    let canary = "sp:vault:canary";
+    let ours: Vec<u8> = redis::cmd("GET").arg(canary).query_async(&mut scene.admin).await?;
+    let other = Signpost::new()?;
+    other.issuer(&["tenant", "set", "theirs"]).await?.success()?;
+    let theirs: Vec<u8> = redis::cmd("GET").arg(canary).query_async(&mut embedded(&other).await?).await?;
+    let () = redis::cmd("SET").arg(canary).arg(theirs).query_async(&mut scene.admin).await?;
+    scene.until_ready(503, "sealed with keys that this program lacks").await?;
+    let wish = scene.stage.signpost.issuer(&["site", "add", "theirs.example"]).await?;
+    ensure!(wish.code()? == 2, "{}", wish.stderr);
+    let () = redis::cmd("SET").arg(canary).arg(ours).query_async(&mut scene.admin).await?;
+    scene.until_ready(200, "").await?;
+    scene.tell("FLUSHALL").await?;
+    scene.until_ready(503, "was emptied").await?;
     // Whoever wants something begins anew; the daemon follows.
     scene.stage.json(&["site", "add", "after.example"]).await?;
     scene.until_ready(200, "").await?;
@@ -193,8 +261,38 @@ async fn a_program_with_another_keyring_changes_nothing() -> Result<()> {
         );
         ensure!(digest().await? == before, "{line:?} changed something");
     }
-    // What only reads may be asked by anybody.
-    node.issuer(&["status"]).await?.success()?;
+    // What only reads may be asked by anybody, also without a keyring; but what it shows of what grants something it verifies.
+    for exists in [true, false] {
+        if !exists {
+            std::fs::remove_file(&ring)?;
+        }
+        for line in [
+            &["status"][..],
+            &["store", "status"],
+            &["site", "list"],
+            &["plan", &file],
+            &["events"],
+            &["limits"],
+            &["forecast"],
+            &["key", "status"],
+            &["account", "list"],
+            &["tenant", "list"],
+            &["delegation", "list"],
+            &["sightings"],
+        ] {
+            node.issuer(line).await?.success().with_context(|| format!("{line:?}"))?;
+        }
+        for line in [
+            &["frontend", "list"][..],
+            &["token", "list"],
+            &["tls-policy", "show"],
+            &["status", "--fleet"],
+            &["audit", "--verify"],
+        ] {
+            node.issuer(line).await?.with_code(2).with_context(|| format!("{line:?}"))?;
+        }
+    }
+    ensure!(!std::path::Path::new(&ring).exists() && digest().await? == before);
     Ok(())
 }
 
@@ -263,14 +361,19 @@ async fn a_wish_before_the_keyring_is_no_dead_end() -> Result<()> {
     let lost = signpost.issuer(&["tenant", "set", "second"]).await?.with_code(2)?;
     ensure!(lost.stderr.contains("copy the file"), "another ring would not open it: {}", lost.stderr);
     // As an older release left it: wishes, and nothing that was sealed.
+    let mut connection = embedded(&signpost).await?;
+    let removed: u64 = redis::cmd("DEL").arg("sp:vault:canary").query_async(&mut connection).await?;
+    ensure!(removed == 1);
+    made("second").await
+}
+
+/// A connection to the embedded store, as an issuer.
+async fn embedded(signpost: &Signpost) -> Result<MultiplexedConnection> {
     let store = signpost.state_dir().join("store");
     let password = std::fs::read_to_string(store.join("issuer.password"))?;
     let url =
         format!("redis+unix://{}?user=issuer&pass={}", store.join("redis.sock").display(), password.trim());
-    let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
-    let removed: u64 = redis::cmd("DEL").arg("sp:vault:canary").query_async(&mut connection).await?;
-    ensure!(removed == 1);
-    made("second").await
+    Ok(redis::Client::open(url)?.get_multiplexed_async_connection().await?)
 }
 
 /// A server that has no room for more connections than there are is no failure of what waits for one.

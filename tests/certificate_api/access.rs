@@ -1,6 +1,6 @@
 //! Every identity on every route; what is refused is refused alike; a revocation counts from the next request on.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use harness::deadline::until_true;
@@ -144,6 +144,54 @@ async fn out_of_scope_is_answered_as_what_does_not_exist() -> Result<()> {
     until_true("each is in the audit", LIMIT, async || denied().await == 17).await
 }
 
+/// What the store is asked for one answer, by command.
+async fn questions(
+    fleet: &Fleet,
+    at: std::net::SocketAddr,
+    who: &Identity,
+    path: &str,
+) -> Result<BTreeMap<String, u64>> {
+    /// Of each, so that what the program asks for itself meanwhile is a fraction.
+    const TIMES: u64 = 40;
+    let mut stream = fleet.connect(at, who)?;
+    ask(&mut stream, who, "GET", path, "")?;
+    fleet.redis.command(&["CONFIG", "RESETSTAT"]).await?;
+    for _ in 0..TIMES {
+        ask(&mut stream, who, "GET", path, "")?;
+    }
+    let stats: String = redis::from_redis_value(fleet.redis.command(&["INFO", "commandstats"]).await?)?;
+    let calls = stats.lines().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        Some((name.to_owned(), (rest.split(',').next()?.parse::<u64>().ok()? + TIMES / 2) / TIMES))
+    });
+    // What is refused is written down beside the answer, and counted after some of it.
+    let reads = ["get", "mget", "hget", "hmget", "hgetall", "zscore"];
+    Ok(calls.filter(|(name, count)| *count > 0 && reads.contains(&name.as_str())).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn out_of_scope_costs_the_same_questions_as_what_does_not_exist() -> Result<()> {
+    let fleet = fleet().await?;
+    let certs = fleet.add_frontend("certs", &["*.a.example.com"], &[], CERTS).await?;
+    let daemon = fleet.start().await?;
+    let asked = async |path: &str| {
+        questions(&fleet, daemon.address, &certs, &format!("/v1/certificates/{path}")).await
+    };
+    let never = asked("no-such-name.example.com").await?;
+    let total = |questions: &BTreeMap<String, u64>| questions.values().sum::<u64>();
+    ensure!(total(&never) > 2, "{never:?}");
+    for path in [
+        BANK.to_owned(),
+        format!("{BANK}/ecdsa/cert.pem"),
+        format!("{BANK}/ecdsa/privkey.pem"),
+        format!("{BANK}/rsa/cert.pem"),
+        "no-such-name.example.com/ecdsa/cert.pem".to_owned(),
+    ] {
+        ensure!(asked(&path).await? == never, "{path}: {:?}, and not {never:?}", asked(&path).await?);
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_counts_from_the_next_request_of_an_open_connection() -> Result<()> {
     let fleet = fleet().await?;
@@ -203,6 +251,35 @@ async fn every_key_that_is_read_is_in_the_audit_and_nothing_else_is() -> Result<
     let refused = get("ecdsa/privkey.pem", "")?;
     ensure!(refused.status == 503 && !refused.text().contains("PRIVATE"), "{refused:?}");
     ensure!(get("ecdsa/cert.pem", "")?.status == 200, "a certificate needs no audit");
+    // Nor where the primary itself takes no writes for want of replicas: what only reads goes on.
+    fleet.redis.command(&["DEL", "sp:audit"]).await?;
+    ensure!(get("ecdsa/privkey.pem", "")?.status == 200);
+    fleet.redis.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await?;
+    ensure!(get("ecdsa/privkey.pem", "")?.status == 503, "a key without a line in the audit");
+    ensure!(get("ecdsa/cert.pem", "")?.status == 200 && get("ecdsa/fullchain.pem", "")?.status == 200);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_again_and_again_is_counted_and_the_count_is_written_at_the_end() -> Result<()> {
+    const READS: usize = 300;
+    let fleet = fleet().await?;
+    let keys = fleet.add_frontend("keys", &["*.a.example.com"], &[], KEYS).await?;
+    let mut daemon = fleet.start().await?;
+    let mut stream = fleet.connect(daemon.address, &keys)?;
+    let path = format!("/v1/certificates/{SHOP}/ecdsa/privkey.pem");
+    for _ in 0..READS {
+        ensure!(ask(&mut stream, &keys, "GET", &path, "")?.status == 200);
+    }
+    let lines = fleet.audit().await?.len();
+    ensure!(lines < READS, "{lines} lines");
+    ensure!(daemon.process.terminate(LIMIT).await?.code() == Some(0));
+    let audit = fleet.audit().await?;
+    let last = audit.last().and_then(|entry| entry.what.clone()).context("no count")?;
+    ensure!(
+        audit.len() == lines + 1 && last.starts_with(&format!("{} more answers", READS - lines)),
+        "{last}"
+    );
     Ok(())
 }
 

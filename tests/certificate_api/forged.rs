@@ -110,6 +110,8 @@ async fn whoever_can_write_to_redis_reads_no_key() -> Result<()> {
         told().await.is_some_and(|events| events.contains("sp:frontend:thief"))
     })
     .await?;
+    let said = issuer.process.log();
+    ensure!(said.contains("ERROR") && said.contains("sp:frontend:thief"), "{said}");
     let add = ["frontend", "add", "thief", "--scope", "*.example.com"];
     ensure!(fleet.signpost.issuer(&add).await?.code()? == 1, "it is there");
     let added = fleet.signpost.issuer_json(&[&add[..], &["--replace"]].concat()).await?;
