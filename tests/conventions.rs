@@ -1,5 +1,7 @@
 //! The rules of the tree that no lint knows: who may import what, one TLS stack, small files, documented settings.
 
+mod claims;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -82,6 +84,60 @@ fn there_is_one_tls_stack() {
     let others = ["ring", "aws-lc-rs", "aws-lc-sys", "rustls", "openssl-src", "boring", "mbedtls"];
     let found: Vec<_> = others.iter().filter(|name| names.contains(**name)).collect();
     assert!(found.is_empty(), "OpenSSL is the one TLS and crypto stack, but the tree has {found:?}");
+}
+
+#[test]
+fn unsafe_code_is_forbidden_in_every_crate() {
+    let workspace: toml::Table = read("Cargo.toml").parse().unwrap();
+    assert_eq!(workspace["workspace"]["lints"]["rust"]["unsafe_code"].as_str(), Some("forbid"));
+    let members = workspace["workspace"]["members"].as_array().unwrap();
+    assert!(members.len() >= 6, "{members:?}");
+    for member in members.iter().filter_map(toml::Value::as_str) {
+        let manifest: toml::Table = read(format!("{member}/Cargo.toml")).parse().unwrap();
+        assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "the lints of {member}");
+    }
+}
+
+/// What is wiped is secret: a type that holds it prints itself only as it was taught to.
+#[test]
+fn secrets_are_in_no_debug_output() {
+    let (mut derived, mut holder, mut holders) = (String::new(), None, 0);
+    for line in lines(&PROGRAMS, |_| true) {
+        let text = line.text.trim_start();
+        if text.starts_with("#[derive(") {
+            text.clone_into(&mut derived);
+        } else if text.contains("struct ") || text.contains("enum ") {
+            holder = Some(std::mem::take(&mut derived));
+        } else if text.starts_with("fn ") || text.contains(" fn ") || text.starts_with("impl") {
+            (holder, derived) = (None, String::new());
+        }
+        if text.contains(": Zeroizing<")
+            && !text.contains("fn ")
+            && !text.contains("let ")
+            && let Some(derives) = &holder
+        {
+            holders += 1;
+            let place = format!("{}:{}", line.path.display(), line.number);
+            assert!(!derives.contains("Debug"), "{place}: {text} in a type that derives Debug");
+        }
+    }
+    assert!(holders >= 8, "only {holders} fields with secrets were found");
+}
+
+#[test]
+fn memory_is_wiped_in_every_program_that_sees_keys() {
+    for program in ["issuer", "validation-server", "deploy/frontend-agent"] {
+        let main = read(format!("{program}/src/main.rs"));
+        let (_, allocator) = main.split_once("#[global_allocator]").expect(program);
+        assert!(allocator.contains("ZeroAlloc"), "the allocator of {program}");
+    }
+}
+
+/// Every listener that may be reached by others has the bounds of the one way in.
+#[test]
+fn connections_are_taken_in_one_place() {
+    let outside = lines(&PROGRAMS, |path| !path.starts_with("serving"));
+    refuse(outside, &["HttpServer", "HttpService", "actix_server"], "`serving` takes all connections");
 }
 
 #[test]
