@@ -188,7 +188,7 @@ fn exists(test: &str) -> bool {
     places.iter().any(|place| {
         let text = std::fs::read_to_string(place).unwrap_or_default();
         text.match_indices(&signature).any(|(at, _)| {
-            let before: Vec<&str> = text[..at].lines().rev().skip(1).take(4).collect();
+            let before: Vec<&str> = text[..at].lines().rev().take(4).collect();
             before.iter().any(|line| line.contains("test]") || line.contains("test("))
         })
     })

@@ -52,6 +52,8 @@ async fn each_right_that_a_role_lacks_is_named() -> Result<()> {
             match (word.as_str(), answer) {
                 // It goes on without these two, and says of one what that costs.
                 ("+config|get", Ok(_)) => {}
+                // Only newer servers count it among what blocks, which is taken away before.
+                ("+wait", Ok(_)) if role == Role::Issuer => {}
                 ("+acl|getuser", Ok(warnings)) => {
                     ensure!(warnings.iter().any(|warning| warning.contains("+acl|getuser")), "{warnings:?}");
                 }
@@ -147,8 +149,9 @@ async fn all_roles_work(url: &str, scheme: &str) -> Result<()> {
     stage.signpost.set_environment_of("validation-server", "SIGNPOST_STORE__URL", &as_user("challenge"));
     let _challenge = stage.signpost.start_challenge().await?;
     stage.signpost.set_environment_of("validation-server", "SIGNPOST_STORE__URL", &as_user("certificates"));
-    let certificates = stage.signpost.start_certificates().await?;
+    // The role `certificates` has no right to set a store up.
     stage.issue(&["shop.example"]).await?;
+    let certificates = stage.signpost.start_certificates().await?;
     let frontend = stage.signpost.issuer_json(&["frontend", "add", "web1", "--scope", "*"]).await?;
     let text = |key: &str| frontend[key].as_str().context("text").map(str::to_owned);
     let names = listed(&certificates, &text("ca_certificate_pem")?, &text("token")?).await?;

@@ -30,6 +30,9 @@ async fn every_command_that_it_may_run_is_one_that_it_runs() -> Result<()> {
     let sight =
         fleet.add_frontend("sight", &["*.a.example.com"], &[], &[Right::ReadCert, Right::Sight]).await?;
     let enrols = fleet.add_frontend("enrols", &["*"], &[], KEYS).await?;
+    // What was denied a while ago is forgotten when the next names come.
+    fleet.redis.command(&["ZADD", "sp:{sightings}:denied", "1", "old.a.example.com"]).await?;
+    fleet.redis.command(&["HSET", "sp:{sightings}:denials", "old.a.example.com", "1 1 nobody"]).await?;
     fleet.redis.command(&["CONFIG", "RESETSTAT"]).await?;
     let daemon = fleet.start().await?;
     let at = daemon.address;

@@ -11,7 +11,7 @@ pub(super) const fn granted(role: Role) -> &'static str {
             "resetkeys %R~sp:schema %R~sp:epoch %R~sp:vault:* %R~sp:{p*}:site:* %R~sp:{p*}:cert:* %R~sp:{p*}:leaf:* %R~sp:{p*}:sites \
              %R~sp:{p*}:feed* %R~sp:chain:* %R~sp:name:* %R~sp:tls-policy %RW~sp:{sightings}:* %R~sp:frontends %RW~sp:frontends-changed \
              %RW~sp:frontend:* %RW~sp:frontend-key:* %W~sp:frontend-report:* %RW~sp:internal-ca %RW~sp:audit \
-             %W~sp:nodes resetchannels -@all +get +mget +set +hset +hget +hmget +hgetall +zrangebylex +zrangebyscore +zrange +zadd +zcard +zscore +zrem +hdel +hincrby +xadd +xlen \
+             %W~sp:nodes resetchannels -@all +get +set +hset +hget +hmget +hgetall +zrangebylex +zrangebyscore +zrange +zadd +zcard +zscore +zrem +hdel +xadd +xlen \
              +del +incr +eval +evalsha +hello +auth +info +time +wait"
         }
         Role::Issuer => {
@@ -48,7 +48,7 @@ const OF_CERTIFICATES: &[&str] = &[
     "GET sp:vault:canary",
     "HMGET sp:{p00}:site:0 spec",
     "HGETALL sp:{p00}:site:0",
-    "MGET sp:{p00}:cert:0:0",
+    "GET sp:{p00}:cert:0:0",
     "GET sp:{p00}:leaf:0",
     "ZRANGEBYLEX sp:{p00}:sites - +",
     "ZRANGEBYSCORE sp:{p00}:feed 0 1",
@@ -60,7 +60,6 @@ const OF_CERTIFICATES: &[&str] = &[
     "ZSCORE sp:{sightings}:0 0",
     "ZREM sp:{sightings}:0 0",
     "HDEL sp:{sightings}:0 0",
-    "HINCRBY sp:{sightings}:0 0 1",
     "ZRANGE sp:frontends 0 1",
     "GET sp:frontends-changed",
     "INCR sp:frontends-changed",
