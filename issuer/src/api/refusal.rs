@@ -195,14 +195,16 @@ impl From<StoreError> for Refusal {
             tracing::error!(error = chain(&error), unsaid, "a request to the API met an error of the store");
         };
         match error {
-            StoreError::Corrupt { .. } | StoreError::NewerSchema { .. } => tell(0),
+            StoreError::Corrupt { .. } | StoreError::NewerSchema { .. } | StoreError::Unverified { .. } => {
+                tell(0)
+            }
             _ => TOLD.say(tell),
         }
         match error {
             StoreError::Conflict => {
                 Self::new(Code::Changed, "the record was changed in this moment: nothing was written")
             }
-            StoreError::Corrupt { .. } | StoreError::NewerSchema { .. } => {
+            StoreError::Corrupt { .. } | StoreError::NewerSchema { .. } | StoreError::Unverified { .. } => {
                 Self::new(Code::Damaged, "a record in the store can't be read")
             }
             _ => Self::new(Code::StoreUnavailable, "the store did not answer"),
