@@ -215,6 +215,7 @@ async fn every_list_is_answered_whatever_is_damaged() -> Result<()> {
     let scene = Scene::set_up().await?;
     ensure!(scene.named().await?.is_empty(), "{:?}", scene.named().await?);
     scene.answers("-", "nothing").await?;
+    let own = shared::digest::sha256_hex(scene.token.as_bytes());
     let mut keys = scene.stage.keys("sp:*").await?;
     keys.sort();
     // Who leads the notifying, and what is held at this moment, is another in the next one.
@@ -234,7 +235,8 @@ async fn every_list_is_answered_whatever_is_damaged() -> Result<()> {
             "zset" => scene.damaged(key, "a member too many", &["ZADD", key, "1", "\u{1}rubbish"]).await?,
             "hash" => {
                 let fields: Vec<String> = redis::from_redis_value(scene.redis(&["HKEYS", key]).await?)?;
-                for field in fields.iter().take(8) {
+                // Whose own token can't be read is let in nowhere.
+                for field in fields.iter().filter(|field| **field != own).take(8) {
                     scene
                         .damaged(key, &format!("garbage as {field}"), &["HSET", key, field, "\u{1}{rubbish"])
                         .await?;
