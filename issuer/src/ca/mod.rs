@@ -4,9 +4,11 @@
 
 mod limits;
 mod profile;
+mod unconfigured;
 
 pub use limits::CaLimits;
 pub use profile::{CertificateProfile, Quirks, RequestRate};
+pub use unconfigured::{Unconfigured, may_lack_sections, unconfigured};
 
 use openssl::x509::X509;
 use profile::Profile;
@@ -76,6 +78,10 @@ pub enum CaError {
     NoneConfigured,
     #[error("there is no CA {name:?}: configured are {configured}")]
     Unknown { name: String, configured: String },
+    #[error(
+        "the CA {name:?}, which the site names, is not configured any more (configured are {configured}): put its section [ca.{name}] back, or move the sites that name it: `issuer site set --of-ca {name} --ca NAME`"
+    )]
+    Gone { name: String, configured: String },
     #[error("several CAs are configured and none has default = true: say which with --ca")]
     NoDefault,
     #[error("ca.{0}.directory is missing, and no CA of that name is shipped")]
@@ -94,6 +100,16 @@ pub enum CaError {
     },
     #[error("the limits file {path} can't be used: {what}")]
     Limits { path: PathBuf, what: String },
+}
+
+impl CaError {
+    /// Of a name that a stored site has, and nobody has typed.
+    pub(crate) fn of_site(self) -> Self {
+        match self {
+            Self::Unknown { name, configured } => Self::Gone { name, configured },
+            other => other,
+        }
+    }
 }
 
 impl Ca {
@@ -118,6 +134,14 @@ impl Ca {
             egress: config.issuer.egress_address.clone(),
             section: section.clone(),
         })
+    }
+
+    /// The CA that a stored site names.
+    ///
+    /// # Errors
+    /// [`CaError::Gone`] where it is not configured any more; else as [`Ca::of`].
+    pub fn of_site(config: &Config, name: &str) -> Result<Self, CaError> {
+        Self::of(config, Some(name)).map_err(CaError::of_site)
     }
 
     /// What one certificate of this profile takes; `None` is the CA's own choice of a profile.

@@ -128,6 +128,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             };
             desk.wake_who_waits().await?;
             show(&stored.account, at_ca, output);
+            desk.context.tell_of_unconfigured(*output).await?;
             Ok(Exit::Done)
         }
         Command::Import { file, which } => {

@@ -1,7 +1,7 @@
 //! What most commands begin with: the configuration, the log, the store, the vault.
 
 use super::output::{Exit, Failed, Output};
-use crate::ca::Ca;
+use crate::ca::{Ca, Unconfigured, may_lack_sections, unconfigured};
 use shared::{
     config::Config,
     domain::DnsName,
@@ -12,7 +12,11 @@ use shared::{
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
+
+/// How long sites are looked at for the CAs that they name.
+pub(super) const LONGEST_COUNT: Duration = Duration::from_secs(3);
 
 /// An open store, and the configuration it was opened with.
 pub(super) struct Context {
@@ -91,6 +95,20 @@ impl Context {
                 path.display()
             ));
         }
+    }
+
+    /// Says which CAs sites name that the configuration lacks, where there may be some.
+    pub(super) async fn tell_of_unconfigured(&self, output: Output) -> Result<Vec<Unconfigured>, Failed> {
+        let found = match may_lack_sections(&self.store, &self.config).await {
+            Ok(true) => unconfigured(&self.store, &self.config, LONGEST_COUNT).await,
+            Ok(false) => return Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        let found = found.map_err(|e| of_store(&e))?;
+        for lacking in &found {
+            output.note(&format!("warning: {lacking}"));
+        }
+        Ok(found)
     }
 
     pub(super) fn ca(&self, name: Option<&str>) -> Result<Ca, Failed> {

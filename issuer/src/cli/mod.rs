@@ -21,6 +21,8 @@ mod revoke;
 mod run;
 mod sightings;
 mod site;
+mod site_move;
+mod site_names;
 mod status;
 mod store;
 mod tenant;

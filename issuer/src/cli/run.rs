@@ -7,6 +7,7 @@ use super::{
 use crate::{
     api::{self, Api},
     audit,
+    ca::unconfigured,
     dns::Resolver,
     dns01::Prover,
     fleet,
@@ -31,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long the store is waited for between two tries at the start.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
+/// Sites are looked at for the CAs that they name beside everything else.
+const LONGEST_COUNT_OF_DAEMON: Duration = Duration::from_secs(600);
 /// What is left to do once the workers have ended.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -125,6 +128,11 @@ pub(super) async fn run(arguments: &Arguments, mut config: Config, output: &Outp
     if let Some(what) = suffixes::warning(&config, Timestamp::now()) {
         tracing::warn!(what, "the limits of domains may be counted wrong");
     }
+    if config.ca.is_empty() {
+        let remedy = "add a section such as [ca.letsencrypt], and restart";
+        tracing::warn!(remedy, "no CA is configured: nothing can be ordered");
+    }
+    tokio::spawn(tell_of_unconfigured(store.clone(), Arc::clone(&config)));
     tracing::info!(slots = config.issuer.slots, "working on what is due");
     let served = ending(api::serve(operators, api, stop.clone()), stop.clone(), "the operators' API");
     let (served, ()) = tokio::join!(served, node.run(stop.clone()));
@@ -229,6 +237,19 @@ async fn tell_of_failovers(store: Store) {
         let event = Event::new(EventKind::Failover, Timestamp::now(), what);
         if let Err(error) = store.append_event(&event).await {
             tracing::warn!(error = shared::error::chain(&error), "the failover could not be told");
+        }
+    }
+}
+
+/// Whoever took out the section of a CA is told what it is that hangs on it.
+async fn tell_of_unconfigured(store: Store, config: Arc<Config>) {
+    match unconfigured(&store, &config, LONGEST_COUNT_OF_DAEMON).await {
+        Ok(found) => found.iter().for_each(|lacking| tracing::warn!("{lacking}")),
+        Err(error) => {
+            tracing::debug!(
+                error = shared::error::chain(&error),
+                "the CAs of the sites could not be counted"
+            );
         }
     }
 }

@@ -3,6 +3,8 @@
 use super::{
     context::{Context, of_store},
     output::{Exit, Failed, Output, damage_to_text, table},
+    site_move,
+    site_names::{more_than_named, names_after},
     status,
 };
 use crate::sites::{Change, HstsWish, Kind, Registry, SiteError, SiteWish, WishError};
@@ -32,11 +34,18 @@ pub(super) enum Command {
     /// Change a site
     Set {
         /// Any of its names, or its id
-        name: String,
+        #[arg(required_unless_present = "of_ca")]
+        name: Option<String>,
         #[arg(long = "add-name", value_name = "NAME")]
         add: Vec<String>,
         #[arg(long = "remove-name", value_name = "NAME")]
         remove: Vec<String>,
+        /// In place of a name: every site that names this CA, to move them to the one of --ca. It need not be configured any more
+        #[arg(long, value_name = "NAME", requires = "ca", conflicts_with_all = ["name", "add", "remove", "source"])]
+        of_ca: Option<String>,
+        /// With --of-ca: without being asked
+        #[arg(long, requires = "of_ca")]
+        yes: bool,
         /// Hand it over to the files of this source, whose next one must have it; empty: to nobody but people
         #[arg(long, value_name = "NAME")]
         source: Option<String>,
@@ -175,8 +184,12 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             let change = registry.add(&wish, Origin::Operator).await.map_err(|e| of_site(&e))?;
             told(output, &[change], "the daemon orders its certificates: see `issuer status`");
         }
-        Command::Set { name, add, remove, source, settings } => {
-            let before = find(&registry, &name).await?;
+        Command::Set { of_ca: Some(from), yes, settings, .. } => {
+            let wish = settings.to_wish(Vec::new(), false);
+            return site_move::move_all(&context, &registry, &from, &wish, yes, output).await;
+        }
+        Command::Set { name, add, remove, source, settings, .. } => {
+            let before = find(&registry, &name.unwrap_or_default()).await?;
             let names = names_after(&before, &add, &remove)?;
             let wish = SiteWish { source, ..settings.to_wish(names, false) };
             let change = registry.set(before, &wish).await.map_err(|e| of_site(&e))?;
@@ -246,28 +259,6 @@ async fn find_all(registry: &Registry, names: &[String]) -> Result<Vec<WantedSit
     Ok(found)
 }
 
-/// What would be removed beside the names that were given.
-fn more_than_named(sites: &[WantedSite], names: &[String]) -> Option<String> {
-    let named: Vec<DnsName> = names.iter().filter_map(|name| DnsName::parse_identifier(name).ok()).collect();
-    let list = |names: &[DnsName]| names.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
-    // Its id means all of it.
-    let is_meant_whole =
-        |wanted: &WantedSite| names.iter().filter_map(|name| SiteId::parse(name)).any(|id| id == wanted.id);
-    let more = sites.iter().filter(|wanted| !is_meant_whole(wanted)).filter_map(|wanted| {
-        let rest: Vec<DnsName> =
-            wanted.site.names.iter().filter(|name| !named.contains(name)).cloned().collect();
-        let whole = list(wanted.site.names.as_slice());
-        (!rest.is_empty()).then(|| format!("the site {} ({whole}) goes with {}", wanted.id, list(&rest)))
-    });
-    let more: Vec<String> = more.collect();
-    (!more.is_empty()).then(|| {
-        format!(
-            "more is removed than was named: {}. A single name is taken out with `issuer site set NAME --remove-name NAME`",
-            more.join("; ")
-        )
-    })
-}
-
 async fn set_paused(
     registry: &Registry,
     names: &[String],
@@ -282,29 +273,6 @@ async fn set_paused(
     }
     told(output, &changes, "");
     Ok(())
-}
-
-fn names_after(before: &WantedSite, add: &[String], remove: &[String]) -> Result<Vec<String>, Failed> {
-    let mut names: Vec<DnsName> = before.site.names.as_slice().to_vec();
-    let parse = |text: &String| {
-        DnsName::parse_identifier(text).map_err(|e| Failed::because(Exit::Usage, "names", &e))
-    };
-    for name in remove {
-        let name = parse(name)?;
-        if !names.contains(&name) {
-            let message = format!("{} is no name of this site", name.to_unicode());
-            return Err(Failed::new(Exit::NotFound, "not-found", message));
-        }
-        names.retain(|known| *known != name);
-    }
-    for name in add {
-        names.push(parse(name)?);
-    }
-    if names.is_empty() {
-        let message = "a site needs at least one name: remove it with `issuer site remove`";
-        return Err(Failed::new(Exit::Usage, "names", message));
-    }
-    Ok(names.iter().map(ToString::to_string).collect())
 }
 
 fn told(output: &Output, changes: &[Change], next: &str) {

@@ -136,6 +136,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
             "load": load,
             "without_certificate": store.count_without_certificate().await.map_err(|e| of_store(&e))?,
             "troubles": troubles::load(&context).await?,
+            "unconfigured_cas": context.tell_of_unconfigured(*output).await?,
             "store_warnings": context.warnings,
             "brakes": brakes.found,
             "ca_pauses": pauses,

@@ -106,7 +106,7 @@ impl Node {
             Some(Opened::InVain(at)) if *at > came => return Err(UnusableError::InVain),
             _ => {}
         }
-        let authority = Ca::of(&self.config, Some(ca))?;
+        let authority = Ca::of_site(&self.config, ca)?;
         let opened =
             Issuance::open_as(account, self.store.clone(), Arc::clone(&self.vault), authority, &self.config);
         match opened.await {

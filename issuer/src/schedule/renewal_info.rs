@@ -115,7 +115,7 @@ impl Node {
         if let Some(known) = known.get(ca).filter(|known| known.is_fresh()) {
             return Ok(known.client.clone());
         }
-        let authority = Ca::of(&self.config, Some(ca))?;
+        let authority = Ca::of_site(&self.config, ca)?;
         let client = match client_for(&self.store, &authority).await {
             Ok(client) => Some(client),
             Err(error) => {

@@ -146,7 +146,10 @@ impl SiteWish {
         suffixes: &PublicSuffixes,
     ) -> Result<(NameSet, Terms), WishError> {
         let mut wrong = Vec::new();
-        let ca = Terms::of(config, self.ca.as_deref().or(before.map(|site| site.ca.as_str())));
+        let ca = match (&self.ca, before) {
+            (None, Some(site)) => Terms::of(config, Some(&site.ca)).map_err(CaError::of_site),
+            (wished, _) => Terms::of(config, wished.as_deref()),
+        };
         let challenge = self.challenge.or(before.map(|site| site.challenge)).unwrap_or_default();
         let profile = self.profile.as_deref().or(before.and_then(|site| site.profile.as_deref()));
         let mut names = Vec::new();
