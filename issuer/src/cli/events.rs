@@ -90,7 +90,7 @@ async fn follow(
                     continue;
                 }
             }
-            Err(error @ (StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::Embedded(_))) => {
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Timeout(..) | StoreError::Embedded(_))) => {
                 if !is_away {
                     output.note(&format!("{}: waiting for it", shared::error::chain(&error)));
                     is_away = true;

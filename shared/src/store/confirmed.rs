@@ -86,8 +86,9 @@ impl ConfirmedPool {
         let until = Instant::now() + DEADLINE;
         let mut tries = self.servers.most_tries();
         loop {
-            let layout =
-                timeout(SETUP, self.servers.layout()).await.map_err(|_| StoreError::Timeout(SETUP))??;
+            let layout = timeout(SETUP, self.servers.layout())
+                .await
+                .map_err(|_| StoreError::Timeout(SETUP, String::new()))??;
             let moving = on_the_move.take();
             let node = moving.as_ref().map_or_else(|| layout.node_of(slot), Ok)?;
             let _place = node.places.acquire().await.expect("the semaphore is never closed");
@@ -103,7 +104,7 @@ impl ConfirmedPool {
                 Err(Unanswered::Late) => {
                     node.forget_idle();
                     self.servers.doubt(&layout);
-                    return Err(StoreError::Timeout(DEADLINE));
+                    return Err(StoreError::Timeout(DEADLINE, node.at()));
                 }
             };
             let reaction = self.servers.react(&layout, node, &error);
@@ -115,7 +116,7 @@ impl ConfirmedPool {
             match reaction {
                 Reaction::Again if tries > 0 && Instant::now() < until => {}
                 Reaction::AskAt(node) if tries > 0 => on_the_move = Some(node),
-                _ => return Err(error.into()),
+                _ => return Err(StoreError::from(error).of_node(node)),
             }
         }
     }

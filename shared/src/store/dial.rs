@@ -69,6 +69,34 @@ impl Recipe {
         }
     }
 
+    /// The place, and the setting that leads to it: ` at HOST:PORT, as store.url names it`.
+    pub(super) fn at(&self) -> String {
+        match self {
+            Self::Url { .. } => format!(" at {}, as store.url names it", self.place()),
+            Self::Address { .. } => format!(" at {}, where store.url leads to", self.place()),
+            Self::Embedded { .. } => format!(" at {}, the embedded one", self.place()),
+        }
+    }
+
+    /// Who logs in with which password, and the settings that say so.
+    pub(super) fn login(&self) -> String {
+        let (user, files) = match self {
+            Self::Url { url, files } => (user_of(url.reveal()), files),
+            Self::Address { dial, .. } => {
+                let in_url = user_of(&format!("redis://{}h", dial.login.reveal()));
+                (dial.user.clone().or(in_url), &dial.files)
+            }
+            Self::Embedded { role, .. } => {
+                return format!("of the user {} with a password of its own", role.as_str());
+            }
+        };
+        let user = user.map_or_else(|| "the default user".to_owned(), |user| format!("the user {user:?}"));
+        match &files.password {
+            Some(file) => format!("of {user} with the password in {}", file.display()),
+            None => format!("of {user}, with no more than store.url has (store.password_file is not set)"),
+        }
+    }
+
     /// The place that is dialled, for people.
     pub(super) fn place(&self) -> String {
         match self {
@@ -91,6 +119,12 @@ impl Dial {
         }
         client(info, &self.files, self.tls)
     }
+}
+
+/// The user that a URL names.
+fn user_of(url: &str) -> Option<String> {
+    let info = url.into_connection_info().ok()?;
+    info.redis_settings().username().filter(|user| !user.is_empty()).map(str::to_owned)
 }
 
 /// A URL without its login and parameters.
@@ -148,6 +182,19 @@ mod tests {
         ] {
             assert_eq!(place_of_url(url), place);
         }
+    }
+
+    #[test]
+    fn a_login_is_told_without_the_password() {
+        let told = |url: &str, password: Option<&str>| {
+            let files = Files { password: password.map(PathBuf::from), roots: None };
+            Recipe::Url { url: Secret::from(url.to_owned()), files }.login()
+        };
+        let shown = told("redis://issuer:hunter2@h:1/", None);
+        assert!(shown.contains("\"issuer\"") && shown.contains("password_file is not set"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        let shown = told("redis://h:1/", Some("/etc/p"));
+        assert_eq!(shown, "of the default user with the password in /etc/p");
     }
 
     #[test]

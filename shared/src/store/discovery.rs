@@ -83,9 +83,9 @@ impl Sentinels {
                 self.service
             ))),
             Some(e) => Err(e.into()),
-            None => {
-                Err(StoreError::Unavailable((ErrorKind::EmptySentinelList, "no Sentinel was asked").into()))
-            }
+            None => Err(StoreError::Unavailable(
+                RedisError::from((ErrorKind::EmptySentinelList, "no Sentinel was asked")).into(),
+            )),
         }
     }
 
@@ -145,7 +145,8 @@ pub(super) async fn ask_for_slots(dial: &Dial, nodes: &[HostPort]) -> Result<Vec
     }
     Err(last_error.unwrap_or_else(|| {
         StoreError::Unavailable(
-            (ErrorKind::ClusterConnectionNotFound, "no node of the Cluster is known").into(),
+            RedisError::from((ErrorKind::ClusterConnectionNotFound, "no node of the Cluster is known"))
+                .into(),
         )
     }))
 }
@@ -164,7 +165,9 @@ async fn ask_node_for_slots(dial: &Dial, node: &HostPort) -> Result<Vec<Range>, 
     })?;
     let ranges = parse_slots(answer, node).map_err(|e| StoreError::corrupt("CLUSTER SLOTS", e))?;
     if ranges.is_empty() {
-        return Err(StoreError::Unavailable((ErrorKind::Client, "no node serves any slot yet").into()));
+        return Err(StoreError::Unavailable(
+            RedisError::from((ErrorKind::Client, "no node serves any slot yet")).into(),
+        ));
     }
     Ok(ranges)
 }

@@ -1,19 +1,21 @@
 //! What can go wrong with the store.
 
+use super::{node::Node, server_error::ServerError};
 use crate::{
     error::{Fault, Retry},
     vault::{SealError, Unverified},
 };
+use redis::RedisError;
 use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("the store is not reachable")]
-    Unavailable(#[source] redis::RedisError),
-    #[error("the store did not answer within {} ms", .0.as_millis())]
-    Timeout(Duration),
-    #[error("the store refused the command")]
-    Refused(#[source] redis::RedisError),
+    #[error("the store is not reachable{}", .0.at())]
+    Unavailable(#[source] ServerError),
+    #[error("the store did not answer within {} ms{}", .0.as_millis(), .1)]
+    Timeout(Duration, String),
+    #[error("the store refused the {}{}", if .0.is_of_login() { "login" } else { "command" }, .0.at())]
+    Refused(#[source] ServerError),
     #[error("the embedded store can't be used")]
     Embedded(#[from] super::EmbeddedError),
     #[error("another issuer has taken over this site: nothing was written")]
@@ -61,7 +63,7 @@ impl StoreError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Unavailable(_)
-            | Self::Timeout(_)
+            | Self::Timeout(..)
             | Self::Unconfirmed { .. }
             | Self::Fenced
             | Self::Conflict => Fault::Store,
@@ -89,7 +91,7 @@ impl StoreError {
 
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Unavailable(_) | Self::Timeout(_) | Self::Unconfirmed { .. } => Retry::Backoff,
+            Self::Unavailable(_) | Self::Timeout(..) | Self::Unconfirmed { .. } => Retry::Backoff,
             _ => Retry::Never,
         }
     }
@@ -113,12 +115,26 @@ impl StoreError {
             Self::Corrupt { .. } | Self::Conflict => true,
             // A refusal of the program, its login or its rights, is about no key.
             Self::Refused(error) => {
-                !matches!(first_of_pipeline(error.clone()).code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
-                    && error.kind() != redis::ErrorKind::AuthenticationFailed
+                !error.is_of_login() && first_of_pipeline(RedisError::clone(error)).code() != Some("NOPERM")
             }
             // Some of the keys of a slot that is on the move have gone already.
-            Self::Unavailable(error) => first_of_pipeline(error.clone()).code() == Some("TRYAGAIN"),
+            Self::Unavailable(error) => {
+                first_of_pipeline(RedisError::clone(error)).code() == Some("TRYAGAIN")
+            }
             _ => false,
+        }
+    }
+
+    /// Which server it is of, and for a login, whose: where it is about a server, and that is not said yet.
+    #[must_use]
+    pub(super) fn of_node(self, node: &Node) -> Self {
+        match self {
+            Self::Unavailable(error) => Self::Unavailable(error.located(&node.at())),
+            Self::Timeout(after, at) if at.is_empty() => Self::Timeout(after, node.at()),
+            Self::Refused(error) if error.is_of_login() => {
+                Self::Refused(error.located(&format!("{}, {}", node.at(), node.login())))
+            }
+            other => other,
         }
     }
 
@@ -140,19 +156,21 @@ impl From<redis::RedisError> for StoreError {
             Some(
                 "LOADING" | "OOM" | "READONLY" | "MISCONF" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN"
                 | "MOVED" | "ASK" | "NOREPLICAS" | "BUSY",
-            ) => Self::Unavailable(error),
+            ) => Self::Unavailable(error.into()),
             // It has room again in a moment.
-            Some("ERR") if super::node::has_no_room(&error) => Self::Unavailable(error),
-            Some(_) => Self::Refused(error),
+            Some("ERR") if super::node::has_no_room(&error) => Self::Unavailable(error.into()),
+            Some(_) => Self::Refused(error.into()),
             None if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() => {
-                Self::Unavailable(error)
+                Self::Unavailable(error.into())
             }
             None => match error.kind() {
-                redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::Server(_) => Self::Refused(error),
+                redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::Server(_) => {
+                    Self::Refused(error.into())
+                }
                 redis::ErrorKind::UnexpectedReturnType | redis::ErrorKind::Parse => {
                     Self::corrupt("reply", error)
                 }
-                _ => Self::Unavailable(error),
+                _ => Self::Unavailable(error.into()),
             },
         }
     }

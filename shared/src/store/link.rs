@@ -139,13 +139,14 @@ impl Link {
             } else if let Err(Trouble::Server(error)) = &answer {
                 self.servers.react(&layout, node, error);
             }
-            (slot, answer.map_err(StoreError::from).and_then(|answer| parse(answer, || key_of(&command))))
+            let answer = answer.map_err(|trouble| StoreError::from(trouble).of_node(node));
+            (slot, answer.and_then(|answer| parse(answer, || key_of(&command))))
         });
         Ok(futures_util::future::join_all(asked).await)
     }
 
     async fn layout(&self) -> Result<Arc<Layout>, StoreError> {
-        timeout(SETUP, self.servers.layout()).await.map_err(|_| StoreError::Timeout(SETUP))?
+        timeout(SETUP, self.servers.layout()).await.map_err(|_| StoreError::Timeout(SETUP, String::new()))?
     }
 
     /// Says after a second what is waited for, once until there is an answer.
@@ -184,7 +185,7 @@ impl Link {
                 Trouble::Store(StoreError::Corrupt { .. }) => return Err(trouble.into()),
                 _ => {
                     self.servers.doubt(&layout);
-                    return Err(trouble.into());
+                    return Err(StoreError::from(trouble).of_node(node));
                 }
             };
             let reaction = self.servers.react(&layout, node, error);
@@ -197,7 +198,7 @@ impl Link {
             match reaction {
                 Reaction::Again if tries > 0 && Instant::now() < until => {}
                 Reaction::AskAt(node) => return Ok(self.ask_at(&node, request).await?),
-                Reaction::Again | Reaction::GiveUp => return Err(trouble.into()),
+                Reaction::Again | Reaction::GiveUp => return Err(StoreError::from(trouble).of_node(node)),
             }
         }
     }
@@ -298,7 +299,7 @@ enum Trouble {
 impl From<Trouble> for StoreError {
     fn from(trouble: Trouble) -> Self {
         match trouble {
-            Trouble::Late => Self::Timeout(DEADLINE),
+            Trouble::Late => Self::Timeout(DEADLINE, String::new()),
             Trouble::Server(error) => error.into(),
             Trouble::Store(error) => error,
         }

@@ -66,6 +66,7 @@ mod schedule;
 mod scripts;
 mod sealed;
 mod sealed_sites;
+mod server_error;
 mod servers;
 mod serving;
 mod sightings;
@@ -113,6 +114,7 @@ pub use rotation::{Phase, RotationRecord, RotationWriteError};
 pub use schedule::{Claim, Claimed, Field, Load, Settlement};
 pub use sealed::{RewrapError, SealedRecord};
 pub use sealed_sites::SealedSite;
+pub use server_error::ServerError;
 pub use serving::{Serving, Staged};
 pub use sightings::{DeniedSighting, Sighting, SightingVerdict};
 pub use sites::{

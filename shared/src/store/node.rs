@@ -192,6 +192,16 @@ impl Node {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// Where the server is and who says so, as it follows the word "store".
+    pub(super) fn at(&self) -> String {
+        self.recipe.at()
+    }
+
+    /// Who logs in, and with what.
+    pub(super) fn login(&self) -> String {
+        self.recipe.login()
+    }
+
     /// The place of the server, for people.
     pub(super) fn place(&self) -> String {
         self.recipe.place()

@@ -352,7 +352,7 @@ fn new_node(dial: &Arc<Dial>, address: HostPort) -> Result<Arc<Node>, StoreError
 }
 
 fn no_server(what: &'static str) -> StoreError {
-    StoreError::Unavailable((ErrorKind::ClusterConnectionNotFound, what).into())
+    StoreError::Unavailable(RedisError::from((ErrorKind::ClusterConnectionNotFound, what)).into())
 }
 
 /// Where a node points to, and whether for good (`MOVED`) or for this command alone (`ASK`).

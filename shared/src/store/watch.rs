@@ -80,10 +80,12 @@ impl Obstacle {
             | StoreError::LacksRight(_)
             | StoreError::Credentials(_)
             | StoreError::Unsuitable(_) => Self::Refusing,
-            StoreError::Unavailable(e) => match super::error::first_of_pipeline(e.clone()).code() {
-                Some("OOM" | "READONLY" | "MISCONF" | "NOREPLICAS") => Self::TakesNoWrites,
-                _ => Self::Silent,
-            },
+            StoreError::Unavailable(e) => {
+                match super::error::first_of_pipeline(redis::RedisError::clone(e)).code() {
+                    Some("OOM" | "READONLY" | "MISCONF" | "NOREPLICAS") => Self::TakesNoWrites,
+                    _ => Self::Silent,
+                }
+            }
             _ => Self::Silent,
         }
     }
