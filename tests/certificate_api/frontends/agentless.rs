@@ -183,7 +183,12 @@ async fn a_shell_script_with_curl_keeps_haproxy_up_to_date() -> Result<()> {
     ensure!(scene.until_served(SHOP).await? != first);
     let files = std::fs::read(directory.join(format!("{SHOP}.pem")))?;
     scene.lose_the_centre().await?;
-    ensure!(!pull(&server)?.status.success() && count() == before + 1, "it says that it could not");
+    let output = pull(&server)?;
+    ensure!(!output.status.success() && count() == before + 1, "it says that it could not");
+    ensure!(String::from_utf8_lossy(&output.stderr).contains(SHOP), "{output:?}");
+    ensure!(
+        std::fs::read_dir(&directory)?.flatten().all(|file| !file.path().to_string_lossy().ends_with(".new"))
+    );
     ensure!(scene.served(SHOP, &[]).is_some());
     ensure!(std::fs::read(directory.join(format!("{SHOP}.pem")))? == files);
     haproxy.assert_running()
