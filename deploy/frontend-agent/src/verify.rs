@@ -59,7 +59,10 @@ pub(crate) enum VerifyError {
     Chain(usize),
     #[error("certificate {place} of the chain is valid from {from} to {until} only")]
     ChainDates { place: usize, from: Timestamp, until: Timestamp },
-    #[error("it was issued by {0:?}, and agent.refused_issuers has {1:?}")]
+    #[error(
+        "it was issued by {0:?}, a CA for tests: nothing of it is published as long as agent.refused_issuers has {1:?}. Where tests are wanted, \
+         set agent.refused_issuers = [] on this machine"
+    )]
     Issuer(String, String),
     #[error("the certificate does not cover {0}")]
     Name(String),
