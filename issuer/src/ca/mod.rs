@@ -136,6 +136,15 @@ impl Ca {
         })
     }
 
+    /// Everything that is wrong with a section of the configuration.
+    pub(crate) fn problems(config: &Config, name: &str) -> Vec<CaError> {
+        let Some((_, section)) = config.ca.get_key_value(name) else { return Vec::new() };
+        let found = find(config, Some(name));
+        let profile = found.as_ref().ok().and_then(|(_, _, _, profile)| *profile);
+        let limits = CaLimits::of(profile, section.limits_file.as_deref()).map(drop);
+        [found.map(drop), roots(section).map(drop), limits].into_iter().filter_map(Result::err).collect()
+    }
+
     /// The CA that a stored site names.
     ///
     /// # Errors

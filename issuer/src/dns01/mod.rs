@@ -23,5 +23,6 @@ mod webhook;
 pub use propagation::Propagation;
 pub use prover::{Dns01Error, Lead, Prover};
 pub(crate) use prover::{labelled_record, own_record};
+pub(crate) use provider::check;
 pub use provider::{ProviderError, SetupError};
 pub use standing::Holder;

@@ -129,6 +129,14 @@ impl Provider {
     }
 }
 
+/// Whether a section can be used.
+///
+/// # Errors
+/// [`SetupError`]: why not.
+pub(crate) fn check(name: &str, config: &Dns) -> Result<(), SetupError> {
+    Provider::of(name, config).map(drop)
+}
+
 pub(super) fn unusable(name: &str, what: impl Into<String>) -> SetupError {
     SetupError::Unusable { name: name.to_owned(), what: what.into() }
 }

@@ -20,6 +20,10 @@ pub(super) struct Rfc2136 {
     key: Key,
 }
 
+/// `tsig-keygen` prints a whole clause.
+const SECRET_EXPECTED: &str = "tsig_secret_file: expected nothing but the secret in base64: of what `tsig-keygen` prints, the text between the quotes after \
+                               `secret`";
+
 impl Rfc2136 {
     pub(super) fn of(name: &str, config: &Dns) -> Result<Self, SetupError> {
         let server = config.server.ok_or_else(|| unusable(name, "server is missing"))?;
@@ -28,7 +32,7 @@ impl Rfc2136 {
             .map_err(|e| unusable(name, format!("tsig_name: {e}")))?;
         let text = read(name, config.tsig_secret_file.as_deref())?;
         let secret = STANDARD.decode(text.trim()).map(zeroize::Zeroizing::new);
-        let secret = secret.map_err(|_| unusable(name, "tsig_secret_file: expected base64"))?;
+        let secret = secret.map_err(|_| unusable(name, SECRET_EXPECTED))?;
         let key = Key::new(&key_name, config.tsig_algorithm.unwrap_or_default(), &secret)
             .map_err(|e| unusable(name, e.to_string()))?;
         Ok(Self { server, key })

@@ -127,6 +127,18 @@ pub async fn run_at(
     Ok(())
 }
 
+/// What can't be used of the receivers of a configuration: each with its key.
+pub(crate) fn check(config: &Notify) -> Vec<(&'static str, SetupError)> {
+    let pace = Pace::default();
+    let tried = [
+        ("webhook_url", Webhook::of(config, &pace).map(drop)),
+        ("smtp_url", Mail::of(config, &pace).map(drop)),
+        ("hook", Hook::of(config).map(drop)),
+    ];
+    let failed = tried.into_iter().filter_map(|(key, tried)| Some((key, tried.err()?)));
+    failed.map(|(key, error)| (error.key().unwrap_or(key), error)).collect()
+}
+
 /// Who is told.
 struct Receivers {
     webhook: Option<Webhook>,

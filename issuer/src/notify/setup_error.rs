@@ -44,6 +44,20 @@ pub enum SetupError {
     },
 }
 
+impl SetupError {
+    /// The key whose value can't be used, where it is told.
+    pub(super) fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreadable { key, .. }
+            | Self::Empty { key, .. }
+            | Self::Roots { key, .. }
+            | Self::Address { key, .. }
+            | Self::LocalPart { key, .. } => Some(key),
+            Self::Client(_) | Self::SmtpUrl | Self::MailTls(_) | Self::Hook { .. } => None,
+        }
+    }
+}
+
 /// The content of a file that `key` names, without white space around it.
 pub(super) fn read_secret(key: &'static str, path: &std::path::Path) -> Result<String, SetupError> {
     let text = std::fs::read_to_string(path).map_err(|source| SetupError::Unreadable {

@@ -74,6 +74,14 @@ pub enum SightingsError {
     Resolver(#[from] crate::dns::ResolverError),
 }
 
+/// Whether who says what is hosted can be asked.
+///
+/// # Errors
+/// [`PanelError`]: why not.
+pub(crate) fn check(config: &shared::config::Sightings) -> Result<(), PanelError> {
+    Panel::of(config).map(drop)
+}
+
 impl Sightings {
     /// `None` where nobody is configured to say what is hosted: then nothing is decided, and nothing ordered.
     ///

@@ -92,7 +92,7 @@ impl Dns {
     }
 
     /// What its kind needs and it lacks.
-    pub(super) fn mistakes(&self) -> Vec<&'static str> {
+    pub(super) fn lacks(&self) -> Vec<&'static str> {
         let wanted: &[(&'static str, bool)] = match self.provider {
             None => &[("provider: rfc2136, acme-dns, webhook or exec", false)],
             Some(DnsProvider::Rfc2136) => &[

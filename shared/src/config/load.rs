@@ -3,10 +3,10 @@
 use super::{
     agent::Agent,
     dns::Dns,
-    mistakes::{Mistake, Source, find_mistakes},
+    inspection::Inspection,
+    mistakes::Mistake,
     sections::{Audit, Ca, Certificates, Challenge, Frontends, Issuer, Notify, StoreSection, Telemetry},
     sightings::Sightings,
-    store_url::StoreUrl,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -81,102 +81,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Mistakes`], all of them.
     pub fn parse(text: &str, path: &Path, overrides: &[(String, String)]) -> Result<Self, ConfigError> {
-        let mut mistakes = find_mistakes(text, path);
-        if !mistakes.is_empty() {
-            return Err(ConfigError::Mistakes(mistakes));
-        }
-        let mut table: toml::Table = text.parse().expect("the text was parsed before");
-        for (variable, value) in overrides {
-            let mut changed = table.clone();
-            insert(&mut changed, variable, value);
-            match changed.clone().try_into::<Self>() {
-                Ok(_) => table = changed,
-                Err(error) => {
-                    mistakes.push(Mistake::new(Source::Environment(variable.clone()), error.message()));
-                }
-            }
-        }
-        let config: Self = table.try_into().map_err(|e| {
-            ConfigError::Mistakes(vec![Mistake::new(Source::File(path.into(), 1), e.message())])
-        })?;
-        mistakes.extend(config.contradictions(text, path));
-        if mistakes.is_empty() { Ok(config) } else { Err(ConfigError::Mistakes(mistakes)) }
-    }
-
-    /// What each value alone can't show.
-    fn contradictions(&self, text: &str, path: &Path) -> Vec<Mistake> {
-        let at = |key: &str, message: String| {
-            Mistake::new(Source::File(path.into(), line_of(text, key)), &message)
-        };
-        let mut found = Vec::new();
-        if let Some(Err(mistake)) = self.store.url.as_deref().map(StoreUrl::parse) {
-            found.push(at("url", mistake.to_string()));
-        }
-        if self.ca.values().filter(|ca| ca.default).count() > 1 {
-            found.push(at("default", "more than one [ca.NAME] has default = true".into()));
-        }
-        for (name, ca) in &self.ca {
-            if let Some(directory) = &ca.directory
-                && !directory.starts_with("https://")
-            {
-                found.push(at("directory", format!("ca.{name}.directory: expected an https:// address")));
-            }
-            if ca.eab_kid.is_some() != ca.eab_hmac_file.is_some() {
-                found.push(at("eab_", format!("ca.{name}: eab_kid and eab_hmac_file go together")));
-            }
-            if let Some(contact) = ca.contact.iter().find(|contact| !contact.starts_with("mailto:")) {
-                found.push(at("contact", format!("ca.{name}.contact: {contact:?} is no mailto: address")));
-            }
-        }
-        for (name, dns) in &self.dns {
-            for key in dns.mistakes() {
-                found.push(at(&format!("[dns.{name}]"), format!("dns.{name} lacks {key}")));
-            }
-        }
-        if self.certificates.tls_certificate_file.is_some() != self.certificates.tls_key_file.is_some() {
-            found.push(at("tls_", "certificates: tls_certificate_file and tls_key_file go together".into()));
-        }
-        if let Some(target) = self.frontends.cname_targets.iter().find(|target| target.address().is_some()) {
-            let what =
-                format!("frontends.cname_targets: {target} is an address: put it into frontends.addresses");
-            found.push(at("cname_targets", what));
-        }
-        if self.issuer.slots == 0 {
-            found.push(at("slots", "issuer.slots: at least 1".into()));
-        }
-        if self.issuer.lease_seconds.is_nan() || self.issuer.lease_seconds < 0.5 {
-            found.push(at(
-                "lease_seconds",
-                "issuer.lease_seconds: at least 0.5, 30 or more in production".into(),
-            ));
-        }
-        for (key, pauses) in
-            [("retry_seconds", &self.issuer.retry_seconds), ("parked_seconds", &self.issuer.parked_seconds)]
-        {
-            if pauses.is_empty() || !pauses.iter().all(|pause| *pause > 0.0 && pause.is_finite()) {
-                found.push(at(key, format!("issuer.{key}: at least one pause, each longer than 0")));
-            }
-        }
-        if let Some(Err(error)) = self.issuer.canary_tag.as_deref().map(crate::domain::parse_tag) {
-            found.push(at("canary_tag", format!("issuer.canary_tag: {error}; leave it out for none")));
-        }
-        if !(0.0..=0.9).contains(&self.issuer.limit_reserve) {
-            found.push(at("limit_reserve", "issuer.limit_reserve: 0.0 to 0.9".into()));
-        }
-        if !self.issuer.canary_minutes.is_finite() || self.issuer.canary_minutes <= 0.0 {
-            found.push(at("canary_minutes", "issuer.canary_minutes: more than 0".into()));
-        }
-        if let Err(message) = crate::domain::Slot::ALL.iter().try_for_each(|slot| {
-            let of_slot = self.issuer.key_types.iter().filter(|kind| kind.slot() == *slot).count();
-            if of_slot > 1 { Err(format!("issuer.key_types: more than one {slot} key")) } else { Ok(()) }
-        }) {
-            found.push(at("key_types", message));
-        }
-        if self.issuer.key_types.is_empty() {
-            found.push(at("key_types", "issuer.key_types: at least one".into()));
-        }
-        found.extend(self.notify.contradictions().into_iter().map(|(key, message)| at(key, message)));
-        found
+        Inspection::of_text(text, path, overrides).finish()
     }
 }
 
@@ -193,7 +98,7 @@ pub(super) fn key_path(variable: &str) -> Vec<String> {
     variable[PREFIX.len()..].split("__").map(str::to_lowercase).collect()
 }
 
-fn insert(table: &mut toml::Table, variable: &str, value: &str) {
+pub(super) fn insert(table: &mut toml::Table, variable: &str, value: &str) {
     let path = key_path(variable);
     let (last, sections) = path.split_last().expect("a split has at least one part");
     let mut place = table;
@@ -214,11 +119,6 @@ fn insert(table: &mut toml::Table, variable: &str, value: &str) {
     let parsed =
         format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
     place.insert(last.clone(), parsed.unwrap_or_else(|| toml::Value::String(value.to_owned())));
-}
-
-/// The first line that sets a key beginning with `key`, from 1.
-fn line_of(text: &str, key: &str) -> usize {
-    text.lines().position(|line| line.trim_start().starts_with(key)).map_or(1, |at| at + 1)
 }
 
 #[cfg(test)]
@@ -276,6 +176,43 @@ mod tests {
             shown.contains("SIGNPOST_ISSUER__SLOT") && shown.contains("did you mean `slots`?"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn all_mistakes_are_named_at_once_in_the_order_of_their_places() {
+        let text = "[ca.one]\ncontact = [\"tls@a.example\"]\n[ca.two]\ndirectory = \"http://x/\"\ncontact = [\n  \"tls@b.example\",\n]\n\
+                    [issuer]\nself_check = \"maybe\"\nkey_types = [\"rsa2048\"]\nlisten = \"here\"\nslots = -1\n\
+                    unknown = [\n  1,\n]\nlimit_reserve = 3.0\n";
+        let variables = [("SIGNPOST_NOTIFY__DIGEST", "often"), ("SIGNPOST_STORE__URL", "localhost:6379")];
+        let shown = parse(text, &variables).unwrap_err().to_string();
+        let lines: Vec<&str> = shown.lines().collect();
+        let expected = [
+            ("signpost.toml:2: ca.one.contact", "\"mailto:tls@a.example\""),
+            ("signpost.toml:4: ca.two.directory", "https://"),
+            ("signpost.toml:5: ca.two.contact", "mailto:"),
+            ("signpost.toml:9: issuer.self_check", "`maybe`"),
+            ("signpost.toml:10: issuer.key_types", "did you mean `rsa-2048`?"),
+            ("signpost.toml:11: issuer.listen", "127.0.0.1:9080"),
+            ("signpost.toml:12: issuer.slots", "a whole number"),
+            ("signpost.toml:13: unknown key `unknown`", ""),
+            ("signpost.toml:16: issuer.limit_reserve", "0.0 to 0.9"),
+            ("SIGNPOST_NOTIFY__DIGEST: notify.digest", "no length of time"),
+            ("SIGNPOST_STORE__URL: store.url", "expected redis://"),
+        ];
+        assert_eq!(lines.len(), expected.len(), "{shown}");
+        for (line, (begin, more)) in lines.iter().zip(expected) {
+            assert!(line.starts_with(begin) && line.contains(more), "{begin} .. {more}: {line}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_said_to_be_missing() {
+        let text = "[dns.own]\nprovider = \"rfc2136\"\nserver = \"here\"\ntsig_name = \"a\"\ntsig_secret_file = \"/s\"\n";
+        let shown = parse(text, &[]).unwrap_err().to_string();
+        assert!(shown.contains("signpost.toml:3: dns.own.server") && !shown.contains("lacks"), "{shown}");
+        let of_variable = [("SIGNPOST_DNS__OWN__PROVIDER", "webhook")];
+        let shown = parse("", &of_variable).unwrap_err().to_string();
+        assert!(shown.contains("SIGNPOST_DNS__OWN__PROVIDER: dns.own lacks url"), "{shown}");
     }
 
     #[test]

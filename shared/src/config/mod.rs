@@ -3,11 +3,14 @@
 
 mod address_prefix;
 mod agent;
+mod contradictions;
 mod dns;
+mod inspection;
 mod load;
 mod mistakes;
 mod notify;
 mod origin;
+mod places;
 mod sections;
 mod sightings;
 mod store_url;
@@ -17,6 +20,7 @@ pub use agent::{
     Agent, AgentApache, AgentCaddy, AgentFiles, AgentHaproxy, AgentHook, AgentLocal, AgentNginx,
 };
 pub use dns::{Dns, DnsPersistDraft, DnsProvider, TsigAlgorithm};
+pub use inspection::Inspection;
 pub use load::{Config, ConfigError, DEFAULT_PATH};
 pub use mistakes::Mistake;
 pub use notify::{Interval, InvalidInterval, LeastSeverity};

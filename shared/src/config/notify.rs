@@ -66,29 +66,33 @@ impl Default for LeastSeverity {
 }
 
 impl Notify {
-    /// What each value alone can't show: a key, and what is wrong about it.
-    pub(super) fn contradictions(&self) -> Vec<(&'static str, String)> {
+    /// What each value alone can't show: a key, what is wrong about it, and whether it is that something is missing.
+    pub(super) fn contradictions(&self) -> Vec<(&'static str, String, bool)> {
         let mut found = Vec::new();
-        let mut wrong =
-            |key: &'static str, message: &str| found.push((key, format!("notify.{key}: {message}")));
+        let mut add = |key: &'static str, message: &str, lacks: bool| {
+            found.push((key, format!("notify.{key}: {message}"), lacks));
+        };
         match &self.webhook_url {
             Some(url) => {
                 if !matches!(url::Url::parse(url), Ok(url) if matches!(url.scheme(), "https" | "http")) {
-                    wrong("webhook_url", "expected an https:// address");
+                    add("webhook_url", "expected an https:// address", false);
                 }
                 if self.webhook_secret_file.is_none() {
-                    wrong(
+                    add(
                         "webhook_url",
                         "needs notify.webhook_secret_file, so that the receiver can tell who calls it",
+                        true,
                     );
                 }
             }
             None => {
-                let further = self.webhook_secret_file.is_some()
-                    || self.webhook_roots_file.is_some()
-                    || !self.webhook_kinds.is_empty();
-                if further {
-                    wrong("webhook_", "without notify.webhook_url nothing is sent");
+                let further = [
+                    ("webhook_secret_file", self.webhook_secret_file.is_some()),
+                    ("webhook_roots_file", self.webhook_roots_file.is_some()),
+                    ("webhook_kinds", !self.webhook_kinds.is_empty()),
+                ];
+                if let Some((key, _)) = further.iter().find(|(_, there)| *there) {
+                    add(key, "without notify.webhook_url nothing is sent", true);
                 }
             }
         }
@@ -96,33 +100,45 @@ impl Notify {
             Some(url) => {
                 match url::Url::parse(url) {
                     Ok(url) if !matches!(url.scheme(), "smtp" | "smtps") || url.host_str().is_none() => {
-                        wrong("smtp_url", "expected smtp://host:port or smtps://host:port");
+                        add("smtp_url", "expected smtp://host:port or smtps://host:port", false);
                     }
                     Ok(url) if url.password().is_some() => {
-                        wrong("smtp_url", "the password belongs into the file of notify.smtp_password_file");
+                        add(
+                            "smtp_url",
+                            "the password belongs into the file of notify.smtp_password_file",
+                            false,
+                        );
                     }
-                    Ok(url) if url.username().is_empty() == self.smtp_password_file.is_some() => wrong(
+                    Ok(url) if url.username().is_empty() == self.smtp_password_file.is_some() => add(
                         "smtp_url",
                         "a user (smtps://user@host) and notify.smtp_password_file go together",
+                        true,
                     ),
                     Ok(_) => {}
-                    Err(_) => wrong("smtp_url", "expected smtp://host:port or smtps://host:port"),
+                    Err(_) => add("smtp_url", "expected smtp://host:port or smtps://host:port", false),
                 }
                 if self.from.is_none() || self.to.is_empty() {
-                    wrong("smtp_url", "needs notify.from and notify.to");
+                    add("smtp_url", "needs notify.from and notify.to", true);
                 }
             }
             None => {
-                if self.from.is_some() || !self.to.is_empty() || self.smtp_password_file.is_some() {
-                    wrong("smtp_", "without notify.smtp_url no mail is sent");
+                let further = [
+                    ("from", self.from.is_some()),
+                    ("to", !self.to.is_empty()),
+                    ("smtp_password_file", self.smtp_password_file.is_some()),
+                ];
+                if let Some((key, _)) = further.iter().find(|(_, there)| *there) {
+                    add(key, "without notify.smtp_url no mail is sent", true);
                 }
             }
         }
-        if let Some(address) = self.from.iter().chain(&self.to).find(|address| !address.contains('@')) {
-            wrong("to", &format!("{address:?} is no mail address"));
+        for (key, mut addresses) in [("from", self.from.as_slice().iter()), ("to", self.to.iter())] {
+            if let Some(address) = addresses.find(|address| !address.contains('@')) {
+                add(key, &format!("{address:?} is no mail address"), false);
+            }
         }
         if self.hook.first().is_some_and(|program| !program.starts_with('/')) {
-            wrong("hook", "the program needs its whole path, beginning with /");
+            add("hook", "the program needs its whole path, beginning with /", false);
         }
         found
     }

@@ -1,6 +1,9 @@
 //! Where each effective value comes from.
 
-use super::load::{Config, environment, key_path};
+use super::{
+    load::{Config, environment, key_path},
+    places::lines_of_keys,
+};
 use std::{collections::BTreeMap, fmt};
 
 /// The origin of one value.
@@ -74,24 +77,6 @@ fn without_password(url: &str) -> Option<String> {
     let (login, hosts) = authority.rsplit_once('@')?;
     let (user, _) = login.split_once(':')?;
     Some(format!("{scheme}://{user}:***@{hosts}{path}"))
-}
-
-fn lines_of_keys(text: &str) -> BTreeMap<String, usize> {
-    let mut section = String::new();
-    let mut found = BTreeMap::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if let Some(heading) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
-            section = heading.trim_matches('[').replace(['"', ' '], "");
-        } else if let Some((key, _)) = line.split_once('=')
-            && !line.starts_with('#')
-        {
-            let key = key.trim().trim_matches('"');
-            let path = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
-            found.entry(path).or_insert(number + 1);
-        }
-    }
-    found
 }
 
 #[cfg(test)]

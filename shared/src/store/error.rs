@@ -229,7 +229,7 @@ mod tests {
             assert_eq!(answered(text).is_of_its_keys(), is_of_keys, "{text}");
         }
         assert!(StoreError::corrupt("k", "odd").is_of_its_keys());
-        assert!(!StoreError::Timeout(Duration::from_secs(1)).is_of_its_keys());
+        assert!(!StoreError::Timeout(Duration::from_secs(1), String::new()).is_of_its_keys());
     }
 
     #[test]

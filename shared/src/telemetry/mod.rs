@@ -10,6 +10,15 @@ use crate::config::{LogFormat, Telemetry};
 use lines::Lines;
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
+/// Whether a filter can be read.
+///
+/// # Errors
+/// Why it can't.
+pub fn check_filter(filter: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    filter.parse::<Targets>()?;
+    Ok(())
+}
+
 /// Begins to log as the configuration says, for the rest of the process.
 ///
 /// # Errors
