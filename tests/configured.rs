@@ -105,3 +105,52 @@ async fn what_works_and_orders_nothing_is_warned_of() -> Result<()> {
     ensure!(warnings.contains("none has default = true") && !warnings.contains("ca.google"), "{checked:#}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_looks_or_is_refused_makes_no_keyring() -> Result<()> {
+    let mut signpost = Signpost::new()?;
+    let wish = signpost.write("sites", "a.example.com\n")?.display().to_string();
+    let refused: [(&[&str], &str); 3] = [
+        (&["site", "add", "a.example.com"], "no CA is configured"),
+        (&["issue", "a.example.com"], "no CA is configured"),
+        (&["apply", &wish], "no CA is configured"),
+    ];
+    for (arguments, expected) in refused {
+        let run = signpost.issuer(arguments).await?.with_code(2)?;
+        ensure!(run.stderr.contains(expected), "{arguments:?}: {}", run.stderr);
+    }
+    signpost.set("ca.mine.directory", "https://127.0.0.1:1/directory")?;
+    for verb in ["show", "rollover", "update"] {
+        let run = signpost.issuer(&["account", verb]).await?.with_code(4)?;
+        ensure!(run.stderr.contains("`issuer account create --ca mine --name default`"), "{}", run.stderr);
+    }
+    let looks: [&[&str]; 8] = [
+        &["account", "list"],
+        &["token", "list"],
+        &["frontend", "list"],
+        &["site", "list"],
+        &["status"],
+        &["events"],
+        &["tls-policy", "show"],
+        &["key", "status"],
+    ];
+    for arguments in looks {
+        signpost.issuer(arguments).await?.success()?;
+    }
+    ensure!(!signpost.key_encryption_key_file().exists(), "a keyring was made");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_is_named_with_the_setting() -> Result<()> {
+    let mut signpost = Signpost::new()?;
+    let away = harness::ports::free_address()?;
+    signpost.use_store(&format!("redis://issuer:hunter2@{away}/"))?;
+    let run = signpost.issuer(&["store", "status"]).await?.with_code(1)?;
+    let expected = format!("not reachable at {away}/, as store.url names it: ");
+    ensure!(run.stderr.contains(&expected) && !run.stderr.contains("hunter2"), "{}", run.stderr);
+    signpost.set_environment("SIGNPOST_STORE__URL", "localhost:6379");
+    let run = signpost.issuer(&["store", "status"]).await?.with_code(2)?;
+    ensure!(run.stderr.contains("SIGNPOST_STORE__URL: store.url: expected redis://"), "{}", run.stderr);
+    Ok(())
+}

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use shared::{
     config::Config,
     domain::{FailureClass, KeyType},
-    store::{Account, AccountStatus, Listing, StoredAccount},
+    store::{Account, AccountStatus, Listing, Role, Store, StoredAccount},
     vault::Vault,
 };
 use std::{
@@ -143,7 +143,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             Ok(Exit::Done)
         }
         Command::Show { which } => {
-            let desk = Desk::open(which, config, *output).await?;
+            let desk = Desk::open_existing(which, config, *output).await?;
             let stored = desk.stored().await?;
             if stored.account.status != AccountStatus::Valid {
                 show(&stored.account, None, output);
@@ -160,7 +160,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             Ok(Exit::Done)
         }
         Command::Rollover { which, key_type } => {
-            let desk = Desk::open(which, config, *output).await?;
+            let desk = Desk::open_existing(which, config, *output).await?;
             let stored = desk.stored().await?;
             if stored.account.status != AccountStatus::Valid {
                 desk.account(stored.account.key_type).await?;
@@ -173,7 +173,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             Ok(Exit::Done)
         }
         Command::Update { which } => {
-            let desk = Desk::open(which, config, *output).await?;
+            let desk = Desk::open_existing(which, config, *output).await?;
             let stored = desk.stored().await?;
             let (stored, account) = desk.account(stored.account.key_type).await?;
             let contact = desk.ca.section.contact.clone();
@@ -190,7 +190,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             Ok(Exit::Done)
         }
         Command::Deactivate { which, yes } => {
-            let desk = Desk::open(which, config, *output).await?;
+            let desk = Desk::open_existing(which, config, *output).await?;
             let stored = desk.stored().await?;
             let what = format!(
                 "the account {:?} of {} ends for good: nothing is ordered or revoked with it any more",
@@ -217,9 +217,22 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
 }
 
 impl Desk {
+    /// For an account that must be there. Where it isn't, nothing is made, no keyring either.
+    async fn open_existing(which: Which, config: Config, output: Output) -> Result<Self, Failed> {
+        let ca = Ca::of(&config, which.ca.as_deref());
+        let ca = ca.map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
+        let store = Store::open(&config.store, Role::Issuer).await.map_err(|e| of_store(&e))?;
+        if store.load_account(&ca.name, &which.name).await.map_err(|e| of_store(&e))?.is_none() {
+            let error = AccountError::Missing { ca: ca.name, name: which.name };
+            return Err(Failed::because(Exit::NotFound, "not-found", &error));
+        }
+        Self::open(which, config, output).await
+    }
+
     async fn open(which: Which, config: Config, output: Output) -> Result<Self, Failed> {
+        let ca = Ca::of(&config, which.ca.as_deref());
+        let ca = ca.map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
         let context = Context::open_to_change(config, output).await?;
-        let ca = context.ca(which.ca.as_deref())?;
         let vault = context.vault(output).await?;
         let client =
             client_for(&context.store, &ca).await.map_err(|e| Failed::because(Exit::Failed, "ca", &e))?;

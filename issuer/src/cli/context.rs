@@ -54,13 +54,12 @@ impl Context {
         if changes { Self::open_to_change(config, output).await } else { Self::open(config, output).await }
     }
 
-    /// [`Context::open`] with the keyring, which verifies records that grant something.
+    /// [`Context::open`] with the keyring, which verifies records that grant something. Where nothing is sealed there is none to
+    /// verify: who only looks makes no keyring.
     pub(super) async fn open_with_vault(config: Config, output: Output) -> Result<Self, Failed> {
         let mut context = Self::open(config, output).await?;
         let opened = open_vault_to_read(&context.store, &context.config.store).await;
-        let (vault, made) = opened.map_err(|error| of_vault(&error))?;
-        Self::tell_of_new_ring(made, output);
-        context.vault = Some(vault);
+        context.vault = opened.map_err(|error| of_vault(&error))?;
         Ok(context)
     }
 
@@ -109,6 +108,11 @@ impl Context {
             output.note(&format!("warning: {lacking}"));
         }
         Ok(found)
+    }
+
+    /// The CA that a stored site or certificate names.
+    pub(super) fn ca_of_site(&self, name: &str) -> Result<Ca, Failed> {
+        Ca::of_site(&self.config, name).map_err(|e| Failed::because(Exit::Usage, "configuration", &e))
     }
 
     pub(super) fn ca(&self, name: Option<&str>) -> Result<Ca, Failed> {

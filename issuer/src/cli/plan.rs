@@ -6,6 +6,7 @@ use super::{
     texts::read_text,
 };
 use crate::{
+    ca::CaError,
     limits::Wait,
     sites::{
         Applied, Plan, PlanError, Planned, Registry, SiteFile, WishFile, apply_file, is_word, plan_file,
@@ -61,6 +62,10 @@ pub(super) async fn plan(arguments: &Arguments, config: Config, output: &Output)
 
 pub(super) async fn apply(arguments: &Apply, config: Config, output: &Output) -> Result<Exit, Failed> {
     let Apply { arguments, remove } = arguments;
+    if config.ca.is_empty() {
+        let message = shared::error::chain(&CaError::NoneConfigured);
+        return Err(Failed::new(Exit::Usage, "configuration", message));
+    }
     let file = arguments.read(*output).await?;
     let context = Context::open_to_change(config, *output).await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));

@@ -148,7 +148,7 @@ async fn revoke(
             Failed::new(Exit::Failed, "store", message)
         })?;
         let leaf = certificate.leaf().map_err(|e| Failed::because(Exit::Failed, "store", &e))?;
-        let ca = context.ca(Some(&certificate.ca))?;
+        let ca = context.ca_of_site(&certificate.ca)?;
         let client =
             client_for(&context.store, &ca).await.map_err(|e| Failed::because(Exit::Failed, "ca", &e))?;
         let answer = match arguments.by {

@@ -7,7 +7,10 @@ use super::{
     site_names::{more_than_named, names_after},
     status,
 };
-use crate::sites::{Change, HstsWish, Kind, Registry, SiteError, SiteWish, WishError};
+use crate::{
+    ca::Terms,
+    sites::{Change, HstsWish, Kind, Registry, SiteError, SiteWish, WishError},
+};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use shared::{
@@ -174,6 +177,11 @@ impl Settings {
 }
 
 pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
+    if let Command::Add { settings, .. } = &command {
+        // Before a store is opened, or a keyring made, for what can't be.
+        let terms = Terms::of(&config, settings.ca.as_deref());
+        terms.map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
+    }
     let context =
         Context::open_for(!matches!(command, Command::List { .. } | Command::Show { .. }), config, *output)
             .await?;

@@ -43,7 +43,7 @@ pub enum AccountError {
     Deactivated { ca: String, name: String },
     #[error("there is an account {name:?} of {ca} already: {url}")]
     Exists { ca: String, name: String, url: String },
-    #[error("there is no account {name:?} of {ca}")]
+    #[error("there is no account {name:?} of {ca}: `issuer account create --ca {ca} --name {name}` makes it")]
     Missing { ca: String, name: String },
     #[error("the CA knows no account with this key")]
     UnknownToCa,

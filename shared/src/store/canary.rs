@@ -84,23 +84,29 @@ pub async fn open_vault(
     Ok((vault, made))
 }
 
-/// [`open_vault`] for who only reads: a store in which nothing is sealed, because it is new or was emptied, is left as it is.
+/// [`open_vault`] for who only reads: a store in which nothing is sealed, because it is new or was emptied, is left as it is. A new
+/// embedded store without a keyring has nothing to verify: `None`.
 ///
 /// # Errors
 /// As [`open_vault`].
 pub async fn open_vault_to_read(
     store: &Store,
     section: &StoreSection,
-) -> Result<(Arc<Vault>, Option<PathBuf>), VaultError> {
+) -> Result<Option<Arc<Vault>>, VaultError> {
     let marks = store.load_vault_marks().await?;
-    if marks.canaries.is_empty()
-        && let Ok(vault) = Vault::of_file(&section.key_encryption_key_file)
-    {
-        let vault = store.grants.hold(vault);
-        vault.set_marks(marks);
-        return Ok((vault, None));
+    if marks.canaries.is_empty() {
+        match Vault::of_file(&section.key_encryption_key_file) {
+            Ok(vault) => {
+                let vault = store.grants.hold(vault);
+                vault.set_marks(marks);
+                return Ok(Some(vault));
+            }
+            Err(KeyringError::Missing(_)) if store.embedded.is_some() => return Ok(None),
+            // It says what is wrong.
+            Err(_) => {}
+        }
     }
-    open_vault(store, section).await
+    Ok(Some(open_vault(store, section).await?.0))
 }
 
 /// How a node's keyring and a store are to each other.

@@ -81,6 +81,10 @@ pub(super) async fn run(
     arguments.from.check(&config)?;
     let is_renewal = urge != Urge::Lack;
     let ca = Ca::of(&config, arguments.from.ca.as_deref());
+    // Nobody can be asked, whosever the names are.
+    if config.ca.is_empty() {
+        ca.as_ref().map_err(|e| Failed::because(Exit::Usage, "configuration", e))?;
+    }
     let refused = match &ca {
         Ok(ca) if !is_renewal => refused(&names, ca, &arguments, &config),
         _ => Vec::new(),
@@ -122,7 +126,8 @@ pub(super) async fn run(
         let issuance = match opened.get(&whom.key()) {
             Some(issuance) => Arc::clone(issuance),
             None => {
-                let ca = ca_of(&context.config, Some(&whom.ca))?;
+                let ca = Ca::of_site(&context.config, &whom.ca)
+                    .map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
                 let (store, vault) = (context.store.clone(), Arc::clone(&vault));
                 let issuance = Issuance::open_as(&whom.account, store, vault, ca, &context.config).await;
                 let issuance = Arc::new(issuance.map_err(|e| of_setup(&e))?);
