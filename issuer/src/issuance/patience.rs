@@ -163,7 +163,11 @@ mod tests {
         let passing = write(|| {
             tries.set(tries.get() + 1);
             let is_back = tries.get() > 2;
-            std::future::ready(if is_back { Ok(()) } else { Err(StoreError::Timeout(Duration::ZERO)) })
+            std::future::ready(if is_back {
+                Ok(())
+            } else {
+                Err(StoreError::Timeout(Duration::ZERO, String::new()))
+            })
         });
         assert!(passing.await.is_ok() && tries.get() == 3);
     }
