@@ -34,6 +34,9 @@ async fn a_certificate_is_issued_over_tls_by_a_user_with_the_rights_of_its_role(
     stage.signpost.set("store.password_file", wrong.display().to_string())?;
     let refused = stage.run_issue(&["other.example"]).await?;
     ensure!(refused.code()? == 1 && !refused.stderr.contains("guess"), "{}", refused.stderr);
+    for told in ["refused the login at ", "store.url", &wrong.display().to_string()] {
+        ensure!(refused.stderr.contains(told), "{told} in {}", refused.stderr);
+    }
     Ok(())
 }
 

@@ -23,7 +23,7 @@ const PAGE: usize = 500;
 #[derive(Debug, clap::Args)]
 pub(super) struct Retry {
     /// Hostnames, or ids, of the sites that are tried again now, whatever their pause
-    #[arg(required_unless_present_any = ["all", "ca"])]
+    #[arg(required_unless_present_any = ["all", "ca"], value_name = "NAME, or --all, or --ca CA")]
     names: Vec<String>,
     /// Everything that fails or is parked
     #[arg(long, conflicts_with = "names")]
@@ -40,7 +40,7 @@ pub(super) struct Retry {
 #[derive(Debug, clap::Args)]
 pub(super) struct Renew {
     /// Hostnames whose certificates are renewed now where they are due
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present = "all", value_name = "NAME, or --all")]
     names: Vec<String>,
     /// Every site, by the daemon
     #[arg(long, conflicts_with = "names")]

@@ -16,6 +16,7 @@ use shared::{
 pub(super) enum Command {
     /// Every tenant
     List,
+    /// What a tenant's new sites get
     Show {
         name: String,
     },

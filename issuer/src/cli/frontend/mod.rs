@@ -29,6 +29,7 @@ pub(super) enum Command {
     Add(Add),
     /// Every frontend
     List,
+    /// One frontend: what it sees, and who it is
     Show {
         name: FrontendName,
     },
