@@ -2,7 +2,11 @@
 //! work to do.
 
 use crate::text::printable;
-use std::io::{self, Write};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::{
+    io::{self, Write},
+    os::fd::AsFd,
+};
 
 /// Writes text to standard output, to its end.
 ///
@@ -20,6 +24,17 @@ pub fn tell(line: &str) {
 /// Whether nobody reads any more, which is the reader's own choice (`| head -1`).
 pub fn is_reader_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// The same of standard output, where nothing is to be written at present.
+pub fn has_reader_gone() -> bool {
+    is_reader_gone_from(&io::stdout())
+}
+
+fn is_reader_gone_from(out: &impl AsFd) -> bool {
+    let mut asked = [PollFd::new(out, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().contains(PollFlags::ERR)
 }
 
 fn print_to(out: &mut impl Write, text: &str) -> io::Result<()> {
@@ -46,7 +61,9 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         assert!(!is_reader_gone(&error));
         let (reader, mut writer) = io::pipe().unwrap();
+        assert!(!is_reader_gone_from(&writer));
         drop(reader);
+        assert!(is_reader_gone_from(&writer));
         assert!(is_reader_gone(&print_to(&mut writer, "token").unwrap_err()));
     }
 }

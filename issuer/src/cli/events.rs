@@ -98,6 +98,9 @@ async fn follow(
             }
             Err(error) => return Err(of_store(&error)),
         }
+        if shared::printing::has_reader_gone() {
+            return Ok(Exit::Done);
+        }
         tokio::time::sleep(POLL).await;
     }
 }

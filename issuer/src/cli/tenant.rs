@@ -17,9 +17,7 @@ pub(super) enum Command {
     /// Every tenant
     List,
     /// What a tenant's new sites get
-    Show {
-        name: String,
-    },
+    Show { name: String },
     /// What the tenant's new sites get where nothing else is said; makes the tenant where there is none
     Set {
         name: String,

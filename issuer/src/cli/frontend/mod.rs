@@ -30,9 +30,7 @@ pub(super) enum Command {
     /// Every frontend
     List,
     /// One frontend: what it sees, and who it is
-    Show {
-        name: FrontendName,
-    },
+    Show { name: FrontendName },
     /// Change what it sees: what is not named stays
     Set(Set),
     /// Take back its access: effective with its next request
