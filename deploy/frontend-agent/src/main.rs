@@ -50,7 +50,7 @@ use jiff::Timestamp;
 use shared::{
     error::chain,
     printing::{self, is_reader_gone, tell},
-    text::with_moments,
+    text::{to_document, with_moments},
 };
 use std::{
     io::{ErrorKind, IsTerminal},
@@ -149,7 +149,7 @@ fn execute(arguments: &Arguments) -> anyhow::Result<bool> {
                 }
                 anyhow::Ok(report)
             })?;
-            say(&if arguments.json { serde_json::to_string_pretty(&report)? } else { to_text(&report) })?;
+            say(&if arguments.json { format!("{:#}", to_document(&report)) } else { to_text(&report) })?;
             if !report.is_success() && !arguments.json {
                 tell(&format!("frontend-agent: {}", report.problems()));
             }
@@ -159,7 +159,7 @@ fn execute(arguments: &Arguments) -> anyhow::Result<bool> {
             let directory = Directory::existing(&StoreConfig::load(file)?);
             let overview = Overview::of(&directory).map_err(|error| without_data(error, &directory))?;
             say(&if arguments.json {
-                serde_json::to_string_pretty(&overview)?
+                format!("{:#}", to_document(&overview))
             } else {
                 with_moments(&overview.to_text(Timestamp::now())).into_owned()
             })?;

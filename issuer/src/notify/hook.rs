@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use shared::{
     config::Notify,
     store::{EventCursor, StoreError, StoredEvent},
+    text::to_document,
 };
 use std::{io, path::Path, process::Stdio, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command};
@@ -109,7 +110,7 @@ impl Receiver for Hook {
 }
 
 async fn run(command: &[String], stored: &StoredEvent, limit: Duration) -> Result<(), NotDone> {
-    let mut input = serde_json::to_vec(stored).expect("events are plain data");
+    let mut input = serde_json::to_vec(&to_document(stored)).expect("events are plain data");
     input.push(b'\n');
     let (program, arguments) = command.split_first().expect("a hook has a program");
     let mut child = Command::new(program)

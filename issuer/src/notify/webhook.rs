@@ -16,6 +16,7 @@ use shared::{
     config::Notify,
     digest::hex,
     store::{EventCursor, StoreError, ToldChange},
+    text::to_document,
 };
 use std::{
     path::Path,
@@ -165,7 +166,7 @@ impl Webhook {
 
     async fn post(&self, id: &str, window: &Window) -> Result<(), NotDelivered> {
         let sent = Timestamp::now();
-        let body = serde_json::to_vec(&window.body(id, sent)).expect("events are plain data");
+        let body = serde_json::to_vec(&to_document(&window.body(id, sent))).expect("events are plain data");
         let signature =
             sign(self.secret.as_bytes(), sent.as_second(), &body).map_err(NotDelivered::Signature)?;
         let request = self
