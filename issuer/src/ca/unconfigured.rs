@@ -48,7 +48,7 @@ pub async fn unconfigured(
 /// # Errors
 /// The store's.
 pub async fn may_lack_sections(store: &Store, config: &Config) -> Result<bool, StoreError> {
-    Ok(store.list_accounts().await?.iter().any(|account| !config.ca.contains_key(&account.ca)))
+    Ok(store.list_accounts().await?.found.iter().any(|account| !config.ca.contains_key(&account.ca)))
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ pub enum StoreError {
     )]
     LacksRight(String),
     #[error("store.url can't be used")]
-    Url(#[source] redis::RedisError),
+    Url(#[source] RedisError),
     #[error("{0}")]
     Credentials(String),
 }
@@ -146,8 +146,8 @@ impl StoreError {
     }
 }
 
-impl From<redis::RedisError> for StoreError {
-    fn from(error: redis::RedisError) -> Self {
+impl From<RedisError> for StoreError {
+    fn from(error: RedisError) -> Self {
         let error = first_of_pipeline(error);
         match error.code() {
             Some("FENCED") => Self::Fenced,
@@ -177,7 +177,7 @@ impl From<redis::RedisError> for StoreError {
 }
 
 /// A pipeline's error has no code; the first of its commands' errors has.
-pub(super) fn first_of_pipeline(error: redis::RedisError) -> redis::RedisError {
+pub(super) fn first_of_pipeline(error: RedisError) -> RedisError {
     match error.clone().into_server_errors().as_deref() {
         Some([(_, first), ..]) => first.clone().into(),
         _ => error,
