@@ -67,7 +67,7 @@ async fn what_can_not_be_used_is_said_at_once_and_with_its_place() -> Result<()>
     signpost.set("notify.webhook_secret_file", "/nonexistent/secret")?;
     signpost.set("sightings.allow_url", "https://127.0.0.1:1/")?;
     signpost.set("sightings.allow_token_file", "/nonexistent/token")?;
-    signpost.set("telemetry.log", "info,=,")?;
+    signpost.set("telemetry.log", "info,issuer=loud")?;
     signpost.set_environment("SIGNPOST_STORE__PASSWORD_FILE", "/nonexistent/password");
     let run = signpost.issuer(&["config", "check"]).await?.with_code(2)?;
     let said = run.stderr;
