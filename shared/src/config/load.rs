@@ -191,7 +191,7 @@ mod tests {
             ("signpost.toml:4: ca.two.directory", "https://"),
             ("signpost.toml:5: ca.two.contact", "mailto:"),
             ("signpost.toml:9: issuer.self_check", "`maybe`"),
-            ("signpost.toml:10: issuer.key_types", "did you mean `rsa-2048`?"),
+            ("signpost.toml:10: issuer.key_types", "use ecdsa-p256"),
             ("signpost.toml:11: issuer.listen", "127.0.0.1:9080"),
             ("signpost.toml:12: issuer.slots", "a whole number"),
             ("signpost.toml:13: unknown key `unknown`", ""),
