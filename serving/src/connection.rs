@@ -94,12 +94,13 @@ pub(crate) async fn serve(
         }
         // What a client does to its own connection is its own business.
         Ok(Err(_)) => {}
+        // A client that has nothing to ask has done nothing wrong, and hears nothing that it would take for an answer.
+        Err(Cut::Late(Phase::Idle)) => {}
+        Err(Cut::Late(Phase::Head)) if life.is_silent() => {}
         Err(Cut::Late(Phase::Head)) => {
             traffic.note(Fault::slow);
             say(stream, TOO_SLOW).await;
         }
-        // A client that has nothing to ask has done nothing wrong.
-        Err(Cut::Late(Phase::Idle)) => {}
         Err(Cut::Late(_)) => traffic.note(Fault::slow),
         Err(Cut::Displaced) => traffic.note(Fault::displaced),
         Err(Cut::TooLarge) => {

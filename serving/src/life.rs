@@ -120,9 +120,19 @@ impl Life {
         self.unread_body.get()
     }
 
-    /// The handshake is done.
+    /// The handshake is done. Clients make connections in reserve: one without a request is as one between two of them.
     pub(crate) fn shook_hands(&self) {
-        self.enter(Phase::Head, self.bounds.head);
+        self.wait_for_request();
+    }
+
+    fn wait_for_request(&self) {
+        self.enter(Phase::Idle, self.bounds.idle);
+        self.deadline.set(self.deadline.get().min(self.end));
+    }
+
+    /// Whether nothing has come of the request that is waited for.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.ahead.get() == 0
     }
 
     /// Its time is over, if it is.
@@ -245,8 +255,7 @@ impl Life {
             } else if self.ahead.get() > 0 {
                 self.enter(Phase::Head, self.bounds.head);
             } else {
-                self.enter(Phase::Idle, self.bounds.idle);
-                self.deadline.set(self.deadline.get().min(self.end));
+                self.wait_for_request();
             }
         }
         if self.is_withheld.replace(false) {
@@ -304,6 +313,28 @@ mod tests {
         life.answered(10);
         life.encoded();
         life.flushed();
+    }
+
+    /// As the second one that a client opens while its first one is not free yet, and never needs.
+    #[test]
+    fn a_connection_in_reserve_is_no_slow_one() {
+        let life = Life::new(Rc::new(Bounds::usual()), Phase::Handshake);
+        life.shook_hands();
+        assert_eq!(life.phase(), Phase::Idle);
+        assert!(life.waiting_since().is_some(), "it goes first where a place is needed");
+        let deadline = life.deadline();
+        assert!(deadline > Instant::now() + Duration::from_secs(30));
+        life.check_time(deadline);
+        assert_eq!(life.cut(), Some(Cut::Late(Phase::Idle)));
+        // What has begun has the time of a request.
+        let life = Life::new(Rc::new(Bounds::usual()), Phase::Handshake);
+        life.shook_hands();
+        life.bytes_came(1);
+        assert_eq!(life.phase(), Phase::Head);
+        assert!(life.deadline() <= Instant::now() + Duration::from_secs(5));
+        // Without a handshake it is not waited for as long, and is silent all the same.
+        let life = new_life(Duration::from_secs(3_600));
+        assert!(life.is_silent() && life.deadline() <= Instant::now() + Duration::from_secs(5));
     }
 
     #[test]
