@@ -1,7 +1,10 @@
 //! A command of the operator, for everything that no adapter knows: it reads on its standard input what changed, and is told
 //! again until it succeeds.
 
-use super::{Applied, Served, Server, ServerError, View, command::run};
+use super::{
+    Applied, Served, Server, ServerError, View,
+    command::{self, run},
+};
 use crate::wire::ItemId;
 use serde::Serialize;
 use shared::{config::AgentHook, digest::hex};
@@ -78,8 +81,8 @@ impl Server for Hook {
         let message =
             serde_json::to_vec(&Message { changed, removed }).map_err(|error| failed(error.into()))?;
         let command = &self.settings.command;
-        run(command, &message)
-            .map_err(|output| ServerError::Reload { command: command.join(" "), output })?;
+        run(command, &message, command::OTHER)
+            .map_err(|error| ServerError::Reload { command: command.join(" "), output: error.to_string() })?;
         if !view.directory.of_adapter(NAME).exists() {
             view.directory.make_directory(&view.directory.of_adapter(NAME)).map_err(failed)?;
         }

@@ -50,7 +50,7 @@ pub(crate) trait Server: Send {
     /// Whether the server's own test agrees with what would be written. Its files are what they were after it.
     ///
     /// # Errors
-    /// [`ServerError::Refused`] with what it says.
+    /// [`ServerError::Refused`] with what it says; [`ServerError::Hung`] where it says nothing.
     fn test(&mut self, _view: &View<'_>) -> Result<(), ServerError> {
         Ok(())
     }
@@ -124,6 +124,9 @@ pub(crate) enum ServerError {
     Write(&'static str, #[source] io::Error),
     #[error("{command} refuses the configuration, the former one is back in place: {output}")]
     Refused { command: String, output: String },
+    /// It says nothing about what was to be tested.
+    #[error("{command} hangs, the former configuration is back in place: {reason}")]
+    Hung { command: String, reason: String },
     #[error("{command} failed: {output}")]
     Reload { command: String, output: String },
     #[error("haproxy: nobody answers at {0}; when it starts, it reads the list")]

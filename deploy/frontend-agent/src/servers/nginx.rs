@@ -20,6 +20,13 @@ impl Nginx {
         let AgentNginx { test, reload, min_reload_seconds } = settings;
         Self(Reloader::new("nginx", test, reload, min_reload_seconds))
     }
+
+    /// With less time for its test.
+    #[cfg(test)]
+    pub(super) fn hurried(mut self, patience: std::time::Duration) -> Self {
+        self.0.patience = patience;
+        self
+    }
 }
 
 impl Server for Nginx {

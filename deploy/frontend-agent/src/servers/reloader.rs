@@ -1,7 +1,10 @@
 //! Files that a server reads when it is told to: written, tested, put back when they are refused, and then reloaded, not too
 //! often.
 
-use super::{Applied, ServerError, command::run};
+use super::{
+    Applied, ServerError,
+    command::{self, CommandError, run},
+};
 use crate::disk::{Directory, sync_directory};
 use std::{
     fs, io,
@@ -29,6 +32,8 @@ pub(super) struct Reloader {
     pub(super) server: &'static str,
     pub(super) test: Vec<String>,
     pub(super) reload: Vec<String>,
+    /// Until the test has to be done.
+    pub(super) patience: Duration,
     /// Between two reloads, seconds; 0: no pause at all.
     pub(super) min_seconds: u64,
     /// When it was reloaded last, and how long it has to be left alone from then on.
@@ -42,7 +47,7 @@ impl Reloader {
         reload: Vec<String>,
         min_seconds: u64,
     ) -> Self {
-        Self { server, test, reload, min_seconds, reloaded: None }
+        Self { server, test, reload, patience: command::TEST, min_seconds, reloaded: None }
     }
 
     pub(super) fn differs(&self, directory: &Directory, wanted: &[Wanted]) -> bool {
@@ -54,7 +59,7 @@ impl Reloader {
 
     /// Whether the server's test refuses the files as they are.
     pub(super) fn refuses_the_present(&self) -> bool {
-        run(&self.test, &[]).is_err()
+        matches!(run(&self.test, &[], self.patience), Err(CommandError::Failed(_)))
     }
 
     /// What a file holds now; nothing where it is not there.
@@ -75,7 +80,7 @@ impl Reloader {
     /// Whether the server's test agrees with these files. They are what they were after it. `place` as in [`Reloader::apply`].
     ///
     /// # Errors
-    /// [`ServerError::Refused`].
+    /// [`ServerError::Refused`] and [`ServerError::Hung`].
     pub(super) fn test(
         &self,
         directory: &Directory,
@@ -85,15 +90,25 @@ impl Reloader {
         let files = self.files(directory, wanted, &place);
         let changes = files.changes(wanted)?;
         files.write(&changes)?;
-        let answer = run(&self.test, &[]);
+        let answer = self.run_test();
         files.put_back(&changes)?;
-        answer.map_err(|output| ServerError::Refused { command: self.test.join(" "), output })
+        answer
+    }
+
+    fn run_test(&self) -> Result<(), ServerError> {
+        let command = || self.test.join(" ");
+        run(&self.test, &[], self.patience).map_err(|error| match error {
+            CommandError::Failed(output) => ServerError::Refused { command: command(), output },
+            hung @ CommandError::Hung(..) => {
+                ServerError::Hung { command: command(), reason: hung.to_string() }
+            }
+        })
     }
 
     /// `place` is told what the first file holds whenever it was written.
     ///
     /// # Errors
-    /// [`ServerError::Refused`] after the former files are back; [`ServerError::Reload`] with the new ones in place, so that a
+    /// [`ServerError::Refused`] and [`ServerError::Hung`] after the former files are back; [`ServerError::Reload`] with the new ones in place, so that a
     /// reload is owed.
     pub(super) fn apply(
         &mut self,
@@ -112,13 +127,15 @@ impl Reloader {
         }
         files.write(&changes)?;
         let started = Instant::now();
-        if let Err(output) = run(&self.test, &[]) {
+        if let Err(error) = self.run_test() {
             files.put_back(&changes)?;
-            return Err(ServerError::Refused { command: self.test.join(" "), output });
+            return Err(error);
         }
         files.forget_former().map_err(|error| ServerError::Write(self.server, error))?;
-        run(&self.reload, &[])
-            .map_err(|output| ServerError::Reload { command: self.reload.join(" "), output })?;
+        run(&self.reload, &[], command::OTHER).map_err(|error| ServerError::Reload {
+            command: self.reload.join(" "),
+            output: error.to_string(),
+        })?;
         self.reloaded = match self.min_seconds {
             0 => None,
             least => Some((Instant::now(), Duration::from_secs(least).max(started.elapsed() * REST))),

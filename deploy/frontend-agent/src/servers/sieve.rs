@@ -18,7 +18,8 @@ use std::{
 
 /// What was refused is tried again so often: the server's configuration may be another by then.
 const TRY_AGAIN: Duration = Duration::from_secs(600);
-/// So many tests, and so long, for finding out at one time: less than the `TimeoutStopSec` of the agent's unit. Names that were
+/// So many tests, and so long, for finding out at one time: with the commands before and after, less than the `TimeoutStopSec` of the
+/// agent's unit. Names that were
 /// not tried until then wait for the next pass.
 const MOST_TESTS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -122,9 +123,13 @@ impl Shown {
         let mut applied = self.server.apply(&View { names: &names, tls, ..*view });
         if let Err(ServerError::Refused { output, .. }) = &applied {
             let output = output.clone();
-            if let Some((good, spoken)) = self.sift(&View { names: &names, tls, ..*view }, spoken, &output) {
-                applied = self.server.apply(&View { names: &good, tls: spoken.as_ref(), ..*view });
-                (names, policy) = (good, spoken);
+            match self.sift(&View { names: &names, tls, ..*view }, spoken, &output) {
+                Ok(Some((good, spoken))) => {
+                    applied = self.server.apply(&View { names: &good, tls: spoken.as_ref(), ..*view });
+                    (names, policy) = (good, spoken);
+                }
+                Ok(None) => {}
+                Err(hung) => applied = Err(hung),
             }
         }
         if matches!(applied, Ok(Applied::Nothing | Applied::Changed { .. })) {
@@ -169,31 +174,39 @@ impl Shown {
     }
 
     /// What of it is taken. `None` where nothing of it is what is refused, or what is not known yet.
+    ///
+    /// # Errors
+    /// [`ServerError::Hung`]: a test that does not end says nothing about names, and nothing is taken from it.
     fn sift(
         &mut self,
         view: &View<'_>,
         spoken: Option<&TlsPolicy>,
         output: &str,
-    ) -> Option<(Names, Option<TlsPolicy>)> {
+    ) -> Result<Option<(Names, Option<TlsPolicy>)>, ServerError> {
         let until = Instant::now() + PATIENCE;
         let held = self.server.holds(view);
-        let mut tests = Tests { server: &mut *self.server, view, left: MOST_TESTS, until };
+        let mut tests = Tests { server: &mut *self.server, view, left: MOST_TESTS, until, hung: None };
         // Where it can't be seen in a test, nothing can be found out.
-        tests.run(view.names, view.tls).err()?;
+        if tests.run(view.names, view.tls).is_ok() {
+            return Ok(None);
+        }
         let is_new_policy = view.tls != spoken;
         if is_new_policy && tests.run(view.names, spoken).is_ok() {
             self.refused_policy = view.tls.map(|policy| (policy.clone(), output.to_owned()));
             self.found = Some(Instant::now());
-            return Some((view.names.clone(), spoken.cloned()));
+            return Ok(Some((view.names.clone(), spoken.cloned())));
         }
         let (mut good, mut is_repair) = (held.clone(), false);
         if tests.run(&good, spoken).is_err() {
+            tests.is_heard()?;
             if held.is_empty() || !tests.server.refuses_the_present() {
-                return None;
+                return Ok(None);
             }
             is_repair = true;
             good.clear();
-            tests.run(&good, spoken).ok()?;
+            if tests.run(&good, spoken).is_err() {
+                return tests.is_heard().map(|()| None);
+            }
         }
         let others = view.names.iter().filter(|(name, id)| good.get(*name) != Some(*id));
         let others = others.map(|(name, id)| (Arc::clone(name), id.clone()));
@@ -203,7 +216,9 @@ impl Shown {
         tests.add(&mut good, &others, spoken, &mut bad);
         tests.add(&mut good, &suspects, spoken, &mut bad);
         let mut policy = view.tls;
-        if is_new_policy && let Err(reason) = tests.run(&good, view.tls) {
+        let new_policy = if is_new_policy { tests.run(&good, view.tls) } else { Ok(()) };
+        tests.is_heard()?;
+        if let Err(reason) = new_policy {
             self.refused_policy = view.tls.map(|refused| (refused.clone(), reason));
             policy = spoken;
         }
@@ -220,7 +235,7 @@ impl Shown {
             let instead = before.filter(|_| !is_repair).cloned();
             self.refused.insert(name, Refusal { id, directory, reason, is_tried, instead });
         }
-        is_known.then(|| (good, policy.cloned()))
+        Ok(is_known.then(|| (good, policy.cloned())))
     }
 }
 
@@ -252,18 +267,33 @@ struct Tests<'a> {
     view: &'a View<'a>,
     left: usize,
     until: Instant,
+    /// One of them did not end: there are no more.
+    hung: Option<ServerError>,
 }
 
 impl Tests<'_> {
     /// # Errors
     /// What the server says.
     fn run(&mut self, names: &Names, tls: Option<&TlsPolicy>) -> Result<(), String> {
+        if self.hung.is_some() {
+            return Err(String::new());
+        }
         self.left = self.left.saturating_sub(1);
         match self.server.test(&View { names, tls, ..*self.view }) {
             Err(ServerError::Refused { output, .. }) => Err(output),
+            Err(hung @ ServerError::Hung { .. }) => {
+                (self.left, self.hung) = (0, Some(hung));
+                Err(String::new())
+            }
             Err(error) => Err(shared::error::chain(&error)),
             Ok(()) => Ok(()),
         }
+    }
+
+    /// # Errors
+    /// [`ServerError::Hung`], where one of them did not end.
+    fn is_heard(&mut self) -> Result<(), ServerError> {
+        self.hung.take().map_or(Ok(()), Err)
     }
 
     /// Adds those that the server takes to the good ones, by halves.

@@ -19,7 +19,7 @@ use shared::{
     config::{AgentFiles, AgentNginx},
     domain::TlsPolicy,
 };
-use std::fs;
+use std::{fs, time::Duration};
 
 /// A server with a test of its own, a shell script that knows its directory as DIR; it counts its tests.
 struct World {
@@ -27,6 +27,7 @@ struct World {
     directory: Directory,
     adapter: &'static str,
     shown: Shown,
+    commands: AgentNginx,
     /// What was refused last.
     refused: Vec<RefusedItem>,
 }
@@ -44,7 +45,8 @@ impl World {
         let root = tempfile::tempdir().unwrap();
         let directory = Directory::open(&StoreConfig::at(root.path().join("agent"))).unwrap();
         let shown = Shown::new(Box::new(super::traefik::Traefik));
-        let mut world = Self { root, directory, adapter, shown, refused: Vec::new() };
+        let commands = AgentNginx { test: Vec::new(), reload: Vec::new(), min_reload_seconds: 0 };
+        let mut world = Self { root, directory, adapter, shown, commands, refused: Vec::new() };
         world.restart(condition);
         world
     }
@@ -56,9 +58,10 @@ impl World {
         let script = format!("echo test >> {log}; {}", condition.replace("DIR", &own).replace("LOG", &log));
         let command = |script: &str| ["sh", "-c", script].map(str::to_owned).to_vec();
         let (test, reload) = (command(&script), command(&format!("echo reload >> {log}")));
+        self.commands = AgentNginx { test: test.clone(), reload: reload.clone(), min_reload_seconds: 0 };
         let server: Box<dyn Server> = match self.adapter {
             "files" => Box::new(Files::new(AgentFiles { test, reload, min_reload_seconds: 0 })),
-            _ => Box::new(Nginx::new(AgentNginx { test, reload, min_reload_seconds: 0 })),
+            _ => Box::new(Nginx::new(self.commands.clone())),
         };
         self.shown = Shown::new(server);
         self.shown.recall(&self.refused);
@@ -130,6 +133,33 @@ fn what_is_refused_is_left_out_and_everything_else_goes_live() {
     assert_eq!((again.applied.unwrap(), again.refused.len()), (Applied::Nothing, 3));
     assert_eq!(world.tests(), tests);
     assert!(tests < 20, "{tests} tests");
+}
+
+#[test]
+fn a_test_that_hangs_is_ended_and_says_nothing_about_names() {
+    let mut world = World::new(
+        "if grep -q bad DIR/map.conf; then exit 1; elif grep -q slow DIR/map.conf; then sleep 500; fi",
+    );
+    world.shown = Shown::new(Box::new(Nginx::new(world.commands.clone()).hurried(Duration::from_secs(3))));
+    world.show(&["a.example"], None, None).applied.unwrap();
+    let map = world.read("map.conf");
+    let hangs = |sifted: Sifted| {
+        let told = sifted.applied.unwrap_err().to_string();
+        assert!(told.contains("hangs") && told.contains("not done after 3 s"), "{told}");
+        assert!(sifted.refused.is_empty() && sifted.policy_refused.is_none() && sifted.policy.is_none());
+    };
+    // There is no second test, and nobody is left out.
+    let tests = world.tests();
+    hangs(world.show(&["a.example", "b.example", "slow.example"], None, None));
+    assert_eq!((world.tests(), world.read("map.conf")), (tests + 1, map.clone()));
+    // Nor where something else is refused, and it hangs while that is found out.
+    hangs(world.show(&["a.example", "bad.example", "slow.example"], None, None));
+    assert_eq!(world.read("map.conf"), map);
+    // It does not hang any more.
+    let shown = world.show(&["a.example", "bad.example", "b.example"], None, None);
+    assert_eq!(shown.applied.unwrap(), Applied::Changed { reloaded: true });
+    assert_eq!(shown.refused.len(), 1);
+    assert!(world.read("map.conf").contains("b.example"));
 }
 
 #[test]
