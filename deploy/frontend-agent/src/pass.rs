@@ -32,6 +32,8 @@ pub(crate) struct Pass<'a> {
     /// Items that the centre still has, in a pass that asks for everything.
     seen: HashSet<ItemId>,
     gone: BTreeSet<ItemId>,
+    /// Items of which the centre gave out nothing in this pass.
+    missing: BTreeSet<ItemId>,
     /// What is asked for is everything, of a store that may have gone back.
     in_doubt: bool,
     /// Something in the answer can't be read: nobody knows what it meant.
@@ -69,6 +71,7 @@ impl<'a> Pass<'a> {
             report: Report::default(),
             seen: HashSet::new(),
             gone: BTreeSet::new(),
+            missing: BTreeSet::new(),
             in_doubt: false,
             unreadable: false,
         })
@@ -106,6 +109,7 @@ impl<'a> Pass<'a> {
             self.take_note_of_the_absent(now);
             if !self.unreadable {
                 self.status.unreadable = None;
+                self.forget_failures_of_the_absent();
             }
         }
         let mut over = self.no_longer_kept(now);
@@ -170,6 +174,25 @@ impl<'a> Pass<'a> {
         } else {
             self.gone.extend(absent);
         }
+    }
+
+    /// What is neither listed nor served has nothing to fail at.
+    fn forget_failures_of_the_absent(&mut self) {
+        let Self { seen, index, status, .. } = self;
+        let is_served = |id: &ItemId| index.get(id).is_some_and(Live::is_in_service);
+        status.failed.retain(|id, _| seen.contains(id) || is_served(id));
+    }
+
+    /// The centre has announced an item, or it is served, and nothing of it is given out. That it is gone may be on its way; where
+    /// it does not come, the item is told of.
+    fn note_missing(&mut self, id: &ItemId, names: Vec<String>) {
+        if self.status.failed.contains_key(id) {
+            let reason = "the centre gives out nothing of it, and has not said that it is gone".to_owned();
+            self.report.failed.push(Failed { id: Some(id.clone()), names: names.clone(), reason });
+        }
+        self.missing.insert(id.clone());
+        let reason = "the centre gave out nothing of it; it is asked for again".to_owned();
+        self.status.note_failure(id, names, reason);
     }
 
     async fn take_page(&mut self, client: &Client, page: Changes) -> Result<(), SyncError> {
@@ -255,6 +278,7 @@ impl<'a> Pass<'a> {
         for failed in &self.report.failed {
             failed.id.as_ref().map(|id| wanted.remove(id));
         }
+        wanted.retain(|id, _| !self.missing.contains(id));
         self.fetch(client, wanted).await
     }
 
@@ -274,8 +298,10 @@ impl<'a> Pass<'a> {
                         self.status.failed.remove(&id);
                         self.index.insert(id, live);
                     }
-                    // The change that says so is on its way.
-                    Installed::Gone => drop(self.status.failed.remove(&id)),
+                    Installed::Gone => {
+                        let names = wanted.get(&id).cloned().unwrap_or_default();
+                        self.note_missing(&id, names);
+                    }
                     Installed::Failed(reason) => {
                         let names = wanted.get(&id).cloned().unwrap_or_default();
                         self.status.note_failure(&id, names.clone(), reason.clone());

@@ -177,8 +177,66 @@ async fn one_bad_item_is_reported_tried_again_and_the_others_are_published() {
     world.answers.lock().unwrap().bundles.insert("broken".to_owned(), bundle);
     world.restart();
     let report = world.sync().await.unwrap();
-    assert_eq!((report.published.len(), report.failed.len()), (1, 2), "{}", report.problems());
+    assert_eq!((report.published.len(), report.failed.len()), (1, 3), "{}", report.problems());
     assert!(world.map().contains("broken.example"));
+    // One that was announced and isn't given out is one that fails, until somebody says that it is gone.
+    assert!(report.problems().contains("has not said that it is gone"), "{}", report.problems());
+    world.after("one", "two", &[del("gone")]);
+    world.after("two", "two", &[]);
+    assert_eq!(world.sync().await.unwrap().failed.len(), 2);
+    world.answer(&after("two"), 410, r#"{"resync":"scope"}"#);
+    world.everything(&[world.simple("good")]);
+    assert!(world.sync().await.unwrap().is_success(), "the others are not listed any more");
+}
+
+#[tokio::test]
+async fn a_certificate_for_names_in_upper_case_is_served() {
+    let mut world = World::new();
+    let upper = world.offer("shop", &["SHOP.Example", "*.SHOP.example"], &[Slot::Ecdsa]);
+    world.everything(&[upper]);
+    let report = world.sync().await.unwrap();
+    assert!(report.is_success() && report.published.len() == 1, "{}", report.problems());
+    assert_eq!(world.map(), "*.shop.example shop;\nshop.example shop;\n");
+    // Renewed for names in lower case, it is the same names.
+    let lower = world.offer("shop", &["shop.example", "*.shop.example"], &[Slot::Ecdsa]);
+    world.after("one", "two", &[lower]);
+    let report = world.sync().await.unwrap();
+    assert!(report.is_success() && !report.reloaded, "{}", report.problems());
+}
+
+#[tokio::test]
+async fn what_can_t_be_deleted_of_one_item_is_told_and_the_others_are_cleared() {
+    let mut world = World::new();
+    let root = world.config.store.directory.display().to_string();
+    world.everything(&["a1", "b1", "c1", "d1"].map(|id| world.simple(id)));
+    world.sync().await.unwrap();
+    for (cursor, next) in [("one", "two"), ("two", "three")] {
+        world.after(cursor, next, &[world.simple("c1"), world.simple("d1")]);
+        world.sync().await.unwrap();
+    }
+    world.after("three", "four", &[del("a1"), del("b1")]);
+    assert_eq!(world.sync().await.unwrap().removed.len(), 2);
+    let directory = Directory::existing(&world.config.store);
+    for id in ["a1", "b1"] {
+        directory.mark_removed(&ItemId::parse(id).unwrap(), days(-2)).unwrap();
+    }
+    // In the middle of the pass, something takes the place of what is to be deleted.
+    let script = format!("cd {root}; rm live/a1; mkdir live/a1; mv store/c1 store/away; touch store/c1");
+    world.nginx().test = ["sh", "-c", &script].map(str::to_owned).to_vec();
+    world.restart();
+    world.after("four", "five", &[world.simple("c1"), world.simple("d1"), world.simple("new1")]);
+    let report = world.sync().await.unwrap();
+    assert_eq!(report.published.len(), 3, "{}", report.problems());
+    assert_eq!(report.deleted, [ItemId::parse("b1").unwrap()], "{}", report.problems());
+    assert_eq!(report.failed.len(), 2, "{}", report.problems());
+    for words in ["a1: it has long been gone and can't be deleted", "its former versions can't be deleted"] {
+        assert!(report.problems().contains(words), "{words} in {}", report.problems());
+    }
+    assert_eq!(world.map().lines().count(), 3);
+    let versions = fs::read_dir(world.config.store.directory.join("store/d1")).unwrap().count();
+    assert_eq!(versions, 2, "the live one and the one before");
+    // And once nothing is in the way.
+    fs::remove_dir(world.live("a1")).unwrap();
 }
 
 #[tokio::test]

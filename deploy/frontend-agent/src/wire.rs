@@ -5,7 +5,12 @@ use crate::https::Https;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::domain::{Slot, TlsPolicy};
-use std::{borrow::Borrow, collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 use zeroize::Zeroizing;
 
 /// An item's identifier: 2 to 64 characters of `A-Z a-z 0-9 - _`. Names its directory; never a hostname. Many
@@ -153,7 +158,7 @@ impl Item {
         let id = id_of(&value).map_err(|reason| BadItem { id: None, reason })?;
         let bad = |reason: String| BadItem { id: Some(id.clone()), reason };
         let mut document: Document = serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
-        check_names(&document.names).map_err(&bad)?;
+        let names = served_names(document.names).map_err(&bad)?;
         let mut lineages = BTreeMap::new();
         for (slot, lineage) in std::mem::take(&mut document.lineages) {
             // A newer server may know more kinds of keys than this program.
@@ -161,7 +166,7 @@ impl Item {
             let lineage: Lineage = serde_json::from_value(lineage).map_err(|error| bad(error.to_string()))?;
             lineages.insert(slot, lineage);
         }
-        let Document { version, names, https, .. } = document;
+        let Document { version, https, .. } = document;
         Ok(Self { id, version, names, lineages, https })
     }
 }
@@ -224,7 +229,7 @@ impl Line {
         if let Some(error) = document.error {
             return Err(error);
         }
-        check_names(&document.names)?;
+        let names = served_names(document.names)?;
         let mut files = BTreeMap::new();
         for (slot, pair) in std::mem::take(&mut document.certificates) {
             // A newer server may know more kinds of keys than this program, and say other things of them.
@@ -238,16 +243,26 @@ impl Line {
         if files.is_empty() {
             return Err("there is no certificate of a kind that this agent knows".to_owned());
         }
-        let Document { version, names, rolled_back, https, .. } = document;
+        let Document { version, rolled_back, https, .. } = document;
         Ok(Self::Bundle(Bundle { version, names, files, rolled_back, https }))
     }
 }
 
-fn check_names(names: &[String]) -> Result<(), String> {
+/// The names in the one way in which everything here writes and compares them: hostnames have no letter case.
+///
+/// # Errors
+/// Why they are none that a web server can be given.
+fn served_names(mut names: Vec<String>) -> Result<Vec<String>, String> {
+    names.iter_mut().for_each(|name| name.make_ascii_lowercase());
     if let Some(name) = names.iter().find(|name| !is_servable_name(name)) {
         return Err(format!("{name:?} is no hostname"));
     }
-    if names.is_empty() { Err("the item has no names".to_owned()) } else { Ok(()) }
+    if names.is_empty() {
+        return Err("the item has no names".to_owned());
+    }
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    Ok(names)
 }
 
 impl ItemId {
@@ -344,7 +359,7 @@ mod tests {
             PUT.replace("01ab", "a.example"),
             PUT.replace("a.example", "a.example; include /etc/passwd"),
             PUT.replace("a.example", "*.*.example"),
-            PUT.replace("a.example", "A.example"),
+            PUT.replace("a.example", "a b.example"),
             PUT.replace("2026-04-01T00:00:00Z", "soon"),
             PUT.replace(r#"["a.example","*.b.example"]"#, "[]"),
             PUT.replace(r#""op":"put""#, r#""op":"mend""#),
@@ -353,6 +368,17 @@ mod tests {
         let changes = Changes::parse(page(&format!("{},{PUT}", variants.join(","))).as_bytes()).unwrap();
         assert_eq!((changes.put.len(), changes.bad.len()), (1, variants.len()), "{:?}", changes.bad);
         assert_eq!(changes.bad.iter().filter(|bad| bad.id.is_none()).count(), 3);
+    }
+
+    #[test]
+    fn hostnames_have_no_letter_case() {
+        let put = PUT.replace(r#"["a.example","*.b.example"]"#, r#"["A.Example","*.B.EXAMPLE","a.example"]"#);
+        let changes = Changes::parse(page(&put).as_bytes()).unwrap();
+        assert_eq!(changes.put[0].names, ["a.example", "*.b.example"]);
+        let line = r#"{"id":"01ab","version":"v1","names":["A.EXAMPLE"],"certificates":{"ecdsa":{"fingerprint_sha256":"00","fullchain":"c","privkey":"k"}}}"#;
+        let lines = parse_bundles(format!("{line}\n").as_bytes(), &[ItemId::parse("01ab").unwrap()]).unwrap();
+        let Line::Bundle(bundle) = &lines[0] else { panic!("it is none") };
+        assert_eq!(bundle.names, ["a.example"]);
     }
 
     #[test]
