@@ -127,7 +127,10 @@ async fn a_token_is_good_for_one_key() -> Result<()> {
         let enrolled = enrolled.context("no identity")?;
         ensure!(statuses(&fleet, at, &enrolled)? == all_but_bad_bodies, "{who}");
         ensure!(statuses(&fleet, at, by)? == NOTHING, "{who}: the token is used up");
-        ensure!(enrol(&fleet, at, by, &thief)?.0 == 401, "{who}: a second key");
+        // However often: it spends nothing of what the frontend itself may have.
+        for _ in 0..if who == "only" { 70 } else { 1 } {
+            ensure!(enrol(&fleet, at, by, &thief)?.0 == 401, "{who}: a second key");
+        }
         ensure!(enrol(&fleet, at, by, &key)?.0 == 200, "{who}: the answer may have been lost");
         let other = fleet.add_frontend("other", &["*"], &[], KEYS).await?;
         ensure!(enrol(&fleet, at, &other, &of_edge)?.0 == 400, "{who}: one key, one frontend");
