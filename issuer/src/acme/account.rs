@@ -8,11 +8,11 @@ use super::{
     identity::{Identity, Keeper},
     jws::{self, Jws, Signatory},
     problem::ProblemKind,
-    reading,
+    reading::{self, Wire},
     request_error::RequestError,
     transport::{Reply, RequestCounter},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// What a new account is asked for with.
@@ -64,11 +64,15 @@ pub struct Account {
 
 /// RFC 8555 section 7.1.2.
 #[derive(Deserialize)]
-struct AccountObject {
+pub(super) struct AccountObject {
     #[serde(default, deserialize_with = "reading::or_default")]
     status: AccountStatus,
     #[serde(default, deserialize_with = "reading::short_list")]
     contact: Vec<String>,
+}
+
+impl Wire for AccountObject {
+    const MEMBERS: &'static [&'static str] = &["status", "contact", "orders", "termsOfServiceAgreed"];
 }
 
 #[derive(Serialize)]
@@ -184,9 +188,14 @@ impl Account {
     /// # Errors
     /// [`RequestError`]; of kind `invalidContact` or `unsupportedContact` where the CA dislikes it.
     pub async fn update_contact(&self, contact: &[String]) -> Result<AccountState, RequestError> {
-        let url = self.url();
-        let reply = self.post(&url, &serde_json::json!({"contact": contact})).await?;
-        account_state(&reply, url.to_string())
+        let updated = self.change(&serde_json::json!({"contact": contact})).await;
+        match updated {
+            Err(error) if error.is_doubtful() => match self.fetch().await {
+                Ok(state) if state.contact == contact => Ok(state),
+                _ => Err(error),
+            },
+            answer => answer,
+        }
     }
 
     /// Ends the account, for ever (RFC 8555 section 7.3.6).
@@ -194,9 +203,30 @@ impl Account {
     /// # Errors
     /// [`RequestError`] when the CA refuses.
     pub async fn deactivate(&self) -> Result<AccountState, RequestError> {
+        let url = self.url().to_string();
+        let ended =
+            || AccountState { url, status: AccountStatus::Deactivated, contact: Vec::new(), created: false };
+        match self.change(&serde_json::json!({"status": "deactivated"})).await {
+            Ok(state) if state.status == AccountStatus::Deactivated => Ok(state),
+            Err(error) if !error.is_doubtful() => Err(error),
+            // What the account is by now counts.
+            answer => match (self.fetch().await, answer) {
+                (Ok(state), _) if state.status == AccountStatus::Deactivated => Ok(state),
+                // Boulder's words about an account that has ended.
+                (Err(error), _) if error.kind() == Some(ProblemKind::Unauthorized) => Ok(ended()),
+                (_, Err(error)) => Err(error),
+                (Ok(_), Ok(_)) => Err(RequestError::Malformed {
+                    url: self.url().to_string(),
+                    what: "a success, and the account goes on".to_owned(),
+                }),
+                (Err(error), Ok(_)) => Err(error),
+            },
+        }
+    }
+
+    async fn change(&self, payload: &serde_json::Value) -> Result<AccountState, RequestError> {
         let url = self.url();
-        let reply = self.post(&url, &serde_json::json!({"status": "deactivated"})).await?;
-        account_state(&reply, url.to_string())
+        account_state(&self.post(&url, payload).await?, url.to_string())
     }
 
     /// A signed POST in the name of the account.
@@ -242,10 +272,7 @@ impl Account {
         }
     }
 
-    pub(super) async fn fetch_object<T: DeserializeOwned>(
-        &self,
-        url: &str,
-    ) -> Result<Answer<T>, RequestError> {
+    pub(super) async fn fetch_object<T: Wire>(&self, url: &str) -> Result<Answer<T>, RequestError> {
         let reply = self.post_as_get(url, None).await?;
         Ok(Answer { value: reply.object()?, retry_after: reply.retry_after })
     }

@@ -1,8 +1,16 @@
 //! Authorizations (RFC 8555 sections 7.1.4 and 7.5).
 
 use super::{
-    account::Account, answer::Answer, challenge::Challenge, challenge::ChallengeKind, identifier::Identifier,
-    problem::Problem, reading, request_error::RequestError, timestamp,
+    account::Account,
+    answer::Answer,
+    challenge::Challenge,
+    challenge::ChallengeKind,
+    identifier::Identifier,
+    problem::Problem,
+    reading::{self, Wire},
+    request_error::RequestError,
+    timestamp,
+    transport::reachable,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,8 +19,9 @@ use std::fmt;
 /// Leave to have one identifier certified, or the way to get it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authorization {
-    /// Without `*.`, also for a wildcard.
-    pub identifier: Identifier,
+    /// Without `*.`, also for a wildcard. Absent where the CA does not say it so that it can be read.
+    #[serde(default, deserialize_with = "reading::optional", skip_serializing_if = "Option::is_none")]
+    pub identifier: Option<Identifier>,
     #[serde(default, deserialize_with = "reading::or_default")]
     pub status: AuthorizationStatus,
     #[serde(default, deserialize_with = "timestamp::lenient", skip_serializing_if = "Option::is_none")]
@@ -22,6 +31,10 @@ pub struct Authorization {
     pub challenges: Vec<Challenge>,
     #[serde(default, deserialize_with = "reading::or_default")]
     pub wildcard: bool,
+}
+
+impl Wire for Authorization {
+    const MEMBERS: &'static [&'static str] = &["status", "challenges"];
 }
 
 /// RFC 8555 section 7.1.6.
@@ -39,9 +52,10 @@ pub enum AuthorizationStatus {
 }
 
 impl Authorization {
-    /// The challenge of a kind, if the CA offers it.
+    /// The challenge of a kind, if the CA offers it: one that can be answered, where it offers several.
     pub fn challenge(&self, kind: &ChallengeKind) -> Option<&Challenge> {
-        self.challenges.iter().find(|challenge| challenge.kind == *kind)
+        let of_kind = || self.challenges.iter().filter(|challenge| challenge.kind == *kind);
+        of_kind().find(|challenge| challenge.is_usable()).or_else(|| of_kind().next())
     }
 
     /// Why the CA could not validate: the error of the challenge that was tried.
@@ -82,7 +96,12 @@ impl Account {
     /// # Errors
     /// [`RequestError`]; [`RequestError::is_gone`] where it expired and was purged.
     pub async fn fetch_authorization(&self, url: &str) -> Result<Answer<Authorization>, RequestError> {
-        self.fetch_object(url).await
+        let mut answer: Answer<Authorization> = self.fetch_object(url).await?;
+        for challenge in &mut answer.value.challenges {
+            // One that can't be asked for stays as it is: it is not usable.
+            challenge.url = reachable(url, &challenge.url).unwrap_or_default();
+        }
+        Ok(answer)
     }
 
     /// Gives an authorization up (RFC 8555 section 7.5.2), when a customer has left. Meant for valid ones: Let's Encrypt
@@ -123,7 +142,7 @@ mod tests {
     fn the_example_is_read_and_survives_storage() {
         let authorization: Authorization = serde_json::from_str(EXAMPLE).unwrap();
         assert_eq!(authorization.status, AuthorizationStatus::Valid);
-        assert_eq!(authorization.identifier, Identifier::dns("www.example.org"));
+        assert_eq!(authorization.identifier, Some(Identifier::dns("www.example.org")));
         let challenge = authorization.challenge(&ChallengeKind::Http01).unwrap();
         assert_eq!(challenge.url, "https://example.com/acme/chall/prV_B7yEyA4");
         assert_eq!(authorization.challenges[0].token, None);
@@ -145,6 +164,17 @@ mod tests {
         assert_eq!(authorization.challenge(&ChallengeKind::Http01).unwrap().url, "https://a/h");
         let stored = serde_json::to_string(&authorization).unwrap();
         assert_eq!(serde_json::from_str::<Authorization>(&stored).unwrap(), authorization);
+    }
+
+    #[test]
+    fn one_odd_member_leaves_the_others() {
+        let odd = r#"{"identifier":null,"status":"pending","challenges":[
+            {"type":"http-01","url":"https://a/odd","token":"../../etc/passwd"},
+            {"type":"http-01","url":"https://a/spent","token":"DGyRejmCefe7v4NfDGDKfA","status":"invalid"},
+            {"type":"http-01","url":"https://a/good","token":"DGyRejmCefe7v4NfDGDKfA"}]}"#;
+        let authorization: Authorization = serde_json::from_str(odd).unwrap();
+        assert_eq!(authorization.identifier, None);
+        assert_eq!(authorization.challenge(&ChallengeKind::Http01).unwrap().url, "https://a/good");
     }
 
     #[test]

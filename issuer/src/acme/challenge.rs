@@ -4,7 +4,7 @@ use super::{
     account::Account,
     answer::Answer,
     problem::{Problem, ProblemKind},
-    reading,
+    reading::{self, Wire},
     request_error::{Refusal, RequestError},
     timestamp,
 };
@@ -74,6 +74,10 @@ impl From<WireChallenge> for Challenge {
     }
 }
 
+impl Wire for Challenge {
+    const MEMBERS: &'static [&'static str] = &["type", "url"];
+}
+
 /// RFC 8555 section 8, RFC 8737, and whatever else the CA offers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
@@ -105,6 +109,15 @@ pub enum ChallengeReply {
 }
 
 impl Challenge {
+    /// Whether it can be answered.
+    pub fn is_usable(&self) -> bool {
+        let has_token = match &self.kind {
+            ChallengeKind::Other(name) if name == "dns-persist-01" => true,
+            _ => self.parse_token().is_some(),
+        };
+        has_token && !self.url.is_empty() && self.status != ChallengeStatus::Invalid
+    }
+
     /// The token, where there is one and it has the form of one (RFC 8555 section 8.3).
     pub fn parse_token(&self) -> Option<Token> {
         Token::parse(self.token.as_deref()?).ok()

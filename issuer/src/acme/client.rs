@@ -9,11 +9,12 @@ use super::{
     nonce::{Nonce, NoncePool},
     pacing::{self, Pacer},
     problem::ProblemKind,
+    reading::Wire,
     request_error::RequestError,
     transport::{Reply, RequestCounter, Send, Transport},
 };
 use openssl::x509::X509;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -171,10 +172,7 @@ impl Client {
     }
 
     /// An unsigned GET of an object: directory and renewal information only.
-    pub(super) async fn fetch_object<T: DeserializeOwned>(
-        &self,
-        url: &str,
-    ) -> Result<Answer<T>, RequestError> {
+    pub(super) async fn fetch_object<T: Wire>(&self, url: &str) -> Result<Answer<T>, RequestError> {
         let reply = self.send(url, Send::Get).await?;
         let reply = self.keep_nonce(reply).success()?;
         Ok(Answer { value: reply.object()?, retry_after: reply.retry_after })

@@ -1,6 +1,6 @@
 //! The directory (RFC 8555 section 7.1.1): where a CA does what.
 
-use super::reading;
+use super::reading::{self, Wire};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use shared::domain::bounded;
@@ -29,6 +29,10 @@ pub struct Directory {
     pub renewal_info: Option<String>,
     #[serde(default, deserialize_with = "reading::or_default")]
     pub meta: Meta,
+}
+
+impl Wire for Directory {
+    const MEMBERS: &'static [&'static str] = &["newOrder", "newNonce", "newAccount"];
 }
 
 /// What the CA says about itself.

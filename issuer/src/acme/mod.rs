@@ -70,4 +70,4 @@ pub use renewal_info::{CertificateId, CertificateIdError, RenewalInfo};
 pub use request_error::{Refusal, RequestError};
 pub use retry_after::{LONGEST_POLL, parse as parse_retry_after, poll_delay};
 pub use revocation::{Revocation, RevocationReason, UnknownRevocationReason};
-pub use transport::RequestCounter;
+pub use transport::{RequestCounter, is_reachable};

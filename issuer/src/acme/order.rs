@@ -1,14 +1,15 @@
 //! Orders (RFC 8555 sections 7.1.3 and 7.4).
 
 use super::{
-    account::Account,
+    account::{Account, AccountObject},
     answer::Answer,
     identifier::Identifier,
     problem::{Problem, ProblemKind},
-    reading,
+    reading::{self, Wire},
     renewal_info::CertificateId,
     request_error::RequestError,
     timestamp,
+    transport::reachable,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
@@ -54,6 +55,10 @@ pub struct Order {
     pub replaces: Option<CertificateId>,
 }
 
+impl Wire for Order {
+    const MEMBERS: &'static [&'static str] = &["status", "authorizations", "finalize", "certificate"];
+}
+
 /// RFC 8555 section 7.1.6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -67,6 +72,23 @@ pub enum OrderStatus {
     #[default]
     #[serde(other)]
     Unknown,
+}
+
+impl Order {
+    /// With URLs that can be asked for, and no others.
+    fn resolved(mut self, base: &str) -> Self {
+        self.authorizations = self.authorizations.iter().filter_map(|url| reachable(base, url)).collect();
+        self.finalize = self.finalize.and_then(|url| reachable(base, &url));
+        self.certificate = self.certificate.and_then(|url| reachable(base, &url));
+        self
+    }
+
+    /// The same, as it is now; some CAs name its authorizations only where it was placed.
+    fn completed(self, whole: Self) -> Self {
+        let authorizations =
+            if self.authorizations.is_empty() { whole.authorizations } else { self.authorizations };
+        Self { authorizations, ..whole }
+    }
 }
 
 /// The answer to a new order. The CA may return an open one for the same names instead of a new one.
@@ -117,6 +139,14 @@ struct OrderList {
     orders: Vec<String>,
 }
 
+impl Wire for OrdersOf {
+    const MEMBERS: &'static [&'static str] = AccountObject::MEMBERS;
+}
+
+impl Wire for OrderList {
+    const MEMBERS: &'static [&'static str] = &["orders"];
+}
+
 /// Pages of an account's list that are read, and orders on them that are looked at: the last ones.
 const MOST_PAGES: usize = 20;
 const MOST_LOOKED_AT: usize = 10;
@@ -132,15 +162,18 @@ impl Account {
         let without = NewOrder { replaces: None, ..wanted.clone() };
         let sent = if directory.renewal_info.is_some() { wanted } else { &without };
         let reply = self.post(&directory.new_order, sent).await?;
-        let url = reply.location()?.to_owned();
-        let mut order: Order = reply.object()?;
-        if order.finalize.is_none() {
-            let whole = self.fetch_order(&url).await?.value;
-            order = Order { authorizations: order.authorizations, ..whole };
-        }
-        if order.finalize.is_none() {
-            return Err(reply.malformed("an order without a URL to finalize it".to_owned()));
-        }
+        let url = reachable(&reply.url, reply.location()?)
+            .ok_or_else(|| reply.malformed("an order whose URL can't be asked for".to_owned()))?;
+        let order = match reply.object().map(|order: Order| order.resolved(&reply.url)) {
+            Ok(order) if order.finalize.is_some() => order,
+            // The order itself knows the rest. Where it can't be had now, its URL is what counts.
+            placed => match (placed, self.fetch_order(&url).await) {
+                (Ok(placed), Ok(whole)) => placed.completed(whole.value),
+                (Ok(placed), Err(_)) => placed,
+                (Err(_), Ok(whole)) => whole.value,
+                (Err(error), Err(_)) => return Err(error),
+            },
+        };
         Ok(PlacedOrder { url, order, retry_after: reply.retry_after })
     }
 
@@ -151,12 +184,13 @@ impl Account {
     /// [`RequestError`].
     pub async fn find_order(&self, lost: &LostOrder<'_>) -> Result<Option<PlacedOrder>, RequestError> {
         let account: OrdersOf = self.post_as_get(&self.url(), None).await?.object()?;
-        let mut next = account.orders;
+        let mut next = account.orders.and_then(|url| reachable(&self.url(), &url));
         let mut urls: Vec<String> = Vec::new();
         for _ in 0..MOST_PAGES {
             let Some(page) = next.take() else { break };
             let reply = self.post_as_get(&page, None).await?;
-            urls.extend(reply.object::<OrderList>()?.orders);
+            let listed = reply.object::<OrderList>()?.orders;
+            urls.extend(listed.iter().filter_map(|url| reachable(&page, url)));
             next = reply.links("next").next();
         }
         for url in urls.into_iter().rev().filter(|url| !lost.known.contains(url)).take(MOST_LOOKED_AT) {
@@ -173,7 +207,8 @@ impl Account {
     /// # Errors
     /// [`RequestError`]; [`RequestError::is_gone`] where it expired and was purged.
     pub async fn fetch_order(&self, order_url: &str) -> Result<Answer<Order>, RequestError> {
-        self.fetch_object(order_url).await
+        let answer: Answer<Order> = self.fetch_object(order_url).await?;
+        Ok(answer.map(|order| order.resolved(order_url)))
     }
 
     /// Asks for the certificate (RFC 8555 section 7.4). The answer is often `processing`: fetch the order until it is
@@ -185,7 +220,8 @@ impl Account {
     pub async fn finalize(&self, finalize_url: &str, csr_der: &[u8]) -> Result<Answer<Order>, RequestError> {
         let csr = serde_json::json!({"csr": URL_SAFE_NO_PAD.encode(csr_der)});
         let reply = self.post(finalize_url, &csr).await?;
-        Ok(Answer { value: reply.object()?, retry_after: reply.retry_after })
+        let order: Order = reply.object()?;
+        Ok(Answer { value: order.resolved(finalize_url), retry_after: reply.retry_after })
     }
 }
 
@@ -270,6 +306,17 @@ mod tests {
         assert_eq!((order.certificate, order.error, order.profile, order.replaces), (None, None, None, None));
         let stateless: Order = serde_json::from_str(r#"{"status":null}"#).unwrap();
         assert_eq!(stateless.status, OrderStatus::Unknown);
+    }
+
+    #[test]
+    fn urls_that_nobody_can_ask_for_are_none() {
+        let odd = r#"{"status":"ready","finalize":"/f/1","certificate":"http://ca.example/c/1",
+            "authorizations":["https://ca.example/a/1","/a/2","ftp://ca.example/a/3"]}"#;
+        let order: Order = serde_json::from_str(odd).unwrap();
+        let order = order.resolved("https://ca.example/o/1");
+        assert_eq!(order.finalize.as_deref(), Some("https://ca.example/f/1"));
+        assert_eq!(order.authorizations, ["https://ca.example/a/1", "https://ca.example/a/2"]);
+        assert_eq!(order.certificate, None);
     }
 
     #[test]

@@ -98,7 +98,7 @@ problem_kinds! {
 impl Problem {
     /// Reads a body, if it is a problem document: a JSON object that has a type or a detail.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
-        let mut problem: Self = serde_json::from_slice(body).ok()?;
+        let mut problem: Self = serde_json::from_value(reading::json(body).ok()?).ok()?;
         // RFC 8555 section 6.7.1: subproblems have none of their own.
         for subproblem in &mut problem.subproblems {
             subproblem.problem.subproblems.clear();
@@ -142,7 +142,7 @@ impl Problem {
     pub fn unpause_url(&self) -> Option<&str> {
         let detail = self.detail.as_deref().filter(|_| self.kind() == ProblemKind::RateLimited)?;
         detail.split_ascii_whitespace().find(|word| {
-            word.starts_with("https://") && (word.contains("/sfe/") || word.contains("unpause?jwt="))
+            reading::web_page(word).is_some() && (word.contains("/sfe/") || word.contains("unpause?jwt="))
         })
     }
 

@@ -1,7 +1,12 @@
 //! Renewal information (RFC 9773): when the CA wants a certificate to be replaced.
 
 use super::{
-    answer::Answer, client::Client, moments::Moment, reading, request_error::RequestError, timestamp,
+    answer::Answer,
+    client::Client,
+    moments::Moment,
+    reading::{self, Wire},
+    request_error::RequestError,
+    timestamp,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
@@ -43,6 +48,10 @@ struct RenewalInfoObject {
     suggested_window: SuggestedWindow,
     #[serde(default, rename = "explanationURL", deserialize_with = "reading::url")]
     explanation_url: Option<String>,
+}
+
+impl Wire for RenewalInfoObject {
+    const MEMBERS: &'static [&'static str] = &["suggestedWindow"];
 }
 
 #[derive(Deserialize)]

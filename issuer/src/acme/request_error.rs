@@ -175,6 +175,11 @@ impl RequestError {
         }
     }
 
+    /// Whether somebody has answered, and nobody knows what it means: what the CA has by now tells, and nothing else.
+    pub fn is_doubtful(&self) -> bool {
+        self.problem().is_none() && self.may_have_acted()
+    }
+
     /// Whether the server's certificate is of no CA that is trusted here.
     pub fn is_untrusted(&self) -> bool {
         matches!(self, Self::Transport { source, .. } if shared::error::chain(source).contains("certificate verify failed"))

@@ -7,7 +7,10 @@ use super::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use openssl::pkey::{PKeyRef, Private};
 use serde::Serialize;
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
+
+/// Pauses before it is asked for again, where nobody knows what an answer means.
+const PAUSES_MS: [u64; 2] = [300, 1_000];
 
 /// Why (RFC 5280 section 5.3.1): the codes that CAs take from subscribers. The others are for a CA alone to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,9 +110,9 @@ impl Account {
         reason: Option<RevocationReason>,
     ) -> Result<Revocation, RequestError> {
         let directory = self.client().directory().await?;
-        outcome(
-            self.post(revoke_url(directory.revoke_cert.as_deref())?, &request(certificate_der, reason)).await,
-        )
+        let url = revoke_url(directory.revoke_cert.as_deref())?;
+        let request = request(certificate_der, reason);
+        settled(|| self.post(url, &request)).await
     }
 }
 
@@ -127,7 +130,8 @@ impl Client {
         let key = AccountKey::from_private_key(key.to_owned())?;
         let directory = self.directory().await?;
         let url = revoke_url(directory.revoke_cert.as_deref())?;
-        outcome(self.post(&key, Signatory::Jwk, url, &request(certificate_der, reason)).await)
+        let request = request(certificate_der, reason);
+        settled(|| self.post(&key, Signatory::Jwk, url, &request)).await
     }
 }
 
@@ -142,11 +146,25 @@ fn request(certificate_der: &[u8], reason: Option<RevocationReason>) -> RevokeCe
     }
 }
 
-fn outcome(answer: Result<Reply, RequestError>) -> Result<Revocation, RequestError> {
-    match answer {
-        Ok(_) => Ok(Revocation::Done),
-        Err(error) if error.kind() == Some(ProblemKind::AlreadyRevoked) => Ok(Revocation::AlreadyRevoked),
-        Err(error) => Err(error),
+/// Asks until it is known what became of it: a CA that has revoked a certificate says so when it is asked again.
+async fn settled<F>(ask: impl Fn() -> F) -> Result<Revocation, RequestError>
+where
+    F: Future<Output = Result<Reply, RequestError>>,
+{
+    let mut pauses = PAUSES_MS.into_iter();
+    let mut outcome = Revocation::AlreadyRevoked;
+    loop {
+        let error = match ask().await.and_then(Reply::vouched_for) {
+            Ok(_) => return Ok(Revocation::Done),
+            Err(error) if error.kind() == Some(ProblemKind::AlreadyRevoked) => return Ok(outcome),
+            Err(error) => error,
+        };
+        match pauses.next().filter(|_| error.is_doubtful()) {
+            Some(pause) => tokio::time::sleep(Duration::from_millis(pause)).await,
+            None => return Err(error),
+        }
+        // By us, a moment ago.
+        outcome = Revocation::Done;
     }
 }
 

@@ -21,16 +21,16 @@ impl Account {
     /// Gives the account another key and returns the handle that uses it. URL, authorizations and CAA records stay; the
     /// thumbprint changes, so no challenge may be in flight.
     ///
-    /// **Store `new_key` durably before the call**, as a candidate beside the old one. When the outcome is unknown (a
-    /// crash, [`RequestError::Transport`]) ask [`Client::find_account`](super::Client::find_account) with the new key:
-    /// this account's URL means that it is done, `None` that the old key is still the account's. Only then drop either.
+    /// **Store `new_key` durably before the call**, as a candidate beside the old one. Whatever the answer is, ask
+    /// [`Client::find_account`](super::Client::find_account) with the new key: this account's URL means that it is done, `None` that the
+    /// old key is still the account's. Only then drop either.
     ///
     /// # Errors
     /// [`RequestError`]; with status 409 the new key has an account already, and the refusal's `location` is its URL.
     pub async fn rollover(&self, new_key: &AccountKey) -> Result<Self, RequestError> {
         let directory = self.client().directory().await?;
         let url = directory.key_change.as_deref().ok_or(RequestError::NotOffered { entry: "keyChange" })?;
-        self.post(url, &inner(self, new_key, url)?).await?;
+        self.post(url, &inner(self, new_key, url)?).await?.vouched_for()?;
         Ok(Self::new(self.client().clone(), new_key.clone(), self.url()))
     }
 }

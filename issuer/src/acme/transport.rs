@@ -4,7 +4,7 @@ use super::{
     link::Link,
     nonce::Nonce,
     problem::{Problem, printable},
-    reading,
+    reading::{self, Wire},
     request_error::{Refusal, RequestError},
     retry_after,
 };
@@ -14,7 +14,6 @@ use reqwest::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
     redirect::Policy,
 };
-use serde::de::DeserializeOwned;
 use shared::domain::bounded;
 use std::{
     sync::{
@@ -198,9 +197,16 @@ impl Reply {
         if (200..300).contains(&self.status) { Ok(self) } else { Err(self.refused()) }
     }
 
+    /// The answer, where it must be the CA's own although it need not have a body: each success that a CA answers a POST with has a
+    /// nonce (RFC 8555 section 6.5).
+    pub(super) fn vouched_for(self) -> Result<Self, RequestError> {
+        let what = || "a success that is none of the CA's: it has no Replay-Nonce header".to_owned();
+        if self.had_nonce { Ok(self) } else { Err(self.malformed(what())) }
+    }
+
     /// The object in the body.
-    pub(super) fn object<T: DeserializeOwned>(&self) -> Result<T, RequestError> {
-        serde_json::from_slice(&self.body).map_err(|error| {
+    pub(super) fn object<T: Wire>(&self) -> Result<T, RequestError> {
+        reading::object(&self.body).map_err(|error| {
             // It may repeat what it could not read.
             let error = bounded(&printable(&error.to_string()), EXCERPT_CHARS);
             self.malformed(format!("an object that can't be read ({error})"))
@@ -267,6 +273,18 @@ fn resolve(base: &str, target: &str) -> String {
     Url::parse(base).and_then(|base| base.join(target)).map_or_else(|_| target.to_owned(), String::from)
 }
 
+/// Where a member of an object leads that is a URL; `None` where it is of no use. RFC 8555 wants absolute ones, and some servers send paths.
+pub(super) fn reachable(base: &str, target: &str) -> Option<String> {
+    let url = resolve(base, target);
+    is_reachable(&url).then_some(url)
+}
+
+/// Whether a request can be sent to it.
+pub fn is_reachable(url: &str) -> bool {
+    url.len() <= reading::LONGEST_URL
+        && Url::parse(url).is_ok_and(|url| url.scheme() == "https" && url.host_str().is_some())
+}
+
 fn seconds(time: SystemTime) -> i64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
@@ -297,6 +315,10 @@ mod tests {
         assert_eq!(resolve(base, "https://CA.example:443/a/../b"), "https://CA.example:443/a/../b");
         assert_eq!(resolve(base, "/cert/2"), "https://ca.example/cert/2");
         assert_eq!(resolve(base, "2"), "https://ca.example/acme/order/2");
+        assert_eq!(reachable(base, "/f/2").as_deref(), Some("https://ca.example/f/2"));
+        for useless in ["http://ca.example/f/2", "ftp://ca.example/f", "https://", "urn:a:b://c"] {
+            assert_eq!(reachable(base, useless), None, "{useless}");
+        }
     }
 
     #[test]
@@ -370,5 +392,9 @@ mod tests {
         assert!(matches!(error, RequestError::Malformed { .. }), "{error}");
         let lost = Reply { location: None, ..reply(201, "{}") };
         assert!(matches!(lost.location(), Err(RequestError::Malformed { .. })));
+        // Nobody else's page revokes a certificate, or changes a key.
+        let page = reply(200, "<html>maintenance</html>").success().unwrap();
+        assert!(page.vouched_for().unwrap_err().may_have_acted());
+        assert!(Reply { had_nonce: true, ..reply(200, "") }.vouched_for().is_ok());
     }
 }

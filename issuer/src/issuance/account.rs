@@ -47,6 +47,10 @@ pub enum AccountError {
     Missing { ca: String, name: String },
     #[error("the CA knows no account with this key")]
     UnknownToCa,
+    #[error(
+        "the CA has answered that it takes the new key, and knows the account by the old one still: the account keeps the old one"
+    )]
+    KeyNotTaken,
     #[error(transparent)]
     TooMany(#[from] TooManyAccounts),
     #[error("{ca} issues nothing to an account without an e-mail address: set ca.{ca}.contact")]

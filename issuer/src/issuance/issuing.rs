@@ -11,7 +11,7 @@ use super::{
 };
 use crate::acme::{
     Answer, AuthorizationStatus, Chain, ChainError, Expectation, Identifier, OrderStatus, ProblemKind,
-    RequestError, csr, generate_certificate_key,
+    RequestError, csr, generate_certificate_key, is_reachable,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
@@ -86,10 +86,23 @@ impl Work<'_> {
                 }
                 Look::Ready => {}
             }
+            let mut finalize_url = self.finalize_url_of(&finalizing.finalize_url);
+            if finalize_url.is_none() {
+                // It may say by now what it did not where it was placed.
+                look = self.look(order_url).await?;
+                if !matches!(look, Look::Ready) {
+                    continue;
+                }
+                finalize_url = self.finalize_url_of(&finalizing.finalize_url);
+            }
+            let finalize_url = finalize_url
+                .ok_or_else(|| unsettled("the CA does not say where the order is finalized".to_owned()))?;
             let answer = self.age().ask(|| async {
-                match self.account.finalize(&finalizing.finalize_url, &csr).await {
+                match self.account.finalize(&finalize_url, &csr).await {
                     // The order knows more than a second try.
-                    Err(error) if error.kind() == Some(ProblemKind::OrderNotReady) => Ok(Err(error)),
+                    Err(error) if error.kind() == Some(ProblemKind::OrderNotReady) || error.is_doubtful() => {
+                        Ok(Err(error))
+                    }
                     answer => answer.map(Ok),
                 }
             });
@@ -124,6 +137,10 @@ impl Work<'_> {
                 // The CA has issued nothing for it, and takes nothing for it any more.
                 if error.is_gone() {
                     return self.start_over(order).await;
+                }
+                if error.is_doubtful() {
+                    self.pause_or(pauses.next(), || self.not_finalized(order, &error)).await?;
+                    continue;
                 }
                 if error.kind() != Some(ProblemKind::OrderNotReady) {
                     return Err(self.not_finalized(order, &error));
@@ -160,7 +177,8 @@ impl Work<'_> {
             .iter()
             .filter(|(_, authorization)| authorization.status != AuthorizationStatus::Valid)
             .map(|(_, authorization)| {
-                format!("the authorization of {} is {}", authorization.identifier, authorization.status)
+                let name = authorization.identifier.as_ref().map_or("a name", |name| name.value.as_str());
+                format!("the authorization of {name} is {}", authorization.status)
             })
             .collect();
         let what = if lacking.is_empty() {
@@ -208,6 +226,11 @@ impl Work<'_> {
         self.is_issued.store(true, Ordering::Relaxed);
         let mut pauses = CERTIFICATE_PAUSES_MS.into_iter().map(Duration::from_millis);
         let (mut order, mut issued) = (order.clone(), issued);
+        if !is_reachable(&issued.certificate_url)
+            && let Look::Valid { certificate_url } = self.look(&issued.order_url).await?
+        {
+            issued.certificate_url = certificate_url;
+        }
         loop {
             let verdict = match self.fetch_certificate(&order, &issued).await {
                 Ok((certificate, top)) => return self.store(&order, issued, &certificate, top).await,
@@ -384,7 +407,7 @@ fn lost(error: &RequestError) -> Verdict {
 }
 
 /// The CA says one thing of an order and another.
-fn unsettled(what: String) -> Verdict {
+pub(super) fn unsettled(what: String) -> Verdict {
     let remedy = "wait: the next run goes on with the same order; after a few it is ordered anew";
     Verdict::new(Fault::Ca, FailureClass::Ca, what, remedy)
         .about(About::Order)

@@ -3,12 +3,12 @@
 use super::{
     answers::{Answers, FailedProof, failed_names},
     steps::Work,
-    verdict::Verdict,
+    verdict::{About, Verdict},
 };
 use crate::acme::{self, Answer, Authorization, AuthorizationStatus, OrderStatus, RequestError};
 use jiff::Timestamp;
 use shared::{
-    domain::{DnsName, FailureClass, PublishedToken},
+    domain::{DnsName, FailureClass, NameSet, PublishedToken},
     error::Fault,
 };
 use std::time::Duration;
@@ -76,7 +76,9 @@ impl Work<'_> {
     }
 
     async fn fetch(&self, order_url: &str) -> Result<Answer<acme::Order>, RequestError> {
-        self.age().ask(|| self.account.fetch_order(order_url)).await
+        let answer = self.age().ask(|| self.account.fetch_order(order_url)).await?;
+        self.learn_finalize_url(&answer.value);
+        Ok(answer)
     }
 
     /// One look at the order.
@@ -274,9 +276,42 @@ pub(super) fn of_what_is_there(error: RequestError) -> Verdict {
     if is_final { verdict.leading_nowhere() } else { verdict }
 }
 
+/// The name of each authorization of an order. One that can't be read is the one that no other is for.
+pub(super) fn names_of(
+    authorizations: &[(String, Authorization)],
+    ordered: &NameSet,
+) -> Result<Vec<DnsName>, Verdict> {
+    let mut names = authorizations
+        .iter()
+        .map(|(_, authorization)| {
+            authorization.identifier.as_ref().map(|_| name_of(authorization)).transpose()
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let left: Vec<DnsName> =
+        ordered.iter().filter(|name| !names.iter().flatten().any(|known| known == *name)).cloned().collect();
+    if let [only] = left.as_slice()
+        && names.iter().filter(|name| name.is_none()).count() == 1
+    {
+        names.iter_mut().filter(|name| name.is_none()).for_each(|name| *name = Some(only.clone()));
+    }
+    names.into_iter().map(|name| name.ok_or_else(nameless)).collect()
+}
+
+fn nameless() -> Verdict {
+    Verdict::new(
+        Fault::Ca,
+        FailureClass::Ca,
+        "the CA does not say which name an authorization of the order is for",
+        "it is asked for again, and after a few tries ordered anew; if it repeats, ask the CA",
+    )
+    .about(About::Order)
+    .keeping_the_order()
+    .leading_nowhere()
+}
+
 /// The name as it was ordered: an authorization leaves out what makes it a wildcard (RFC 8555 section 7.1.4).
 pub(super) fn name_of(authorization: &Authorization) -> Result<DnsName, Verdict> {
-    let value = &authorization.identifier.value;
+    let value = &authorization.identifier.as_ref().ok_or_else(nameless)?.value;
     let is_bare = authorization.wildcard && !value.starts_with("*.");
     let value = if is_bare { format!("*.{value}") } else { value.clone() };
     DnsName::parse_identifier(&value).map_err(|e| {

@@ -57,6 +57,9 @@ impl Work<'_> {
         let Some(challenge) = authorization.challenge(&kind) else {
             return Err(not_offered(&name, &kind));
         };
+        if !challenge.is_usable() {
+            return Err(not_answerable(&name, &kind));
+        }
         let at = AuthorizationRef { authorization_url, challenge_url: challenge.url.clone() };
         if in_dns && self.proofs.wanted == ChallengeType::DnsPersist01 {
             let issuer = challenge.issuer_domain_names.first().cloned();
@@ -64,7 +67,7 @@ impl Work<'_> {
             let token = stand_in(&challenge.url);
             return Ok(PublishedToken { name, token, at, txt: None, standing: Some(standing) });
         }
-        let Some(token) = challenge.parse_token() else { return Err(not_offered(&name, &kind)) };
+        let Some(token) = challenge.parse_token() else { return Err(not_answerable(&name, &kind)) };
         let txt = if in_dns {
             let answer = self.account.key().key_authorization(&token);
             let own = self.issuance.record_of(&name, self.proofs.wanted);
@@ -330,6 +333,18 @@ fn not_offered(name: &DnsName, kind: &ChallengeKind) -> Verdict {
         format!("the CA offers no {} challenge for {}", kind.as_str(), name.to_unicode()),
         "this name needs another kind of proof: see `issuer site set NAME --challenge`",
     )
+}
+
+fn not_answerable(name: &DnsName, kind: &ChallengeKind) -> Verdict {
+    Verdict::new(
+        Fault::Ca,
+        FailureClass::Ca,
+        format!("the CA's {} challenge for {} has no usable token or URL", kind.as_str(), name.to_unicode()),
+        "it is asked for again, and after a few tries ordered anew; if it repeats, ask the CA",
+    )
+    .about(About::Order)
+    .keeping_the_order()
+    .leading_nowhere()
 }
 
 /// In the place of the token that a challenge lacks.

@@ -28,6 +28,9 @@ const LONGEST_TURN: Duration = Duration::from_secs(20);
 pub(super) const LONGEST_DRAIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// Pauses before the CA is asked again for an account by the key that it has just taken: one of its servers has it, and another not yet.
+const SPREADING_MS: [u64; 4] = [300, 700, 1_500, 3_000];
+
 /// The right to give an account another key. It ends with this, or by itself.
 struct Hold {
     store: Store,
@@ -147,14 +150,28 @@ async fn roll_over_held(
         return Err(error);
     }
     let (announced, old) = handle(vault, client, announced)?;
-    match old.rollover(&new_key).await {
-        Ok(_) => promote(store, announced, candidate).await,
-        // The answer was lost, perhaps: ask which key the CA has.
-        Err(error) => {
-            let resolved = resolve_candidate(store, vault, client, announced).await?;
-            let is_done = resolved.account.key_spki_sha256 == candidate.key_spki_sha256;
-            if is_done { Ok(resolved) } else { Err(error.into()) }
+    let answer = old.rollover(&new_key).await;
+    // Whatever was answered, and whoever has answered it: the old key is kept until the CA knows the account by the new one.
+    let mut pauses = SPREADING_MS.into_iter().filter(|_| answer.is_ok());
+    loop {
+        if is_the_accounts(vault, client, &announced, &candidate).await? {
+            return promote(store, announced, candidate).await;
         }
+        let Some(pause) = pauses.next() else { break };
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    let mut account = announced.account.clone();
+    account.set_candidate_aside();
+    match (store.write_account(Some(&announced), account).await, answer) {
+        // Somebody else has found out more in the same moment.
+        (Err(StoreError::Conflict), _) => {
+            let now = store.load_account(ca, name).await?.ok_or_else(missing)?;
+            let is_done = now.account.key_spki_sha256 == candidate.key_spki_sha256;
+            if is_done { Ok(now) } else { Err(StoreError::Conflict.into()) }
+        }
+        (Err(error), _) => Err(error.into()),
+        (Ok(_), Err(error)) => Err(error.into()),
+        (Ok(_), Ok(_)) => Err(AccountError::KeyNotTaken),
     }
 }
 

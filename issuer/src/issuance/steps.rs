@@ -2,8 +2,9 @@
 
 use super::{
     Issuance,
-    look::{Look, Until, at_once, name_of, of_what_is_there, refused},
-    patience::{Age, ask, write},
+    issuing::unsettled,
+    look::{Look, Until, at_once, names_of, of_what_is_there, refused},
+    patience::{Age, Pauses, ask, write},
     progress::Timeline,
     proofs::{Proofs, is_over_http},
     verdict::Verdict,
@@ -61,6 +62,8 @@ pub(super) struct Work<'a> {
     made_at: Mutex<Option<Instant>>,
     /// Whether the CA has issued for it.
     pub(super) is_issued: AtomicBool,
+    /// Where the CA has said last that the order is finalized.
+    finalize_url: Mutex<Option<String>>,
     /// Whether it was found lacking a proof once it had been ready.
     pub(super) proved_again: AtomicBool,
 }
@@ -94,6 +97,7 @@ impl<'a> Work<'a> {
             insists: false,
             made_at: Mutex::default(),
             is_issued: AtomicBool::new(false),
+            finalize_url: Mutex::default(),
             proved_again: AtomicBool::new(false),
         }
     }
@@ -142,6 +146,18 @@ impl<'a> Work<'a> {
 
     pub(super) fn held(&self) -> MutexGuard<'_, Option<Ticket>> {
         self.ticket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn learn_finalize_url(&self, order: &acme::Order) {
+        if let Some(url) = &order.finalize {
+            *self.finalize_url.lock().unwrap_or_else(PoisonError::into_inner) = Some(url.clone());
+        }
+    }
+
+    /// Where the order is finalized: what the CA has said last counts before what was stored.
+    pub(super) fn finalize_url_of(&self, stored: &str) -> Option<String> {
+        let said = self.finalize_url.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        said.or_else(|| acme::is_reachable(stored).then(|| stored.to_owned()))
     }
 
     /// Remembers which key the answers were published with.
@@ -199,13 +215,27 @@ impl<'a> Work<'a> {
 
     /// `Ordered -> Challenged`, or `Ready` where nothing is left to prove
     async fn challenge(&self, order: &StoredOrder, ordered: Ordered) -> Result<StoredOrder, Verdict> {
-        let authorizations = match self.authorizations(&ordered.authorization_urls).await {
+        let mut urls = ordered.authorization_urls.clone();
+        if urls.is_empty() || !urls.iter().all(|url| acme::is_reachable(url)) {
+            // The order may say by now what it did not where it was placed.
+            urls = match self.look(&ordered.order_url).await? {
+                Look::Gone => return self.start_over(order).await,
+                Look::Pending(urls) => urls,
+                Look::Ready | Look::Processing | Look::Valid { .. } => {
+                    return self.persist(order, ordered.ready()).await;
+                }
+            };
+            if urls.is_empty() {
+                return Err(unsettled("the CA does not say where the order's authorizations are".to_owned()));
+            }
+        }
+        let authorizations = match self.authorizations(&urls).await {
             Err(error) if error.is_gone() => return self.start_over(order).await,
             answer => answer.map_err(refused)?,
         };
+        let names = names_of(&authorizations, &order.order.names)?;
         let mut tokens = Vec::new();
-        for (authorization_url, authorization) in authorizations {
-            let name = name_of(&authorization)?;
+        for ((authorization_url, authorization), name) in authorizations.into_iter().zip(names) {
             match authorization.status {
                 AuthorizationStatus::Valid => {}
                 AuthorizationStatus::Pending => {
@@ -349,30 +379,47 @@ async fn answer_one(
         challenge.error.is_some()
             && matches!(challenge.status, ChallengeStatus::Pending | ChallengeStatus::Invalid)
     };
-    let error = match age.ask(|| account.answer_challenge(&at.challenge_url)).await {
-        Ok(Answer { value: ChallengeReply::Accepted(challenge), retry_after }) => {
-            return Ok((retry_after, has_failed(&challenge)));
+    let mut pauses = Pauses::begin();
+    loop {
+        let answer = age.ask(|| async {
+            match account.answer_challenge(&at.challenge_url).await {
+                // The authorization knows whether it was heard.
+                Err(error) if error.is_doubtful() => Ok(Err(error)),
+                answer => answer.map(Ok),
+            }
+        });
+        let error = match answer.await.and_then(|answer| answer) {
+            Ok(Answer { value: ChallengeReply::Accepted(challenge), retry_after }) => {
+                return Ok((retry_after, has_failed(&challenge)));
+            }
+            Ok(Answer { value: ChallengeReply::AlreadyAnswered, retry_after }) => {
+                return Ok((retry_after, false));
+            }
+            Err(error) => error,
+        };
+        let is_refusal = error.problem().is_some()
+            && error.status().is_some_and(|status| (400..500).contains(&status) && status != 429);
+        if !is_refusal && !error.is_doubtful() {
+            return Err(error);
         }
-        Ok(Answer { value: ChallengeReply::AlreadyAnswered, retry_after }) => {
-            return Ok((retry_after, false));
+        if let Ok(Answer { value: authorization, retry_after }) =
+            ask(|| account.fetch_authorization(&at.authorization_url)).await
+            && is_answered(&authorization, &at.challenge_url)
+        {
+            return Ok((retry_after, authorization.status != AuthorizationStatus::Valid));
         }
-        Err(error) => error,
-    };
-    let is_refusal = error.problem().is_some()
-        && error.status().is_some_and(|status| (400..500).contains(&status) && status != 429);
-    if !is_refusal {
-        return Err(error);
+        if is_refusal {
+            return Err(error);
+        }
+        pauses.before_asking_again(error).await?;
     }
-    let Ok(Answer { value: authorization, retry_after }) =
-        ask(|| account.fetch_authorization(&at.authorization_url)).await
-    else {
-        return Err(error);
-    };
-    let answered = authorization.challenges.iter().find(|challenge| challenge.url == at.challenge_url);
-    let is_at_it = answered
-        .is_some_and(|challenge| challenge.status != ChallengeStatus::Pending || challenge.error.is_some());
-    if authorization.status != AuthorizationStatus::Pending || is_at_it {
-        return Ok((retry_after, authorization.status != AuthorizationStatus::Valid));
-    }
-    Err(error)
+}
+
+/// Whether the CA has heard the answer to a challenge, as far as the authorization tells.
+fn is_answered(authorization: &acme::Authorization, challenge_url: &str) -> bool {
+    let answered = authorization.challenges.iter().find(|challenge| challenge.url == challenge_url);
+    authorization.status != AuthorizationStatus::Pending
+        || answered.is_some_and(|challenge| {
+            challenge.status != ChallengeStatus::Pending || challenge.error.is_some()
+        })
 }
