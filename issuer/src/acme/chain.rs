@@ -10,7 +10,7 @@ use openssl::{
     nid::Nid,
     x509::{GeneralNameRef, X509, X509NameRef, X509Ref},
 };
-use shared::domain::{CertificateError, Leaf};
+use shared::domain::{CertificateError, Leaf, UsageError, check_usage};
 use std::{cmp::Ordering, collections::BTreeSet, net::IpAddr, time::Duration};
 
 /// Let's Encrypt's longest has four.
@@ -64,6 +64,8 @@ pub enum ChainError {
     IssuerExpired { place: usize },
     #[error("certificate {place} of the chain is not valid yet")]
     IssuerNotYetValid { place: usize },
+    #[error("no client would take the certificate from a web server: {0}")]
+    Usage(#[from] UsageError),
     #[error("OpenSSL refused the operation")]
     OpenSsl(#[from] ErrorStack),
 }
@@ -118,7 +120,7 @@ impl Chain {
         true
     }
 
-    /// Whether this is what was ordered, and hangs together: the key, the names, the dates of every certificate, and that each
+    /// Whether this is what was ordered, and hangs together: the key, the names, what it may be used for, the dates of every certificate, and that each
     /// was issued and signed by the next one. Whether the root is trusted is the clients' affair.
     ///
     /// # Errors
@@ -139,6 +141,7 @@ impl Chain {
         if self.not_after_unix() <= expected.now_unix {
             return Err(ChainError::Expired);
         }
+        check_usage(leaf)?;
         for (place, pair) in self.certificates.windows(2).enumerate() {
             let [child, parent] = pair else { unreachable!("windows of two have two") };
             if !is_issued_by(child, parent) {

@@ -253,7 +253,7 @@ pub(super) async fn describe(
         shown["issued"] = json!(certificate.issued);
         shown["revoked"] = json!(stored.revoked.contains(slot));
         shown["expiry"] = json!(stage(leaf.not_before, leaf.not_after, now));
-        shown["renewal"] = renewal(stored.renewals.get(*slot, id), id, &leaf, now);
+        shown["renewal"] = renewal(stored.renewals.get(*slot, id), id, certificate.life(&leaf), now);
         certificates.push(shown);
     }
     let mut kept = Vec::new();
@@ -318,8 +318,13 @@ pub(super) async fn describe(
 }
 
 /// When a certificate is renewed, and who says so: the CA (RFC 9773), or our own rule where it has said nothing.
-fn renewal(plan: Option<&RenewalPlan>, id: &CertificateId, leaf: &Leaf, now: Timestamp) -> Value {
-    let (from, until) = (leaf.not_before, leaf.not_after);
+fn renewal(
+    plan: Option<&RenewalPlan>,
+    id: &CertificateId,
+    life: (Timestamp, Timestamp),
+    now: Timestamp,
+) -> Value {
+    let (from, until) = life;
     match plan {
         Some(plan) => json!({
             "moment": plan.due(id, from, until, now),

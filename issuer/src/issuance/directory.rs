@@ -11,7 +11,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use shared::{
-    domain::{Event, EventKind, Slot},
+    domain::{Event, EventKind, Leaf, Slot},
     store::{Store, StoreError},
 };
 use std::{
@@ -121,6 +121,29 @@ pub(crate) async fn seen_profiles(
         None => store.load_known_directory(ca).await?.as_deref().and_then(|text| parse(text, directory_url)),
     };
     Ok(seen.map(|directory| directory.meta.profiles.into_keys().collect()))
+}
+
+/// The CA gives certificates much of whose life is over: people are told once, and not of each.
+pub(super) async fn tell_of_short_life(store: &Store, ca: &Ca, leaf: &Leaf) {
+    let told = async {
+        if store.is_news_of_ca(&ca.name, "short-life").await? {
+            let what = format!(
+                "{} gives certificates much of whose life is over: {} is valid from {} until {}",
+                ca.title,
+                leaf.names.first().map_or("one", String::as_str),
+                leaf.not_before,
+                leaf.not_after
+            );
+            let event = Event::new(EventKind::CaChanged, Timestamp::now(), what).ca(&ca.name).remedy(
+                "it is renewed when most of what is left is over, and no sooner: ask the CA for whole lifetimes, or renew the subscription there",
+            );
+            store.append_event(&event).await?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = told.await {
+        tracing::debug!(error = shared::error::chain(&error), ca = ca.name, "the operator could not be told");
+    }
 }
 
 /// For other programs; and tells what is different from the one that was known before.

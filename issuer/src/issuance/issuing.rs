@@ -2,7 +2,7 @@
 //! fetched with patience.
 
 use super::{
-    directory::{learn_chain_top, tell_of_lone_leaf},
+    directory::{learn_chain_top, tell_of_lone_leaf, tell_of_short_life},
     look::{Look, Until, of_what_is_there, refused},
     patience::write,
     refusal::may_blame_profile,
@@ -262,7 +262,17 @@ impl Work<'_> {
             write(|| self.issuance.store.store_certificate(self.lease, order, certificate, stored.clone()))
                 .await
                 .map_err(|e| Verdict::from_store(&e))?;
-        self.timeline.tell("stored", Some(self.slot), "");
+        let leaf = certificate.leaf().map_err(|e| Verdict::bug(e.to_string()))?;
+        if certificate.life(&leaf).0 == leaf.not_before {
+            self.timeline.tell("stored", Some(self.slot), "");
+        } else {
+            let what = format!(
+                "it is valid from {} until {}: much of its life was over when it was issued, and what is left of it counts",
+                leaf.not_before, leaf.not_after
+            );
+            self.timeline.tell("stored", Some(self.slot), what);
+            tell_of_short_life(&self.issuance.store, &self.issuance.ca, &leaf).await;
+        }
         if let Some(top) = top {
             learn_chain_top(&self.issuance.store, &self.issuance.ca, self.slot, &top).await;
         }

@@ -24,6 +24,8 @@ const PAUSES_MIN: [i64; 4] = [1, 4, 16, 64];
 /// One that follows upon a certificate whose window had passed is renewed after this part of its life at the soonest, three hours
 /// of 90 days: a CA that wants every new one renewed at once does not get one order after the other.
 const SOONEST: i32 = 720;
+/// And no sooner than this, as long as that leaves it time enough.
+const SHORT_PAUSE: SignedDuration = SignedDuration::from_mins(5);
 
 /// The served certificates of a group, and when each is renewed.
 pub(crate) struct Renewals {
@@ -106,7 +108,7 @@ impl Renewals {
         let (window, explanation_url) = match &said {
             Said::Window { window, explanation_url, .. } => (*window, explanation_url.clone()),
             _ => {
-                let own = || renewal_window(published.leaf.not_before, published.leaf.not_after);
+                let own = || renewal_window(published.life_begin(), published.leaf.not_after);
                 (before.as_ref().map_or_else(own, |before| before.window), self.explanation_url.clone())
             }
         };
@@ -206,7 +208,7 @@ pub(crate) fn place_of_served(
 
 /// From when on a renewal can't wait.
 pub(super) fn urgent(served: &BTreeMap<Slot, Published>) -> Option<Timestamp> {
-    served.values().map(|published| urgent_from(published.leaf.not_before, published.leaf.not_after)).min()
+    served.values().map(|published| urgent_from(published.life_begin(), published.leaf.not_after)).min()
 }
 
 /// By when a renewal should be done: within the CA's window it is spared the limits.
@@ -263,7 +265,10 @@ fn next_question(said: &Said, now: Timestamp, tries: u8) -> (Option<Timestamp>, 
 }
 
 fn soonest(published: &Published) -> Timestamp {
-    published.issued.saturating_add(published.lifetime() / SOONEST).unwrap_or(Timestamp::MAX)
+    // One that lives for minutes only is not asked for every few seconds.
+    let left = published.leaf.not_after.duration_since(published.issued).max(SignedDuration::ZERO);
+    let pause = (published.lifetime() / SOONEST).max((left / 3).min(SHORT_PAUSE));
+    published.issued.saturating_add(pause).unwrap_or(Timestamp::MAX)
 }
 
 /// A moment within the window, by how full the hours are. The same certificate and the same window give the same draws.

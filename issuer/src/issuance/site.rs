@@ -16,7 +16,7 @@ use openssl::x509::X509;
 use shared::{
     domain::{
         Certificate, CertificateId, ChallengeType, DnsName, Failure, FailureClass, KeyType, Leaf, NameSet,
-        Order, RenewalPlan, Site, SiteId, Slot, renewal_moment, urgent_from,
+        Order, RenewalPlan, Site, SiteId, Slot, life_begin, renewal_moment, urgent_from,
     },
     error::Fault,
     store::{Claimed, NamePointer, Store, StoreError, StoredSite},
@@ -296,11 +296,16 @@ impl Published {
 
     /// When it is renewed. Where nothing was planned yet, always the same moment for the same certificate.
     pub(crate) fn renewal_moment(&self, now: Timestamp) -> Timestamp {
-        let (from, until) = (self.leaf.not_before, self.leaf.not_after);
+        let (from, until) = (self.life_begin(), self.leaf.not_after);
         match &self.plan {
             Some(plan) => plan.due(&self.id, from, until, now),
             None => renewal_moment(from, until, self.id.draw()),
         }
+    }
+
+    /// From when on its life counts.
+    pub(super) fn life_begin(&self) -> Timestamp {
+        life_begin(self.leaf.not_before, self.leaf.not_after, self.issued)
     }
 
     /// As the CA names it; `None` where it can't be named (RFC 9773 section 4.1).

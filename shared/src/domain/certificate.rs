@@ -1,6 +1,6 @@
 //! A certificate as it is stored: the leaf, its chain, the sealed key; and what can be read from the leaf.
 
-use super::{DnsName, KeyType};
+use super::{DnsName, KeyType, life_begin};
 use crate::digest::{hex, sha256_hex};
 use jiff::Timestamp;
 use openssl::{
@@ -80,6 +80,7 @@ pub struct Leaf {
     /// Of the leaf; of a stored certificate, of whatever ends first in its chain.
     pub not_after: Timestamp,
     pub issuer: String,
+    /// In lower case, however the CA writes them.
     pub names: Vec<String>,
 }
 
@@ -117,9 +118,16 @@ impl Certificate {
             Some(known) => known.clone(),
             None => Leaf::of(X509::from_der(&self.leaf_der)?.as_ref())?,
         };
+        // Hostnames have no letter case; records of earlier releases have kept the CA's.
+        leaf.names.iter_mut().for_each(|name| name.make_ascii_lowercase());
         // Of no use once anything above it has ended.
         leaf.not_after = end_of_chain(&self.chain_pem).map_or(leaf.not_after, |end| end.min(leaf.not_after));
         Ok(leaf)
+    }
+
+    /// From when until when its life counts: see [`life_begin`].
+    pub fn life(&self, leaf: &Leaf) -> (Timestamp, Timestamp) {
+        (life_begin(leaf.not_before, leaf.not_after, self.issued), leaf.not_after)
     }
 
     /// # Errors
@@ -141,7 +149,7 @@ impl Leaf {
             names
                 .iter()
                 .filter_map(|name| {
-                    name.dnsname().map(str::to_owned).or_else(|| name.ipaddress().and_then(address))
+                    name.dnsname().map(str::to_ascii_lowercase).or_else(|| name.ipaddress().and_then(address))
                 })
                 .collect()
         });
@@ -220,7 +228,7 @@ mod tests {
         ec::{EcGroup, EcKey},
         nid::Nid,
         pkey::{PKey, Private},
-        x509::X509Builder,
+        x509::{X509Builder, extension::SubjectAlternativeName},
     };
 
     fn certificate(key: &PKey<Private>, until: i64) -> X509 {
@@ -230,6 +238,27 @@ mod tests {
         builder.set_not_after(&Asn1Time::from_unix(until).unwrap()).unwrap();
         builder.sign(key, MessageDigest::sha256()).unwrap();
         builder.build()
+    }
+
+    #[test]
+    fn names_have_no_letter_case() {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let mut builder = X509Builder::new().unwrap();
+        builder.set_version(2).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        builder.set_not_before(&Asn1Time::from_unix(1_000_000_000).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::from_unix(2_000_000_000).unwrap()).unwrap();
+        let names = SubjectAlternativeName::new()
+            .dns("UP.Example.COM")
+            .dns("*.UP.example.com")
+            .build(&builder.x509v3_context(None, None))
+            .unwrap();
+        builder.append_extension(names).unwrap();
+        builder.sign(&key, MessageDigest::sha256()).unwrap();
+        let leaf = Leaf::of(&builder.build()).unwrap();
+        assert_eq!(leaf.names, ["up.example.com", "*.up.example.com"]);
+        assert!(leaf.covers(&DnsName::parse("up.example.com").unwrap()));
     }
 
     #[test]

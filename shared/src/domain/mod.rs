@@ -29,6 +29,7 @@ mod spread;
 mod tag;
 mod text;
 mod tls_policy;
+mod usage;
 
 pub use api_token::{ApiRole, ApiToken, InvalidTokenName, TokenName};
 pub use audit::{AuditAction, AuditChain, AuditCheck, AuditEntry, AuditFault, AuditLine, AuditedKey};
@@ -54,7 +55,8 @@ pub use order::{
 pub use plot::Plot;
 pub use public_suffix::{PublicSuffixes, SuffixListError};
 pub use renewal::{
-    ExpiryStage, RenewalWindow, expiry_stage, renewal_cycle, renewal_moment, renewal_window, urgent_from,
+    ExpiryStage, RenewalWindow, expiry_stage, life_begin, renewal_cycle, renewal_moment, renewal_window,
+    urgent_from,
 };
 pub use renewal_plan::{RenewalPlan, RenewalPlans};
 pub use schedule::{Class, Place, leftovers, quotas};
@@ -67,6 +69,7 @@ pub use spread::{Candidates, Chosen, Occasion, candidates, hour_of};
 pub use tag::{InvalidTag, is_word, parse_tag};
 pub use text::{LONGEST_SENTENCE, bounded};
 pub use tls_policy::{StagedTlsPolicy, TlsGroup, TlsPolicies, TlsPolicy, TlsPolicyError, TlsVersion};
+pub use usage::{UsageError, check_usage};
 
 /// A draw as it may be used: between 0 and 1, whatever the caller gave.
 fn fraction(draw: f64) -> f64 {

@@ -49,6 +49,14 @@ pub fn renewal_window(not_before: Timestamp, not_after: Timestamp) -> RenewalWin
     RenewalWindow { start, end: start + lifetime.mul_f64(SPREAD) }
 }
 
+/// From when on the life of a certificate counts that was issued at `issued`. That is its beginning, but where more than a quarter of its
+/// life was over by then: such a CA would give another one like it at once, and one order would follow upon the other. What is left of it
+/// is its life, then.
+pub fn life_begin(not_before: Timestamp, not_after: Timestamp, issued: Timestamp) -> Timestamp {
+    let is_spent = issued.duration_since(not_before) > lifetime(not_before, not_after) / 4;
+    if is_spent && issued < not_after { issued } else { not_before }
+}
+
 /// How long it is from a certificate to the one that follows it, where the renewal comes when it should.
 pub fn renewal_cycle(lifetime: SignedDuration) -> SignedDuration {
     lifetime - if lifetime < SHORT { lifetime / 2 } else { lifetime / 3 }
@@ -112,6 +120,35 @@ mod tests {
             assert!((moment_h(1.0) - latest_h).abs() < 0.001, "{hours}: {}", moment_h(1.0));
             assert!((moment_h(f64::NAN) - moment_h(0.5)).abs() < 0.001);
         }
+    }
+
+    #[test]
+    fn a_certificate_that_comes_with_little_life_is_not_renewed_at_once() {
+        let day = 86_400;
+        for (from, until, issued, begin) in [
+            (0, 90 * day, 3_600, 0),
+            (0, 160 * 3_600, 3_600, 0),
+            // An hour back, and ten minutes ahead.
+            (0, 4_200, 3_600, 3_600),
+            // A subscription that ends on a day.
+            (0, 80 * day, 60 * day, 60 * day),
+            // It begins later, and has ended already.
+            (0, day, -60, 0),
+            (0, day, 2 * day, 0),
+        ] {
+            let found = life_begin(at(from), at(until), at(issued));
+            assert_eq!(found, at(begin), "{from}..{until} at {issued}");
+            let next = renewal_moment(found, at(until), 0.0);
+            assert!(issued > until || next.as_second() > issued, "{from}..{until} at {issued}: {next}");
+        }
+        // Each of a row of them waits for its part of what is left: they end with the subscription.
+        let (mut issued, mut orders) = (60 * day, 0);
+        while 80 * day - issued > 3_600 {
+            issued =
+                renewal_moment(life_begin(at(0), at(80 * day), at(issued)), at(80 * day), 0.5).as_second();
+            orders += 1;
+        }
+        assert!((3..=12).contains(&orders), "{orders} orders");
     }
 
     #[test]

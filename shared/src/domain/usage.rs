@@ -55,21 +55,19 @@ pub fn check_usage(leaf: &X509Ref) -> Result<(), UsageError> {
         let value = extension.value;
         let content = || read(value).map(|(_, content, _)| content).ok_or(UsageError::Unreadable);
         match extension.id {
-            EXTENDED_KEY_USAGE => {
-                if !elements(content()?).iter().any(|(_, purpose)| FOR_SERVERS.contains(purpose)) {
-                    return Err(UsageError::NotForServers);
-                }
+            EXTENDED_KEY_USAGE
+                if !elements(content()?).iter().any(|(_, purpose)| FOR_SERVERS.contains(purpose)) =>
+            {
+                return Err(UsageError::NotForServers);
             }
-            KEY_USAGE => {
-                // The first octet counts unused bits; digitalSignature is the first bit, keyEncipherment the third, keyAgreement the fifth.
-                if content()?.get(1).is_none_or(|bits| bits & 0b1010_1000 == 0) {
-                    return Err(UsageError::KeyUsage);
-                }
+            // The first octet counts unused bits; digitalSignature is the first bit, keyEncipherment the third, keyAgreement the fifth.
+            KEY_USAGE if content()?.get(1).is_none_or(|bits| bits & 0b1010_1000 == 0) => {
+                return Err(UsageError::KeyUsage);
             }
-            BASIC_CONSTRAINTS => {
-                if elements(content()?).first().is_some_and(|(tag, content)| *tag == 1 && *content != [0]) {
-                    return Err(UsageError::OfCa);
-                }
+            BASIC_CONSTRAINTS
+                if elements(content()?).first().is_some_and(|(tag, flag)| *tag == 1 && *flag != [0]) =>
+            {
+                return Err(UsageError::OfCa);
             }
             other if extension.is_critical && !KNOWN.contains(&other) => {
                 return Err(UsageError::UnknownExtension(dotted(other)));
@@ -179,7 +177,8 @@ mod tests {
 
     fn other(id: &str, is_critical: bool) -> X509Extension {
         let id = Asn1Object::from_str(id).unwrap();
-        X509Extension::new_from_der(&id, is_critical, &Asn1OctetString::new_from_bytes(&[5, 0]).unwrap()).unwrap()
+        X509Extension::new_from_der(&id, is_critical, &Asn1OctetString::new_from_bytes(&[5, 0]).unwrap())
+            .unwrap()
     }
 
     #[test]
