@@ -66,6 +66,7 @@ pub use moments::{Believed, Bounds, Moment};
 pub use order::{LostOrder, NewOrder, Order, OrderStatus, PlacedOrder};
 pub use pacing::{ENDPOINTS, Pacer, Turn};
 pub use problem::{Problem, ProblemKind, Subproblem};
+pub(crate) use reading::web_page;
 pub use renewal_info::{CertificateId, CertificateIdError, RenewalInfo};
 pub use request_error::{Refusal, RequestError};
 pub use retry_after::{LONGEST_POLL, parse as parse_retry_after, poll_delay};

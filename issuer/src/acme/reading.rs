@@ -43,7 +43,7 @@ pub(super) fn json(body: &[u8]) -> Result<Value, serde_json::Error> {
 }
 
 /// A link that a person is told to follow: one that leads to a website, and nowhere else.
-pub(super) fn web_page(url: &str) -> Option<&str> {
+pub(crate) fn web_page(url: &str) -> Option<&str> {
     let is_page = url.starts_with("https://") && !url.contains(|c: char| c.is_whitespace() || c.is_control());
     (is_page && reqwest::Url::parse(url).is_ok_and(|url| url.host_str().is_some())).then_some(url)
 }

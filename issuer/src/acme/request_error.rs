@@ -175,6 +175,18 @@ impl RequestError {
         }
     }
 
+    /// Whether it is a limit of the CA: by its status or by its words.
+    pub fn is_limit(&self) -> bool {
+        self.status() == Some(429) || self.kind() == Some(ProblemKind::RateLimited)
+    }
+
+    /// Whether what may be made twice can be asked for once more in the same run: nothing was refused, but the CA was not reached,
+    /// has failed itself, or did not like a nonce.
+    pub fn is_no_refusal(&self) -> bool {
+        matches!(self.kind(), Some(ProblemKind::BadNonce | ProblemKind::Conflict))
+            || self.status().is_none_or(|status| status >= 500 || matches!(status, 408 | 425))
+    }
+
     /// Whether somebody has answered, and nobody knows what it means: what the CA has by now tells, and nothing else.
     pub fn is_doubtful(&self) -> bool {
         self.problem().is_none() && self.may_have_acted()
@@ -356,6 +368,26 @@ mod tests {
         };
         assert_eq!((error.kind(), error.status()), (None, Some(503)));
         assert_eq!((error.fault(), error.retry()), (Fault::Ca, Retry::After(Duration::from_secs(7))));
+    }
+
+    #[test]
+    fn what_was_refused_is_not_asked_for_again_at_once() {
+        let page = |status| RequestError::Body {
+            url: "https://a/".to_owned(),
+            status,
+            excerpt: String::new(),
+            retry_after: None,
+            from_ca: false,
+        };
+        for status in [307, 400, 403, 404, 418, 429] {
+            assert!(!page(status).is_no_refusal(), "{status}");
+        }
+        for status in [408, 500, 502, 503] {
+            assert!(page(status).is_no_refusal(), "{status}");
+        }
+        assert!(!refused(400, "rateLimited", None).is_no_refusal());
+        assert!(refused(400, "rateLimited", None).is_limit() && page(429).is_limit());
+        assert!(refused(400, "badNonce", None).is_no_refusal());
     }
 
     #[test]

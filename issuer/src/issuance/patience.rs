@@ -31,7 +31,7 @@ impl Pauses {
         let Some(pause) = self.0.next().map(Duration::from_millis) else { return Err(error) };
         let pause = match error.retry() {
             // A limit is not ours to test again.
-            _ if error.status() == Some(429) => return Err(error),
+            _ if error.is_limit() => return Err(error),
             // Nor is what only the customer can put right.
             _ if error.fault() == Fault::Customer => return Err(error),
             Retry::Never => return Err(error),

@@ -121,6 +121,10 @@ impl Work<'_> {
                     break Err(error);
                 }
             }
+            // What was refused, by whomever, is not ordered again in the same run.
+            if !error.is_no_refusal() {
+                break Err(error);
+            }
             if let Err(error) = pauses.before_asking_again(error).await {
                 break Err(error);
             }

@@ -2,8 +2,8 @@
 
 use super::verdict::{About, Prospect, Verdict, caa, limit, policy};
 use crate::{
-    acme::{Problem, ProblemKind, RequestError},
-    limits::{Network, wait_in_text},
+    acme::{Problem, ProblemKind, RequestError, web_page},
+    limits::{Network, UNKNOWN_WAIT, wait_in_text},
 };
 use jiff::Timestamp;
 use shared::{
@@ -111,7 +111,7 @@ impl Verdict {
         }
         let Some(refusal) = error.refusal() else {
             let mut verdict = match error.fault() {
-                Fault::Operator if error.status() == Some(429) => limit(what),
+                Fault::Operator if error.is_limit() => limit(what),
                 Fault::Operator => Self::new(
                     Fault::Operator,
                     FailureClass::Account,
@@ -152,8 +152,9 @@ impl Verdict {
                 let terms = refusal
                     .terms_of_service
                     .as_deref()
-                    .or(problem.instance.as_deref())
-                    .unwrap_or("the CA's page");
+                    .and_then(web_page)
+                    .or(problem.instance.as_deref().and_then(web_page))
+                    .unwrap_or("what the CA asks for, on its website");
                 Self::new(
                     Fault::Operator,
                     FailureClass::Account,
@@ -193,6 +194,15 @@ impl Verdict {
                 "set another `profile` for the site or in the CA's section, or none",
             )
             .about(About::Order),
+            ProblemKind::BadCsr | ProblemKind::BadPublicKey => Self::new(
+                Fault::Operator,
+                FailureClass::Policy,
+                what,
+                "the CA takes no such key or request: read its words; the next order is made with a new key, and `issuer site set NAME \
+                 --key-type` asks for another kind",
+            )
+            .about(About::Order),
+            _ if error.is_limit() => limit(what),
             _ => match error.fault() {
                 Fault::Ca => Self::new(Fault::Ca, FailureClass::Ca, what, "wait: the fault is the CA's")
                     .keeping_the_order(),
@@ -211,11 +221,29 @@ impl Verdict {
     /// A CA that is in trouble is asked by somebody once an hour; as long as a limit may last at most, nobody can tell whether it
     /// does: who asks by hand may try.
     fn bounded(mut self) -> Self {
+        if self.class == FailureClass::Limit {
+            self = self.named_moment(Timestamp::now());
+        }
         if self.class == FailureClass::Ca {
             self.wait = self.wait.map(|wait| wait.min(LONGEST_OF_TROUBLE));
         } else if self.class == FailureClass::Limit && self.wait.is_some_and(|wait| wait >= LONGEST_OF_LIMIT)
         {
             self.fault = Fault::Ca;
+        }
+        self
+    }
+}
+
+impl Verdict {
+    /// A limit says when it ends. A CA that does not say is asked again after as long as its limits are taken to last.
+    fn named_moment(mut self, now: Timestamp) -> Self {
+        if self.wait.is_none() {
+            // Nobody can tell whether it does: who asks by hand may try.
+            self.fault = Fault::Ca;
+        }
+        let wait = *self.wait.get_or_insert(UNKNOWN_WAIT);
+        if let Ok(moment) = now.checked_add(wait) {
+            self.remedy = format!("{}: at {}", self.remedy, moment.strftime("%F %T UTC"));
         }
         self
     }
@@ -304,6 +332,10 @@ mod tests {
             (400, "rejectedIdentifier", "", About::Names),
             (403, "caa", "", About::Names),
             (429, "rateLimited", "", About::Limit),
+            (400, "rateLimited", "", About::Limit),
+            (429, "somethingNew", "", About::Limit),
+            (400, "badCSR", "", About::Order),
+            (400, "badPublicKey", "", About::Order),
             (500, "serverInternal", "", About::Ca),
             (403, "orderNotReady", "", About::Ca),
             (400, "malformed", "", About::Program),
@@ -311,6 +343,37 @@ mod tests {
             let verdict = Verdict::from_request(&refused(status, kind, detail));
             assert_eq!((verdict.about, verdict.said_by_ca), (about, true), "{kind}: {detail}");
         }
+    }
+
+    #[test]
+    fn a_limit_says_when_it_ends_whether_the_ca_does_or_not() {
+        let page = |retry_after| RequestError::Body {
+            url: "https://a/".to_owned(),
+            status: 429,
+            excerpt: String::new(),
+            retry_after,
+            from_ca: false,
+        };
+        for (said, wait) in [(None, UNKNOWN_WAIT), (Some(Duration::from_secs(90)), Duration::from_secs(90))] {
+            let verdict = Verdict::from_request(&page(said));
+            assert_eq!((verdict.class, verdict.wait), (FailureClass::Limit, Some(wait)));
+            assert!(verdict.remedy.contains(" UTC"), "{}", verdict.remedy);
+        }
+    }
+
+    #[test]
+    fn nobody_is_sent_to_what_is_no_website() {
+        let to = |instance: &str, terms: Option<&str>| {
+            let RequestError::Problem(mut refusal) = refused(403, "userActionRequired", "new terms") else {
+                unreachable!("made as one")
+            };
+            refusal.problem.instance = Some(instance.to_owned());
+            refusal.terms_of_service = terms.map(str::to_owned);
+            Verdict::from_request(&RequestError::Problem(refusal)).remedy
+        };
+        assert!(to("https://ca.example/agree", None).contains("accept https://ca.example/agree,"));
+        assert!(to("https://ca.example/agree", Some("data:,x")).contains("accept https://ca.example/agree,"));
+        assert!(!to("javascript:alert(1)", Some("http://ca.example/")).contains("javascript"));
     }
 
     #[test]

@@ -265,9 +265,7 @@ impl Verdict {
         let verdict = match problem.kind() {
             ProblemKind::Dns => dns(what),
             ProblemKind::Caa => caa(what),
-            ProblemKind::Connection if detail.contains("resolve") || detail.contains("no such host") => {
-                dns(what)
-            }
+            ProblemKind::Connection if is_of_dns(detail) => dns(what),
             ProblemKind::Connection if detail.contains("redirect") => Self::new(
                 Fault::Operator,
                 FailureClass::RedirectRule,
@@ -307,6 +305,12 @@ impl Verdict {
             "it is asked for again, and after a few tries ordered anew; if it repeats, ask the CA",
         )
     }
+}
+
+/// Whether the CA could not look the name up, and so never came to its server.
+fn is_of_dns(detail: &str) -> bool {
+    let words = ["resolv", "no such host", "lookup ", "read udp", "NXDOMAIN", "SERVFAIL", "DNS problem"];
+    words.iter().any(|word| detail.contains(word))
 }
 
 pub(super) fn limit(what: String) -> Verdict {
@@ -361,5 +365,25 @@ mod tests {
         let damaged = Verdict::from_opening("the key", &OpenError::Refused);
         assert_eq!((damaged.fault, damaged.prospect), (Fault::Store, Prospect::Nowhere));
         assert!(damaged.keep_order && damaged.is_of_the_order());
+    }
+
+    #[test]
+    fn a_name_that_could_not_be_looked_up_is_no_closed_port() {
+        let name = DnsName::parse("a.example").unwrap();
+        let class = |detail: &str| {
+            let problem = Problem {
+                type_urn: Some("urn:ietf:params:acme:error:connection".to_owned()),
+                detail: Some(detail.to_owned()),
+                ..Problem::default()
+            };
+            Verdict::from_validation(&name, &problem).class
+        };
+        for dns in [
+            "error occurred while resolving URL \"http://a.example/\": read udp 10.0.0.1:53: i/o timeout",
+            "dial tcp: lookup a.example: no such host",
+        ] {
+            assert_eq!(class(dns), FailureClass::Dns, "{dns}");
+        }
+        assert_eq!(class("dial tcp 192.0.2.1:80: i/o timeout"), FailureClass::Firewall);
     }
 }

@@ -24,6 +24,7 @@ pub(crate) use refusal::{Network, wait_in_text};
 pub(crate) use registration::Registration;
 pub use registration::TooManyAccounts;
 pub use ticket::Ticket;
+pub(crate) use ticket::UNKNOWN_WAIT;
 
 use crate::{acme::CertificateId, ca::Ca, issuance::draw};
 use buckets::{Bucket, Subject, buckets_of};

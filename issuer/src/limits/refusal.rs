@@ -46,7 +46,7 @@ pub(super) fn which_limit(
 ) -> Option<(Option<String>, Duration)> {
     let is_limit = match error.problem() {
         Some(problem) => problem.kind() == ProblemKind::RateLimited && problem.unpause_url().is_none(),
-        None => error.status() == Some(429),
+        None => error.is_limit(),
     };
     if !is_limit {
         return None;

@@ -151,4 +151,4 @@ fn is_named(bucket: &Bucket, detail: &str) -> bool {
 }
 
 /// A refusal without a moment is taken for one of this length.
-pub(super) const UNKNOWN_WAIT: Duration = Duration::from_secs(3600);
+pub(crate) const UNKNOWN_WAIT: Duration = Duration::from_secs(3600);
