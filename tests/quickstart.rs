@@ -133,7 +133,11 @@ fn quickstart(place: &Path, arguments: &[&str]) -> Result<Output> {
 fn command(place: &Path, arguments: &[&str]) -> Command {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is below the root");
     let mut command = Command::new(tree.join("deploy/quickstart"));
-    command.args(arguments).env("TMPDIR", place).stdin(Stdio::null());
+    // Cargo's directory for a profile has its name: PROFILE/deps/stories-HASH.
+    let program = std::env::current_exe().expect("a test is a program");
+    let profile =
+        program.ancestors().nth(2).and_then(Path::file_name).expect("it is below the target directory");
+    command.arg("--profile").arg(profile).args(arguments).env("TMPDIR", place).stdin(Stdio::null());
     // A variable of the developer's mustn't reach the programs.
     command.env("SIGNPOST_ISSUER__SLOTS", "0");
     command

@@ -92,7 +92,7 @@ pub fn program_path(program: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let Some(found) = test.ancestors().skip(1).map(|folder| folder.join(program)).find(|path| path.is_file())
     else {
-        bail!("{program} hasn't been built: cargo build --release -p {program}");
+        bail!("{program} hasn't been built: cargo build --profile tests -p {program}");
     };
     warn_if_stale(&found);
     Ok(found)
