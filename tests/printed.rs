@@ -23,8 +23,8 @@ fn stderr(output: &Output) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_nobody_could_read_opens_nothing() -> Result<()> {
     let signpost = Signpost::new()?;
-    for json in ["", "--json"] {
-        let run = shell(&signpost, &format!("$issuer {json} token add x --role read >/dev/full")).await?;
+    for to in [">/dev/full", "--json >/dev/full", ">&-", "--json >/dev/null"] {
+        let run = shell(&signpost, &format!("$issuer token add x --role read {to}")).await?;
         ensure!(run.status.code() == Some(1), "{run:?}");
         ensure!(stderr(&run).contains("can't be written to standard output"), "{}", stderr(&run));
     }
@@ -38,9 +38,9 @@ async fn a_secret_that_nobody_could_read_opens_nothing() -> Result<()> {
     signpost.issuer(&["frontend", "add", "web", "--scope", "*", "--replace"]).await?.success()?;
 
     // Two at once: one wins, one is told.
-    let line = "$issuer frontend add twin --scope '*' >/dev/null & $issuer frontend add twin --scope '*' >/dev/null; \
-                one=$?; wait $!; echo $one $?";
-    let run = shell(&signpost, line).await?;
+    let out = signpost.write("added", "")?;
+    let add = format!("$issuer frontend add twin --scope '*' >>{}", out.display());
+    let run = shell(&signpost, &format!("{add} & {add}; one=$?; wait $!; echo $one $?")).await?;
     let codes = String::from_utf8_lossy(&run.stdout).trim().to_owned();
     ensure!(codes == "0 1" || codes == "1 0", "{codes}: {}", stderr(&run));
 

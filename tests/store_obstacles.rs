@@ -92,6 +92,7 @@ async fn no_refusal_sticks() -> Result<()> {
         (&["ACL SETUSER issuer off", kill], "refuses", &["ACL SETUSER issuer on"]),
         (&["CONFIG SET maxclients 1", kill], "does not answer", &["CONFIG SET maxclients 10000"]),
         (&["ACL SETUSER issuer -@write"], "refuses", &["ACL SETUSER issuer +@all"]),
+        (&["ACL SETUSER issuer -eval -evalsha -hset"], "refuses", &["ACL SETUSER issuer +@all"]),
         (&["REPLICAOF 127.0.0.1 1"], "takes no writes", &["REPLICAOF NO ONE"]),
         (&["CONFIG SET maxmemory 1mb"], "takes no writes", &["CONFIG SET maxmemory 0"]),
         (&["CONFIG SET min-replicas-to-write 1"], "takes no writes", &["CONFIG SET min-replicas-to-write 0"]),

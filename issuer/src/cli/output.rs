@@ -10,6 +10,7 @@ use shared::{
 };
 use std::{
     io::{self, IsTerminal, Write},
+    path::Path,
     process::ExitCode,
     sync::OnceLock,
 };
@@ -113,6 +114,10 @@ impl Output {
         document: &impl Serialize,
         text: impl FnOnce() -> String,
     ) -> Result<(), io::Error> {
+        // What was closed is this device, too, by the time that a program begins.
+        if std::fs::read_link("/proc/self/fd/1").is_ok_and(|to| to == Path::new("/dev/null")) {
+            return Err(io::Error::other("it is closed, or /dev/null"));
+        }
         printing::print(&self.to_text(document, text))
     }
 

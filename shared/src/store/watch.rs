@@ -179,6 +179,10 @@ impl Store {
             Role::Certificates => self.probe_audit().await?,
             Role::Issuer => self.probe_writing().await?,
         }
+        // Rights are taken away from a program that runs, too.
+        if self.role != Role::Challenge {
+            self.check_rights().await?;
+        }
         let wanted = self.confirmed.replicas_to_wait_for();
         Ok((self.role == Role::Issuer && fewest < wanted).then_some(Obstacle::TooFewReplicas))
     }

@@ -215,7 +215,7 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
     if let Some(token) = &token {
         document["token"] = json!(token.as_str());
     }
-    let shown = output.result_shown_once(&document, || {
+    let text = || {
         let mut text = format!("{} may pull {}", frontend.name, scope_text(&frontend.scope));
         if let Some(token) = token.as_ref().filter(|_| files.is_empty()) {
             text.push_str(&format!(
@@ -233,15 +233,10 @@ async fn add(wanted: Add, context: &Context, output: &Output) -> Result<Exit, Fa
             text.push_str(&format!("\n{what}: {}", file.display()));
         }
         text
-    });
-    if let Err(error) = shown {
-        if !files.is_empty() {
-            let message = format!(
-                "the result can't be written to standard output: {error}. {} may pull, and its files are written",
-                wanted.name
-            );
-            return Err(Failed::new(Exit::Failed, "output", message));
-        }
+    };
+    if !files.is_empty() {
+        output.result(&document, text);
+    } else if let Err(error) = output.result_shown_once(&document, text) {
         // Nobody has seen its token, and nobody ever will.
         take_back(context, &wanted.name).await?;
         let message = format!(
