@@ -41,7 +41,7 @@ impl Obstacles {
         }
         let nodes = store.list_nodes().await?.found;
         Ok(Self {
-            brakes: store.load_brakes().await?,
+            brakes: store.list_brakes().await?.found,
             pauses,
             troubles,
             has_daemon: nodes.iter().any(|node| node.report.role == "issuer"),
