@@ -214,7 +214,7 @@ fn end_of_usage(error: &clap::Error) -> ExitCode {
 fn to_text(report: &Report) -> String {
     let mut text = String::new();
     for published in &report.published {
-        text.push_str(&format!("published  {}\n", published.names.join(" ")));
+        text.push_str(&format!("published  {}\n", shared::domain::for_people(&published.names)));
     }
     for id in &report.removed {
         text.push_str(&format!("removed    {id}\n"));

@@ -63,7 +63,11 @@ impl Report {
     pub(crate) fn problems(&self) -> String {
         let failed = self.failed.iter().map(|failed| {
             let id = failed.id.as_ref().map_or("?", ItemId::as_str);
-            let names = failed.names.first().map(|name| format!(" ({name})")).unwrap_or_default();
+            let names = failed
+                .names
+                .first()
+                .map(|name| format!(" ({})", shared::domain::for_people(&[name])))
+                .unwrap_or_default();
             format!("{id}{names}: {}", failed.reason)
         });
         let others = self.withheld.iter().chain(&self.kept).chain(&self.server_errors).cloned();

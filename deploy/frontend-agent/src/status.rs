@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::{
     digest::hex,
-    domain::{FrontendReport, ItemProblem, TlsPolicy},
+    domain::{FrontendReport, ItemProblem, TlsPolicy, for_people},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -256,7 +256,7 @@ impl Overview {
             for (slot, certificate) in &item.certificates {
                 let days = certificate.not_after.duration_since(now).as_hours() / 24;
                 let fingerprint: String = certificate.fingerprint_sha256.chars().take(16).collect();
-                let names = item.names.join(" ");
+                let names = for_people(&item.names);
                 text.push_str(&format!("{slot:5}  {fingerprint}  {days:4} days  {names}{state}\n"));
             }
         }
@@ -265,7 +265,7 @@ impl Overview {
             text.push_str(&format!(
                 "FAILED since {}: {}: {}\n",
                 failure.since,
-                failure.names.join(" "),
+                for_people(&failure.names),
                 failure.reason
             ));
         }
@@ -273,7 +273,7 @@ impl Overview {
             text.push_str(&format!(
                 "REFUSED since {}: {}: {}\n",
                 refused.since,
-                refused.names.join(" "),
+                for_people(&refused.names),
                 refused.reason
             ));
         }
@@ -281,7 +281,7 @@ impl Overview {
             text.push_str(&format!(
                 "UNKNOWN TO THE CENTRE since {}: {id} ({}): {}\n",
                 kept.since,
-                kept.names.join(" "),
+                for_people(&kept.names),
                 kept.to_reason()
             ));
         }

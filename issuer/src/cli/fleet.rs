@@ -7,7 +7,10 @@ use super::{
 use crate::fleet::{Convergence, FrontendStanding, Standing};
 use jiff::Timestamp;
 use serde_json::json;
-use shared::config::Config;
+use shared::{
+    config::Config,
+    domain::{DnsName, for_people},
+};
 
 /// Groups that are named.
 const SHOWN: usize = 50;
@@ -45,7 +48,7 @@ fn to_text(fleet: &Convergence, now: Timestamp) -> String {
     if !fleet.waiting.is_empty() {
         text.push_str("\n\nNot everywhere yet:");
         for group in fleet.waiting.iter().take(SHOWN) {
-            let name = group.names.first().map_or_else(|| group.site.to_string(), ToString::to_string);
+            let name = group.names.first().map_or_else(|| group.site.to_string(), DnsName::to_unicode);
             let since = group.since.map_or_else(String::new, |at| format!(", issued {} s ago", age(at, now)));
             text.push_str(&format!("\n  {name}{since}: {}", group.frontends.join(" ")));
         }
@@ -66,7 +69,7 @@ fn to_text(fleet: &Convergence, now: Timestamp) -> String {
 fn problems(frontend: &FrontendStanding) -> String {
     let mut text = String::new();
     for problem in &frontend.problems {
-        let name = problem.names.first().map_or("-", String::as_str);
+        let name = problem.names.first().map_or_else(|| "-".to_owned(), |name| for_people(&[name]));
         let serves = problem.serves.as_deref().map_or_else(String::new, |print| {
             let known = if frontend.unknown_certificates.iter().any(|unknown| unknown == print) {
                 "a certificate that the store does not know"

@@ -111,7 +111,8 @@ fn trouble(frontend: &FrontendStanding, now: Timestamp, lag: SignedDuration) -> 
         return Some(Trouble { what, is_late: true });
     }
     if let Some(problem) = frontend.problems.iter().find(|problem| is_late(problem.since)) {
-        let name = problem.names.first().map_or("-", String::as_str);
+        let name =
+            problem.names.first().map_or_else(|| "-".to_owned(), |name| shared::domain::for_people(&[name]));
         let what = format!("{name}: {} since {}", problem.reason, problem.since);
         return Some(Trouble { what, is_late: true });
     }

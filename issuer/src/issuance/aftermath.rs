@@ -111,7 +111,7 @@ impl Aftermath<'_> {
                 (EventKind::Renewed, "has a new certificate")
             };
             let ends = served.values().map(|published| published.leaf.not_after).min();
-            let mut what = format!("{} {word}", stored.site.names);
+            let mut what = format!("{} {word}", stored.site.names.to_unicode());
             if let Some(staged) = &self.staged {
                 what.push_str(&format!(
                     ", which the frontends of the tag {} serve first, and all from {} on",
@@ -129,12 +129,12 @@ impl Aftermath<'_> {
         }
         let departed = stored.parked.as_ref().filter(|parked| parked.reason == ParkedReason::Departed);
         if let Some(parked) = departed {
-            let what = format!("{} leads to the frontends again", stored.site.names);
+            let what = format!("{} leads to the frontends again", stored.site.names.to_unicode());
             let event = self.event(EventKind::Returned, what);
             tell(settlement, &event.with("since", parked.since.to_string()));
         } else if let Some(failure) = stored.failure.as_ref().filter(|failure| !failure.is_wait()) {
-            let what = format!("{}: what had failed works again", stored.site.names);
-            tell(settlement, &self.event(EventKind::Recovered, what).because(failure));
+            let what = format!("{}: what had failed works again", stored.site.names.to_unicode());
+            tell(settlement, &self.event(EventKind::Recovered, what).after(failure));
         }
     }
 
@@ -153,13 +153,13 @@ impl Aftermath<'_> {
             };
             settlement.fields.push((Field::Parked, serde_json::to_string(&parked).ok()));
             settlement.place = self.parked_place(served);
-            let what = format!("{}: the CA has paused it; it is left alone", stored.site.names);
+            let what = format!("{}: the CA has paused it; it is left alone", stored.site.names.to_unicode());
             tell(settlement, &self.event(EventKind::CaPaused, what).because(&failure));
         } else {
             // It was worked on, so it is back from where it had departed to.
             settlement.fields.push((Field::Parked, None));
             self.retried(settlement, &failure, served);
-            let what = format!("{}: {}", stored.site.names, failure.what);
+            let what = stored.site.names.of_them(&failure.what);
             let kind = if failure.is_wait() { EventKind::Waiting } else { EventKind::Failed };
             let event = self.event(kind, what).because(&failure);
             let next = failure.next.map(|next| next.to_string());
@@ -189,7 +189,7 @@ impl Aftermath<'_> {
         // What a single name waits for stands with that name.
         if !self.tally.cut.values().any(|cut| cut.what == failure.what) {
             if is_new {
-                let what = format!("{}: {}", stored.site.names, failure.what);
+                let what = stored.site.names.of_them(&failure.what);
                 let kind = if failure.is_wait() { EventKind::Waiting } else { EventKind::Failed };
                 let next = failure.next.map(|next| next.to_string());
                 let event = self.event(kind, what).because(&failure);
@@ -294,10 +294,13 @@ impl Aftermath<'_> {
         let what = match ends {
             Some(ends) => format!(
                 "{}: its certificate ends at {} and could not be renewed",
-                stored.site.names,
+                stored.site.names.to_unicode(),
                 ends.strftime("%F %T UTC")
             ),
-            None => format!("{}: its certificate has expired and could not be renewed", stored.site.names),
+            None => format!(
+                "{}: its certificate has expired and could not be renewed",
+                stored.site.names.to_unicode()
+            ),
         };
         let mut event = self.event(kind, what);
         if let Some(failure) = &stored.failure {

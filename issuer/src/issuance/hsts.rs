@@ -24,7 +24,7 @@ pub(crate) fn lowered(
     let what = format!(
         "{}: HSTS is lowered to {held} s for as long as its certificate can't be renewed: browsers that insist on HTTPS let \
          nobody past an expired one",
-        stored.site.names
+        stored.site.names.to_unicode()
     );
     let event = Event::new(EventKind::HstsLowered, now, what)
         .for_site(&stored.id)

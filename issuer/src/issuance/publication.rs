@@ -161,7 +161,7 @@ pub(crate) async fn promote_what_is_due(
         return Ok(stored);
     }
     let serving = stored.serving.promoted(&stored.revoked);
-    let what = format!("{}: its new certificate is served to all frontends", stored.site.names);
+    let what = format!("{}: its new certificate is served to all frontends", stored.site.names.to_unicode());
     let event = Event::new(EventKind::Promoted, Timestamp::now(), what)
         .for_site(&stored.id)
         .names(stored.site.names.iter())

@@ -92,8 +92,10 @@ impl Node {
         }
         let mut events = Vec::new();
         if renewals.moved {
-            let mut what =
-                format!("{}: the CA wants its certificate renewed sooner than planned", stored.site.names);
+            let mut what = format!(
+                "{}: the CA wants its certificate renewed sooner than planned",
+                stored.site.names.to_unicode()
+            );
             if let Some(url) = renewals.explanation_url() {
                 what.push_str(&format!(", and explains why: {url}"));
             }

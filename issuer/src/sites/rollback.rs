@@ -81,7 +81,7 @@ impl Registry {
         };
         let what = format!(
             "{} serves its previous certificate again, until {}",
-            stored.site.names,
+            stored.site.names.to_unicode(),
             held.strftime("%F %T UTC")
         );
         let event = Event::new(EventKind::RolledBack, now, what)

@@ -224,6 +224,17 @@ impl Event {
         self
     }
 
+    /// The failure that is over: nothing is to be done about it any more.
+    #[must_use]
+    pub fn after(mut self, failure: &Failure) -> Self {
+        self = self.because(failure);
+        self.remedy = None;
+        if let Some(failure) = &mut self.failure {
+            failure.remedy.clear();
+        }
+        self
+    }
+
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(bounded(&remedy.into(), LONGEST_SENTENCE));
@@ -287,6 +298,16 @@ mod tests {
             assert_eq!(serde_json::to_string(&event).unwrap(), sample);
             assert_eq!(event.severity, event.kind.severity());
         }
+    }
+
+    #[test]
+    fn of_what_is_over_nothing_is_to_be_done() {
+        let failed: Event = serde_json::from_str(SAMPLES[0]).unwrap();
+        let failure = failed.failure.clone().unwrap();
+        let event = Event::new(EventKind::Recovered, failed.at, "it works again").after(&failure);
+        assert_eq!(event.remedy, None);
+        assert_eq!(event.class().as_deref(), Some("caa"));
+        assert!(!serde_json::to_string(&event).unwrap().contains("Allow"));
     }
 
     #[test]

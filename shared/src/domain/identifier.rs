@@ -189,6 +189,15 @@ impl fmt::Display for DnsName {
     }
 }
 
+/// Names as they are stored or sent, in the form for people; what is none stays as it is.
+pub fn for_people<T: AsRef<str>>(names: &[T]) -> String {
+    let one = |name: &T| {
+        DnsName::parse_identifier(name.as_ref())
+            .map_or_else(|_| name.as_ref().to_owned(), |name| name.to_unicode())
+    };
+    names.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
 /// The names of one certificate: sorted, each once, at least one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "Vec<DnsName>", into = "Vec<DnsName>")]
@@ -247,6 +256,24 @@ impl From<NameSet> for Vec<DnsName> {
     }
 }
 
+impl NameSet {
+    /// For people.
+    pub fn to_unicode(&self) -> String {
+        self.0.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ")
+    }
+
+    /// A sentence about them, which names them once: much of what is said of a name begins with it.
+    pub fn of_them(&self, what: &str) -> String {
+        let begins = |name: &str| {
+            what.strip_prefix(name).is_some_and(|rest| rest.starts_with([':', ' ', ',']) || rest.is_empty())
+        };
+        if self.0.iter().any(|name| begins(&name.to_unicode()) || begins(name.as_str())) {
+            return what.to_owned();
+        }
+        format!("{}: {what}", self.to_unicode())
+    }
+}
+
 impl fmt::Display for NameSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, name) in self.0.iter().enumerate() {
@@ -262,6 +289,19 @@ impl fmt::Display for NameSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_names_a_name_once_and_as_people_write_it() {
+        let names =
+            NameSet::new(["xn--n3h.example", "a.example"].map(|name| DnsName::parse(name).unwrap())).unwrap();
+        assert_eq!(names.to_unicode(), "a.example, ☃.example");
+        assert_eq!(names.of_them("it burns"), "a.example, ☃.example: it burns");
+        for what in ["a.example: it burns", "☃.example leads elsewhere", "xn--n3h.example: no"] {
+            assert_eq!(names.of_them(what), what);
+        }
+        assert_eq!(names.of_them("a.example.com: no"), "a.example, ☃.example: a.example.com: no");
+        assert_eq!(for_people(&["xn--n3h.example", "-", "id/1"]), "☃.example - id/1");
+    }
     use proptest::prelude::*;
 
     #[test]

@@ -43,7 +43,7 @@ pub use frontend::{Frontend, FrontendName, InvalidFrontend, NotItself, Right, Sc
 pub use frontend_report::{FrontendReport, ItemProblem, ServedItem, StoredReport};
 pub use grouping::{Groups, Room, plan_groups};
 pub use hsts::{HSTS_REMOVED, HSTS_WARNINGS, Hsts, HstsGoal, HstsStanding, HstsStep, announced};
-pub use identifier::{DnsName, MAX_LABELS, MAX_NAME_BYTES, NameSet};
+pub use identifier::{DnsName, MAX_LABELS, MAX_NAME_BYTES, NameSet, for_people};
 pub use key_authorization::{InvalidToken, KeyAuthorization, Thumbprint, Token};
 pub use key_type::{KeyType, Slot, UnknownKeyType};
 pub use limit::{Counted, Limit, LimitScope, OrderClass, Rate, Tried};

@@ -14,7 +14,7 @@ use crate::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::{
-    domain::{FrontendReport, ServedItem},
+    domain::{FrontendReport, ServedItem, for_people},
     error::chain,
 };
 use std::{
@@ -124,7 +124,8 @@ impl ServedState {
             let serves = wrong.serves.as_deref().map_or("nothing", |print| print.get(..16).unwrap_or(print));
             text.push_str(&format!(
                 "NOT SERVED since {}: {}: the web server shows {serves}\n",
-                wrong.since, wrong.name
+                wrong.since,
+                for_people(&[&wrong.name])
             ));
         }
         text
