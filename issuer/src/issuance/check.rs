@@ -154,10 +154,10 @@ pub(super) fn fault_and_class(class: Option<Class>) -> (Fault, FailureClass) {
     match class {
         Some(Class::Dns) => (Fault::Customer, FailureClass::Dns),
         Some(Class::DnsChallenge) => (Fault::Operator, FailureClass::Dns),
-        Some(Class::NotPointingHere | Class::OtherContent) => {
-            (Fault::Customer, FailureClass::NotPointingHere)
-        }
-        Some(Class::RedirectRule) => (Fault::Operator, FailureClass::RedirectRule),
+        Some(Class::NotPointingHere) => (Fault::Customer, FailureClass::NotPointingHere),
+        // No record of the customer's changes what is behind the redirect.
+        Some(Class::RedirectRule | Class::OtherContent) => (Fault::Operator, FailureClass::RedirectRule),
+        Some(Class::ValidationHost) => (Fault::Operator, FailureClass::Firewall),
         Some(Class::Caa) => (Fault::Customer, FailureClass::Caa),
         Some(Class::Ca) => (Fault::Ca, FailureClass::Ca),
         Some(Class::Name) => (Fault::Customer, FailureClass::Policy),

@@ -126,8 +126,14 @@ impl Whereabouts {
 
     /// What was found and what the records should be, in plain words. `ours` is what the look was made with.
     pub fn explain(&self, name: &DnsName, ours: &Frontends) -> String {
+        let is_address = name.address().is_some();
         let wanted = || wanted_records(name, ours);
+        let name = &name.to_unicode();
         match self {
+            // An address has no records: it leads to itself.
+            Self::Elsewhere { .. } if is_address => format!(
+                "{name} is no address of your frontends. It can only be proved at itself: one of them must answer there, and frontends.addresses name it."
+            ),
             Self::Here => format!("{name} leads to your frontends."),
             Self::Partly { foreign } => format!(
                 "{name} leads to your frontends, but also to {}, where another server answers: visitors and the CA may end up there. Remove: {name} {}.",
@@ -162,6 +168,7 @@ fn wanted_records(name: &DnsName, ours: &Frontends) -> String {
     let cname = ours.cname_targets.first().map(|target| format!("CNAME {target}"));
     let records = (!ours.addresses.is_empty()).then(|| records_for(&ours.addresses, " or "));
     let choices: Vec<String> = cname.into_iter().chain(records).collect();
+    let name = name.to_unicode();
     format!("Where it should: {name} {}.", choices.join(&format!(", or: {name} ")))
 }
 

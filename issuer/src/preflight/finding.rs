@@ -7,6 +7,7 @@ use super::{
 };
 use crate::dns::{Addresses, ResolveFailure};
 use serde::{Serialize, Serializer};
+use shared::domain::DnsName;
 use std::net::IpAddr;
 use url::Url;
 
@@ -24,8 +25,10 @@ pub enum Class {
     Firewall,
     /// Somebody answers too late.
     Slow,
-    /// The right place answers with the wrong thing.
+    /// The redirect works, and what it leads to answers with the wrong thing.
     OtherContent,
+    /// The redirect works, and nobody answers where it leads, or too late.
+    ValidationHost,
     /// IPv6 and IPv4 lead to different results.
     Ipv6Differs,
     /// CAA records.
@@ -125,15 +128,20 @@ impl Finding {
         if self.site_redirect().is_some() {
             return Some(elsewhere);
         }
+        // What a server that is not ours leads to is not ours either.
+        let behind = |class| if self.at_frontend == Some(false) { Class::NotPointingHere } else { class };
         Some(match self.failure()? {
             Failure::Dns { redirects: 0, .. } => Class::Dns,
             Failure::Dns { .. } | Failure::Redirect { .. } => Class::RedirectRule,
             Failure::Fetch { error, redirects, .. } => match error {
+                FetchError::Dial(_) | FetchError::Reset | FetchError::Timeout if *redirects > 0 => {
+                    behind(Class::ValidationHost)
+                }
                 FetchError::Dial(_) | FetchError::Reset => Class::Firewall,
                 FetchError::Timeout => Class::Slow,
                 FetchError::Tls(_) => Class::RedirectRule,
                 FetchError::Response(_) | FetchError::Io(_) if *redirects == 0 => elsewhere,
-                FetchError::Response(_) | FetchError::Io(_) => Class::OtherContent,
+                FetchError::Response(_) | FetchError::Io(_) => behind(Class::OtherContent),
             },
             Failure::Status { redirects: 0, status: 429, .. } => Class::Firewall,
             Failure::Status { redirects: 0, status: 401 | 403, .. } => Class::RedirectRule,
@@ -141,7 +149,7 @@ impl Finding {
             | Failure::TooLong { redirects: 0, .. }
             | Failure::OtherContent { redirects: 0, .. } => elsewhere,
             Failure::Status { .. } | Failure::TooLong { .. } | Failure::OtherContent { .. } => {
-                Class::OtherContent
+                behind(Class::OtherContent)
             }
         })
     }
@@ -153,9 +161,19 @@ impl Finding {
 
     /// The way that led to an answer.
     pub fn way(&self) -> String {
-        let way: Vec<_> = self.hops.iter().map(|hop| hop.url.as_str()).collect();
+        self.way_in(Language::En)
+    }
+
+    /// The same in a language.
+    pub fn way_in(&self, language: Language) -> String {
+        let way = self.hops.iter().map(|hop| hop.url.as_str()).collect::<Vec<_>>().join(" -> ");
         let total_ms: u64 = self.hops.iter().map(|hop| hop.time_ms).sum();
-        format!("{} answers in {total_ms} ms: {}", self.host, way.join(" -> "))
+        let host = DnsName::parse_identifier(&self.host)
+            .map_or_else(|_| self.host.clone(), |name| name.to_unicode());
+        match language {
+            Language::En => format!("{host} answers in {total_ms} ms: {way}"),
+            Language::Ko => format!("{host}: {total_ms} ms 만에 응답함: {way}"),
+        }
     }
 
     /// What is wrong; `None` when an answer came.
@@ -165,6 +183,8 @@ impl Finding {
             Some(to) => self.of_site_redirect(to, failure),
             None => self.of(failure),
         };
+        let is_address = self.host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        let cause = if is_address { cause.of_address() } else { cause };
         let cause = cause.with("name", &self.host);
         let at = match failure {
             Failure::Fetch { address, .. }

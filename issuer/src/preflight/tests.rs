@@ -176,7 +176,7 @@ async fn the_target_of_a_redirect_has_no_fallback() {
     ] {
         let zone: Zone = Box::leak(zone.to_vec().into_boxed_slice());
         let finding = validator(port, zone).await.fetch_as_the_ca("shop.test", PATH).await;
-        assert_eq!(finding.class(), Some(Class::Firewall), "{finding:?}");
+        assert_eq!(finding.class(), Some(Class::ValidationHost), "{finding:?}");
         assert!(finding.explain().contains("validation host"), "{}", finding.explain());
     }
 }
@@ -187,7 +187,7 @@ async fn a_dead_redirect_target_behind_ipv6_is_named_instead_of_the_loop() {
     serve_http(V6, port, frontend_and_validation_host).await;
     let validator = validator(port, &[("shop.test", &[V4, V6]), ("acme.test", &["::2"])]).await;
     let finding = validator.fetch_as_the_ca("shop.test", PATH).await;
-    assert_eq!(finding.class(), Some(Class::Firewall), "{finding:?}");
+    assert_eq!(finding.class(), Some(Class::ValidationHost), "{finding:?}");
     assert_eq!(
         finding.hops.iter().filter(|hop| hop.status == Some(302)).count(),
         2,
@@ -213,6 +213,32 @@ async fn redirects_that_a_ca_does_not_follow_name_the_rule() {
         let finding = validator(port, &[("shop.test", &[V4])]).await.fetch_as_the_ca("shop.test", PATH).await;
         assert_eq!(finding.class(), Some(Class::RedirectRule), "{finding:?}");
         assert!(finding.explain().contains(words), "{}", finding.explain());
+    }
+}
+
+#[tokio::test]
+async fn what_is_behind_the_redirect_is_the_operators() {
+    type Answer = fn(&str, &str, u16) -> String;
+    let answers: [(Answer, Class); 2] = [
+        (
+            |host, path, port| match host.starts_with("acme") {
+                true => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned(),
+                false => redirect(&format!("http://acme.test:{port}{path}")),
+            },
+            Class::OtherContent,
+        ),
+        (|_, path, port| redirect(&format!("http://closed.test:{port}{path}")), Class::ValidationHost),
+    ];
+    for (answer, class) in answers {
+        let port = serve_http(V4, 0, answer).await;
+        let zone: Zone = &[("shop.test", &[V4]), ("acme.test", &[V4]), ("closed.test", &["127.0.0.9"])];
+        let validator = validator(port, zone).await;
+        let finding = validator.clone().fetch_as_the_ca("shop.test", PATH).await;
+        assert_eq!(finding.class(), Some(class), "{finding:?}");
+        // A server that is not ours may lead wherever it likes.
+        let elsewhere = validator.with_frontends(vec!["192.0.2.1".parse().unwrap()]);
+        let finding = elsewhere.fetch_as_the_ca("shop.test", PATH).await;
+        assert_eq!(finding.class(), Some(Class::NotPointingHere), "{finding:?}");
     }
 }
 

@@ -83,6 +83,16 @@ impl Cause {
         Self { remedy, ..self }
     }
 
+    /// An address has no records: what is said of a name's is said of the address itself.
+    #[must_use]
+    pub(super) fn of_address(self) -> Self {
+        match self.remedy {
+            "points-elsewhere" => self.remedied_by("address-elsewhere"),
+            "record-or-rule" => self.remedied_by("address-or-rule"),
+            _ => self,
+        }
+    }
+
     #[must_use]
     pub(super) fn with(mut self, word: &'static str, text: impl ToString) -> Self {
         self.with.insert(word, Word::Text(text.to_string()));
