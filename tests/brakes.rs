@@ -37,6 +37,7 @@ async fn issuance_is_stopped_for_everything() -> Result<()> {
     // Who asks by hand is stopped by it too, and told.
     let run = stage.run_issue(&["by-hand.example"]).await?.with_code(3)?;
     ensure!(run.stdout.contains("the CA has an incident"), "{}", run.stdout);
+    ensure!(run.stdout.contains("`issuer resume issuance`"), "{}", run.stdout);
     // A plan says what would wait.
     let file = stage.signpost.write("sites.ndjson", "{\"names\":[\"planned.example\"]}\n")?;
     let planned = stage.json(&["plan", file.to_str().context("a path of text")?]).await?;

@@ -73,6 +73,7 @@ async fn an_order_that_fails_leaves_no_site_behind() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wanted_otherwise_is_ordered_anew_and_told_beforehand() -> Result<()> {
     let stage = with_production().await?;
+    stage.json(&["account", "create", "--ca", "production", "--name", "second"]).await?;
     let _daemon = stage.start_daemon()?;
     stage.json(&["site", "add", "--dual", "shop.example"]).await?;
     stage.json(&["site", "add", "other.example"]).await?;
@@ -198,9 +199,25 @@ async fn a_site_that_is_added_again_is_not_tried_sooner() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wildcard_and_what_it_covers_have_certificates_of_their_own() -> Result<()> {
-    let stage = Stage::trusting().await?;
+    let mut stage = Stage::trusting().await?;
     let names = ["*.shop.example", "shop.example", "www.shop.example"];
     let line = [&["site", "add", "--san", "grouped", "--challenge", "dns-01"], &names[..]].concat();
+    // Where nobody could write the record, nothing is taken that only a record proves.
+    for line in [
+        &line[..],
+        &["site", "add", "--challenge", "auto", "*.shop.example"],
+        &["site", "add", "--challenge", "dns-01", "plain.example"],
+        &["issue", "--challenge", "dns-01", "plain.example"],
+    ] {
+        let refused = stage.signpost.issuer(line).await?.with_code(2)?;
+        ensure!(
+            refused.stderr.contains("no [dns.NAME] section is configured"),
+            "{line:?}: {}",
+            refused.stderr
+        );
+    }
+    stage.signpost.set("dns.own.provider", "exec")?;
+    stage.signpost.set("dns.own.command", vec!["/bin/true".to_owned()])?;
     stage.json(&line).await?;
     let shown = stage.json(&["site", "show", "shop.example"]).await?;
     let groups = shown["groups"].as_array().context("groups")?;
@@ -240,6 +257,27 @@ async fn what_is_said_of_an_order_is_wanted_from_now_on() -> Result<()> {
         Ok(json!([wanted["ca"], wanted["account"], wanted["profile"]]))
     };
     let line = ["--account", "second", "--profile", "shortlived", "shop.example"];
+    // A misspelt account is none, whoever names it, and the CA hears nothing of it.
+    let path =
+        stage.signpost.write("accounts.ndjson", "{\"names\":[\"a.example\"],\"account\":\"second\"}\n")?;
+    let path = path.to_str().context("a path is text")?.to_owned();
+    stage.json(&["site", "add", "there.example"]).await?;
+    for (code, line) in [
+        (2, [&["issue"], &line[..]].concat()),
+        (2, [&["site", "add"], &line[..]].concat()),
+        (2, vec!["site", "set", "there.example", "--account", "second"]),
+        (2, vec!["renew", "there.example", "--account", "second"]),
+        (1, vec!["plan", &path]),
+        (1, vec!["apply", &path]),
+    ] {
+        let refused = stage.signpost.issuer(&line).await?.with_code(code)?;
+        let told = format!("{}{}", refused.stdout, refused.stderr);
+        ensure!(told.contains("`issuer account create --ca pebble --name second`"), "{line:?}: {told}");
+    }
+    ensure!(stage.json(&["account", "list"]).await?["accounts"] == json!([]), "an account was made");
+    for (ca, name) in [("pebble", "second"), ("production", "second"), ("production", "third")] {
+        stage.json(&["account", "create", "--ca", ca, "--name", name]).await?;
+    }
     let made = stage.issue(&line).await?;
     let of = |document: &Value| json!([document["results"][0]["ca"], document["results"][0]["account"]]);
     ensure!(of(&made) == json!(["pebble", "second"]), "{made:#}");
@@ -271,6 +309,22 @@ async fn what_is_said_of_an_order_is_wanted_from_now_on() -> Result<()> {
         stage.json(line).await?;
         ensure!(stage.proxy.orders().is_empty(), "{line:?}: {:?}", stage.proxy.orders());
     }
+    // So is everything else that is said of it: it is said and told, and what was there is not called new.
+    let line = ["issue", "--key-type", "rsa-2048", "--tag", "eu", "--challenge", "auto", "shop.example"];
+    let run = stage.signpost.issuer(&line).await?.success()?;
+    for said in ["key_types: ecdsa-p256 -> ecdsa-p256+rsa-2048", "tags:  -> eu", "challenge: http-01 -> auto"]
+    {
+        ensure!(run.stderr.contains(said), "{said}: {}", run.stderr);
+    }
+    for (status, kind) in [("valid, from the store", "ecdsa-p256"), ("issued", "rsa-2048")] {
+        let is_so = |line: &str| line.contains(status) && line.contains(kind);
+        ensure!(run.stdout.lines().any(is_so), "{}", run.stdout);
+    }
+    let told = stage.events(&["site-changed"]).await?;
+    ensure!(
+        told.iter().any(|event| event["what"].as_str().is_some_and(|what| what.contains("-> eu"))),
+        "{told:#?}"
+    );
     // What can't be is refused, and changes nothing.
     stage.proxy.reset();
     for line in [

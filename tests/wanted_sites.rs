@@ -86,6 +86,15 @@ async fn what_new_sites_get_depends_on_where_they_come_from() -> Result<()> {
     wanted(&["c.example", "--tenant", "fresh"]).await?;
     let fresh = wanted(&["d.example", "--tenant", "fresh"]).await?;
     ensure!(fresh["redirect"] == true && fresh["hsts"].is_null(), "{fresh:#}");
+    // A misspelt account is none, and a word that no site could name is no tenant.
+    for line in [
+        &["tenant", "set", "before", "--account", "theirs"][..],
+        &["tenant", "set", "before", "--account", "x y"],
+        &["tenant", "set", "a b"],
+    ] {
+        stage.signpost.issuer(line).await?.with_code(2)?;
+    }
+    stage.json(&["account", "create", "--name", "theirs"]).await?;
     stage.json(&["tenant", "set", "before", "--redirect", "on", "--account", "theirs"]).await?;
     let third = wanted(&["e.example", "--tenant", "before"]).await?;
     ensure!(third["redirect"] == true && third["account"] == "theirs", "{third:#}");
@@ -94,6 +103,26 @@ async fn what_new_sites_get_depends_on_where_they_come_from() -> Result<()> {
     ensure!(kept["wanted"]["redirect"] == false, "{kept:#}");
     let of_tenant = stage.json(&["site", "list", "--tenant", "before"]).await?;
     ensure!(of_tenant["sites"].as_array().is_some_and(|sites| sites.len() == 3), "{of_tenant:#}");
+    let kept = stage.signpost.issuer(&["tenant", "remove", "before"]).await?.with_code(1)?;
+    ensure!(kept.stderr.contains("3 sites name the tenant"), "{}", kept.stderr);
+    stage.json(&["tenant", "set", "nobodys"]).await?;
+    stage.json(&["tenant", "remove", "nobodys"]).await?;
+    stage.signpost.issuer(&["tenant", "remove", "nobodys"]).await?.with_code(4)?;
+    let tenants = stage.json(&["tenant", "list"]).await?;
+    ensure!(tenants["tenants"].as_array().is_some_and(|tenants| tenants.len() == 2), "{tenants:#}");
+
+    // What was said can be taken back, and what becomes of it is said: nobody works here.
+    let run = stage.signpost.issuer(&["site", "add", "tagged.example", "--tag", "eu"]).await?.success()?;
+    ensure!(run.stdout.contains("no `issuer run` has reported"), "{}", run.stdout);
+    let cleared = stage.json(&["site", "set", "tagged.example", "--tag", ""]).await?;
+    ensure!(cleared["sites"][0]["wanted"].get("tags").is_none_or(|tags| *tags == json!([])), "{cleared:#}");
+    let run = stage.signpost.issuer(&["site", "set", "tagged.example", "--dual"]).await?.success()?;
+    ensure!(run.stdout.contains("ordered: tagged.example"), "{}", run.stdout);
+    let shown = stage.signpost.issuer(&["status"]).await?.success()?.stdout;
+    ensure!(shown.contains("NOBODY WORKS: no `issuer run`"), "{shown}");
+    stage.json(&["pause", "issuance", "--tag", "us"]).await?;
+    let run = stage.signpost.issuer(&["site", "add", "us.example", "--tag", "us"]).await?.success()?;
+    ensure!(run.stdout.contains("`issuer resume issuance --tag us`"), "{}", run.stdout);
     Ok(())
 }
 
@@ -236,6 +265,23 @@ async fn a_paused_site_is_left_alone_until_it_is_resumed() -> Result<()> {
     stage.until_valid("shop.example").await?;
     stage.json(&["site", "pause", "shop.example"]).await?;
     stage.proxy.reset();
+    // Nobody orders for it, however they ask; what it has is there.
+    let issued = stage.issue(&["shop.example"]).await?;
+    ensure!(issued["results"][0]["status"] == "valid", "{issued:#}");
+    for line in [
+        &["renew", "--force", "shop.example"][..],
+        &["issue", "--dual", "shop.example"],
+        &["retry", "shop.example"],
+        &["retry", "--new-order", "shop.example"],
+    ] {
+        let run = stage.signpost.issuer(line).await?.with_code(3)?;
+        ensure!(run.stderr.contains("`issuer site resume shop.example`"), "{line:?}: {}", run.stderr);
+    }
+    for line in [&["retry", "--all"][..], &["renew", "--all", "--force"]] {
+        let run = stage.json(line).await?;
+        ensure!(run["retried"] != 1 && run["asked"] != 1, "{line:?}: {run:#}");
+    }
+    stage.json(&["site", "set", "shop.example", "--key-type", "ecdsa-p256"]).await?;
     stage.json(&["site", "set", "shop.example", "--add-name", "www.shop.example"]).await?;
     stage.until_idle().await?;
     let paused = stage.site("shop.example").await?;

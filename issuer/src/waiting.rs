@@ -1,14 +1,18 @@
 //! Why a group has no certificate yet although nothing of it has failed.
 
+use crate::issuance::paused;
 use jiff::Timestamp;
 use shared::{
     config::Config,
-    domain::{Brake, Braked, Site, brake_of},
+    domain::{Brake, BrakeScope, Braked, Site, brake_of},
     error::Fault,
     store::{Store, StoreError},
 };
 use std::collections::BTreeMap;
 
+/// Nobody works on what is due.
+pub(crate) const NO_DAEMON: &str =
+    "no `issuer run` has reported to the store: nothing is ordered until one runs";
 /// Failures that are looked at to say which CA is in trouble.
 const FAILURES_READ: usize = 200;
 
@@ -48,6 +52,32 @@ impl Obstacles {
         })
     }
 
+    /// What keeps everything from being ordered, if something does.
+    pub(crate) fn of_all(&self) -> Option<String> {
+        let stops = |brake: &&Brake| brake.what == Braked::Issuance && brake.scope == BrakeScope::All;
+        let brake = self.brakes.iter().find(stops).map(ToString::to_string);
+        brake.or_else(|| (!self.has_daemon).then(|| NO_DAEMON.to_owned()))
+    }
+
+    /// What keeps a site's certificates from being ordered, beside its turn.
+    pub(crate) fn stops(&self, site: &Site, now: Timestamp) -> Option<String> {
+        if let Some(since) = site.paused {
+            return Some(paused(&site.names, since));
+        }
+        if let Some(brake) = brake_of(&self.brakes, Braked::Issuance, site) {
+            return Some(brake.to_string());
+        }
+        if let Some(until) = self.pauses.get(&site.ca).filter(|until| **until > now) {
+            let until = until.strftime("%F %H:%M UTC");
+            return Some(format!("{} wants no requests until {until}: see `issuer limits`", site.ca));
+        }
+        (!self.has_daemon).then(|| NO_DAEMON.to_owned())
+    }
+
+    pub(crate) fn has_daemon(&self) -> bool {
+        self.has_daemon
+    }
+
     /// What a group of this site waits for. `order` is how far an open order has come, `next` when it is looked at.
     pub(crate) fn in_the_way_of(
         &self,
@@ -56,15 +86,8 @@ impl Obstacles {
         next: Option<Timestamp>,
         now: Timestamp,
     ) -> String {
-        if let Some(brake) = brake_of(&self.brakes, Braked::Issuance, site) {
-            return brake.to_string();
-        }
-        if let Some(until) = self.pauses.get(&site.ca).filter(|until| **until > now) {
-            let until = until.strftime("%F %H:%M UTC");
-            return format!("{} wants no requests until {until}: see `issuer limits`", site.ca);
-        }
-        if !self.has_daemon {
-            return "no `issuer run` has reported to the store: nothing is ordered until one runs".to_owned();
+        if let Some(stop) = self.stops(site, now) {
+            return stop;
         }
         if let Some(what) = self.troubles.get(&site.ca) {
             return format!("{} is in trouble: {what}", site.ca);
@@ -83,6 +106,24 @@ impl Obstacles {
 mod tests {
     use super::*;
     use shared::domain::{DnsName, KeyType, NameSet};
+
+    #[test]
+    fn what_stops_everything_names_what_ends_it() {
+        let mut obstacles = Obstacles::default();
+        assert_eq!(obstacles.of_all().as_deref(), Some(NO_DAEMON));
+        obstacles.has_daemon = true;
+        assert_eq!(obstacles.of_all(), None);
+        let of = |scope| Brake {
+            what: Braked::Issuance,
+            scope,
+            since: Timestamp::UNIX_EPOCH,
+            reason: String::new(),
+        };
+        obstacles.brakes.push(of(BrakeScope::Tag("eu".into())));
+        assert_eq!(obstacles.of_all(), None, "others go on");
+        obstacles.brakes.push(of(BrakeScope::All));
+        assert!(obstacles.of_all().is_some_and(|why| why.contains("`issuer resume issuance`")));
+    }
 
     #[test]
     fn what_waits_has_a_reason() {

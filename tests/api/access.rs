@@ -43,6 +43,7 @@ const TABLE: &[(&str, Option<&str>, [u16; 5])] = &[
     ("GET /tenants", None, [NOBODY, 200, 200, 200, NOBODY]),
     ("PUT /tenants/acme", Some(r#"{"redirect":true}"#), [NOBODY, REFUSED, REFUSED, 201, NOBODY]),
     ("GET /tenants/acme", None, [NOBODY, 200, 200, 200, NOBODY]),
+    ("DELETE /tenants/acme", None, [NOBODY, REFUSED, REFUSED, 200, NOBODY]),
     ("GET /tls-policy", None, [NOBODY, 200, 200, 200, NOBODY]),
     ("PUT /tls-policy", Some(POLICY), [NOBODY, REFUSED, REFUSED, 200, NOBODY]),
     ("GET /tokens", None, [NOBODY, REFUSED, REFUSED, 200, NOBODY]),

@@ -130,7 +130,11 @@ async fn brakes_and_tenants() -> Result<()> {
     ensure!(events.len() == 3 && events.iter().all(|event| event["data"]["token"] == "ops"), "{events:#?}");
 
     ask("GET /tenants/acme", None).await?.refused(404, "no-such-tenant")?;
-    let wish = json!({"redirect": false, "account": "acme"});
+    // An account that nobody has made is none.
+    ask("PUT /tenants/acme", Some(json!({"redirect": false, "account": "acme"})))
+        .await?
+        .refused(422, "invalid-tenant")?;
+    let wish = json!({"redirect": false, "account": "default"});
     let made = ask("PUT /tenants/acme", Some(wish.clone())).await?.with(201)?;
     ensure!(ask("PUT /tenants/acme", Some(wish)).await?.with(200)?.body == made.body);
     for (line, body) in [
@@ -142,7 +146,25 @@ async fn brakes_and_tenants() -> Result<()> {
     ask("PUT /tenants/x", Some(json!({"account": "a"}))).await?.refused(400, "bad-request")?;
     let site = json!({"names": ["a.example.com"], "tenant": "acme"});
     let site = ask("POST /sites", Some(site)).await?.with(201)?;
-    ensure!(site.body["site"]["redirect"] == false && site.body["site"]["account"] == "acme", "{site:#?}");
+    ensure!(site.body["site"]["redirect"] == false && site.body["site"]["account"] == "default", "{site:#?}");
+    ask("PATCH /sites/a.example.com", Some(json!({"account": "other"})))
+        .await?
+        .refused(422, "invalid-site")?;
+    let hsts =
+        ask("PATCH /sites/a.example.com", Some(json!({"hsts": "on"}))).await?.refused(400, "bad-request")?;
+    ensure!(
+        hsts.body["error"]["message"].as_str().is_some_and(|what| what.contains("true, false or a table")),
+        "{hsts:#?}"
+    );
+    // A paused site is left alone.
+    ask("POST /sites/a.example.com/pause", None).await?.with(200)?;
+    for verb in ["retry", "renew"] {
+        ask(&format!("POST /sites/a.example.com/{verb}"), None).await?.refused(409, "paused")?;
+    }
+    ask("DELETE /tenants/acme", None).await?.refused(409, "tenant-in-use")?;
+    ask("PUT /tenants/unused", Some(json!({"redirect": true}))).await?.with(201)?;
+    ask("DELETE /tenants/unused", None).await?.with(200)?;
+    ask("DELETE /tenants/unused", None).await?.refused(404, "no-such-tenant")?;
     ensure!(
         ask("GET /tenants", None).await?.with(200)?.body == json!({"tenants": [made.body], "damaged": []})
     );

@@ -198,6 +198,7 @@ impl Scene {
         for state in ["valid", "paused", "revoked", "removed", "damaged"] {
             issued.extend(names_of(state));
         }
+        self.issuer(&["account", "create", "--ca", "second", "--name", "billing"], &[]).await?;
         self.issuer(&[&["issue", "--slots", "8"][..], &FROM].concat(), &issued).await?;
         let troubled = [names_of("failing"), names_of("waiting")].concat();
         self.add("troubled", &troubled).await?;

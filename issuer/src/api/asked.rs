@@ -7,6 +7,7 @@ use super::{
     routes::Route,
     uploads::Upload,
 };
+use crate::sites::in_words;
 use actix_web::{
     HttpRequest,
     http::{
@@ -112,7 +113,7 @@ impl Asked {
             return Err(Refusal::new(Code::BadRequest, "the body must be a JSON object"));
         }
         serde_json::from_slice(self.json_body())
-            .map_err(|e| Refusal::new(Code::BadRequest, format!("the body can't be read: {e}")))
+            .map_err(|e| Refusal::new(Code::BadRequest, format!("the body can't be read: {}", in_words(&e))))
     }
 
     /// The body, or the default where there is none.

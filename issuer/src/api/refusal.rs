@@ -73,6 +73,12 @@ codes! {
     SiteExists "site-exists" CONFLICT
         "The site is there already, with other settings."
         "Change it with PATCH /api/v1/sites/ID.";
+    Paused "paused" CONFLICT
+        "The site is paused: nothing is ordered for it."
+        "POST /api/v1/sites/NAME/resume lets it go on.";
+    TenantInUse "tenant-in-use" CONFLICT
+        "Sites name the tenant; nothing was removed."
+        "Give the sites another tenant, or none (PATCH with tenant null), or remove them.";
     MoreNames "more-names" CONFLICT
         "The site has more names than the one in the path; nothing was removed."
         "DELETE /api/v1/sites/ID removes it with all of them; PATCH with remove_names takes out one.";

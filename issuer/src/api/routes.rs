@@ -213,11 +213,11 @@ routes! {
     }
     "/sites/{site}/retry" {
         POST Write sites::retry, described("retrySite", "Try now what fails or waits of a site.", &[(202, "Nudged")])
-            .refusals(&[Code::NoSuchSite]);
+            .refusals(&[Code::NoSuchSite, Code::Paused]);
     }
     "/sites/{site}/renew" {
         POST Write sites::renew, described("renewSite", "Renew the certificates of a site whatever their age.", &[(202, "Nudged")])
-            .refusals(&[Code::NoSuchSite]);
+            .refusals(&[Code::NoSuchSite, Code::Paused]);
     }
     "/sites/{site}/rollback" {
         POST Write sites::roll_back,
@@ -277,6 +277,8 @@ routes! {
         GET Read tenants::show, described("showTenant", "A tenant.", &[(200, "Tenant")]).refusals(&[Code::NoSuchTenant]);
         PUT Admin tenants::put, described("putTenant", "Make a tenant, or replace its settings.", &[(200, "Tenant"), (201, "Tenant")])
             .body("TenantWish").refusals(&[Code::Changed, Code::InvalidTenant]);
+        DELETE Admin tenants::remove, described("removeTenant", "Forget a tenant that no site names.", &[(200, "Tenant")])
+            .refusals(&[Code::NoSuchTenant, Code::TenantInUse, Code::Changed]);
     }
     "/tls-policy" {
         GET Read tls_policy::show, described("showTlsPolicy", "The TLS versions, ciphers and groups that all frontends speak, and what the canaries try.", &[(200, "TlsPolicies")]);

@@ -11,7 +11,8 @@ use super::{
     view,
 };
 use crate::{
-    sites::{Change, Kind, SiteError, SiteWish},
+    issuance::paused,
+    sites::{Change, Kind, SiteError, SiteWish, in_words},
     waiting::Obstacles,
 };
 use actix_web::http::StatusCode;
@@ -22,10 +23,13 @@ use shared::{
     domain::{DnsName, Origin, Partition, Site, SiteId},
     store::{StoreError, WantedSite},
 };
+use std::collections::HashSet;
 use tokio::task::JoinSet;
 
 /// Groups that are nudged at once.
 const NUDGES: usize = 32;
+/// Groups that are read at once.
+const PAGE: usize = 500;
 
 pub(super) async fn list(_: Authorized<Read>, asked: Asked) -> Result<Answer, Refusal> {
     Ok(Answer::ok(&listing::page(&asked.api, &asked.query()?).await?))
@@ -121,7 +125,13 @@ pub(super) async fn retry_all(_: Authorized<Write>, asked: Asked) -> Result<Answ
         groups.extend(api.store.list_troubled_in(partition, true).await?);
         groups.sort();
         groups.dedup();
-        for group in groups {
+        // What is paused is left alone.
+        let mut paused = HashSet::new();
+        for ids in groups.chunks(PAGE) {
+            let sites = api.store.load_sites(ids).await?.sites.into_iter();
+            paused.extend(sites.filter(|stored| stored.site.paused.is_some()).map(|stored| stored.id));
+        }
+        for group in groups.into_iter().filter(|group| !paused.contains(group)) {
             if under_way.len() >= NUDGES
                 && let Some(done) = under_way.join_next().await
             {
@@ -199,7 +209,7 @@ impl Patch {
 
 fn from_value<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Refusal> {
     serde_json::from_value(value)
-        .map_err(|e| Refusal::new(Code::BadRequest, format!("the body can't be read: {e}")))
+        .map_err(|e| Refusal::new(Code::BadRequest, format!("the body can't be read: {}", in_words(&e))))
 }
 
 async fn set_paused(asked: &Asked, paused: bool) -> Result<Answer, Refusal> {
@@ -216,6 +226,10 @@ async fn set(api: &Api, before: WantedSite, wish: &SiteWish) -> Result<Answer, R
 
 async fn nudge(asked: &Asked, force: bool) -> Result<Answer, Refusal> {
     let wanted = find(asked).await?;
+    if let Some(since) = wanted.site.paused {
+        let details = json!({ "site": wanted.id, "paused": since });
+        return Err(Refusal::new(Code::Paused, paused(&wanted.site.names, since)).with_details(details));
+    }
     asked.api.registry.nudge(&wanted, force).await?;
     let groups = u64::try_from(wanted.groups.len()).unwrap_or(u64::MAX);
     Ok(Answer::new(StatusCode::ACCEPTED, &Nudged { site: Some(wanted.id), groups }))

@@ -3,7 +3,8 @@
 use super::{
     context::{Context, of_store},
     output::{Exit, Failed, Output, table},
-    site::{of_site, parse_challenge},
+    settings::parse_challenge,
+    site::of_site,
     texts::read_words,
     watch::Watch,
 };
@@ -341,7 +342,7 @@ impl Looked {
 fn to_text(looked: &[Looked], of_ca: &[&Remark], language: Language) -> String {
     let rows = looked.iter().map(|looked| {
         let (name, way) = match &looked.report {
-            Ok(report) => (report.name.to_unicode(), report.ways.first().map(|way| way.way())),
+            Ok(report) => (report.name.to_unicode(), report.ways.first().map(|way| way.way_in(language))),
             Err(_) => (looked.text.clone(), None),
         };
         let is_ready = looked.readiness() == Readiness::Ready;

@@ -19,6 +19,8 @@ mod output;
 mod plan;
 mod revoke;
 mod run;
+mod settings;
+mod shown;
 mod sightings;
 mod site;
 mod site_move;

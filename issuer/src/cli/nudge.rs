@@ -6,23 +6,27 @@ use super::{
     output::{Exit, Failed, Output},
     site::{find, of_site},
 };
-use crate::{issuance::Urge, sites::Registry};
+use crate::{
+    issuance::{Urge, paused as why_paused},
+    sites::Registry,
+    waiting::Obstacles,
+};
 use jiff::Timestamp;
 use serde_json::json;
 use shared::{
     config::Config,
-    domain::{Failure, SiteId},
+    domain::{Failure, NameSet, SiteId},
     error::Fault,
     store::StoredSite,
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Sites that are read at once.
 const PAGE: usize = 500;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Retry {
-    /// Hostnames, or ids, of the sites that are tried again now, whatever their pause
+    /// Hostnames, or ids, of the sites that are tried again now, however long they would wait after what failed
     #[arg(required_unless_present_any = ["all", "ca"], value_name = "NAME, or --all, or --ca CA")]
     names: Vec<String>,
     /// Everything that fails or is parked
@@ -62,16 +66,21 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
         let lifted = context.store.end_pauses(&ca).await.map_err(|e| of_store(&e))?;
         let waits =
             |stored: &StoredSite, failure: &Failure| stored.site.ca == ca && failure.fault == Fault::Ca;
+        let (groups, paused) = without_paused(&context, those_that_fail(&context, waits).await?).await?;
         let asked = if arguments.new_order {
-            order_all_anew(&registry, &those_that_fail(&context, waits).await?).await?
+            order_all_anew(&registry, &groups).await?
         } else {
-            nudge_because(&context, &registry, waits).await?
+            nudge_all(&registry, &groups, None).await?
         };
-        output.result(&json!({ "ca": ca, "pauses_ended": lifted, "retried": asked }), || {
+        let document = json!({ "ca": ca, "pauses_ended": lifted, "retried": asked, "paused": paused.len() });
+        output.result(&document, || {
             format!("{lifted} pauses of {ca} have ended; {asked} sites are tried again now, by the daemon")
         });
+        tell_of_paused(paused.len(), *output);
+        tell_of_obstacles(&context, *output).await?;
         return Ok(Exit::Done);
     }
+    let mut refused = Vec::new();
     if arguments.all {
         for parked in [false, true] {
             let troubled = context.store.list_troubled(parked, usize::MAX / 2).await;
@@ -82,20 +91,33 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
     } else {
         for text in &arguments.names {
             let wanted = find(&registry, text).await?;
-            groups.extend(wanted.groups.keys().map(|number| wanted.id.group(*number)));
+            match wanted.site.paused {
+                Some(since) => refused.push((wanted.site.names, since)),
+                None => groups.extend(wanted.groups.keys().map(|number| wanted.id.group(*number))),
+            }
         }
     }
+    let (groups, paused) = without_paused(&context, groups).await?;
     let asked = if arguments.new_order {
         order_all_anew(&registry, &groups).await?
     } else {
         nudge_all(&registry, &groups, None).await?
     };
-    output.result(&json!({ "retried": asked }), || {
+    let names: Vec<&NameSet> = refused.iter().map(|(names, _)| names).collect();
+    let document = json!({ "retried": asked, "paused": paused.len() + names.len(), "refused": names });
+    output.result(&document, || {
         format!(
             "{asked} sites are tried again now, by the daemon: see `issuer status`, `issuer events --follow`"
         )
     });
-    Ok(Exit::Done)
+    for (names, since) in &refused {
+        output.note(&format!("{}: nothing is ordered: {}", names.to_unicode(), why_paused(names, *since)));
+    }
+    tell_of_paused(paused.len(), *output);
+    if asked > 0 {
+        tell_of_obstacles(&context, *output).await?;
+    }
+    Ok(if refused.is_empty() { Exit::Done } else { Exit::Waiting })
 }
 
 /// Named sites in the foreground, all of them by the daemon.
@@ -118,7 +140,7 @@ pub(super) async fn renew(arguments: Renew, config: Config, output: &Output) -> 
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
     let mut after: Option<SiteId> = None;
     let force = arguments.force.then(Timestamp::now);
-    let mut asked = 0;
+    let (mut asked, mut paused) = (0, 0);
     loop {
         let page = context.store.list_sites(after.as_ref(), PAGE).await.map_err(|e| of_store(&e))?;
         let Some(last) = page.last_id() else { break };
@@ -126,12 +148,47 @@ pub(super) async fn renew(arguments: Renew, config: Config, output: &Output) -> 
         for damaged in &page.damaged {
             tracing::warn!(site = %damaged.site, what = damaged.what, "left alone: its record can't be read");
         }
-        let groups: Vec<SiteId> = page.sites.into_iter().map(|stored| stored.id).collect();
+        let (left, taken): (Vec<StoredSite>, _) =
+            page.sites.into_iter().partition(|stored| stored.site.paused.is_some());
+        paused += left.len();
+        let groups: Vec<SiteId> = taken.into_iter().map(|stored| stored.id).collect();
         asked += nudge_all(&registry, &groups, force).await?;
     }
     let word = if arguments.force { "are renewed" } else { "are looked at, and renewed where they are due" };
-    output.result(&json!({ "asked": asked }), || format!("{asked} certificates {word}, by the daemon"));
+    let document = json!({ "asked": asked, "paused": paused });
+    output.result(&document, || format!("{asked} certificates {word}, by the daemon"));
+    tell_of_paused(paused, *output);
+    tell_of_obstacles(&context, *output).await?;
     Ok(Exit::Done)
+}
+
+/// What is asked for, and those that an operator has paused: nothing is ordered for them.
+async fn without_paused(
+    context: &Context,
+    groups: Vec<SiteId>,
+) -> Result<(Vec<SiteId>, BTreeSet<SiteId>), Failed> {
+    let mut paused = BTreeSet::new();
+    for ids in groups.chunks(PAGE) {
+        let sites = context.store.load_sites(ids).await.map_err(|e| of_store(&e))?.sites;
+        let of = sites.into_iter().filter(|stored| stored.site.paused.is_some());
+        paused.extend(of.map(|stored| stored.id));
+    }
+    Ok((groups.into_iter().filter(|id| !paused.contains(id)).collect(), paused))
+}
+
+fn tell_of_paused(count: usize, output: Output) {
+    if count > 0 {
+        output.note(&format!("{count} are paused and left alone: `issuer site resume NAME` lets one go on"));
+    }
+}
+
+/// Why the daemon does none of it for now, where that is known.
+async fn tell_of_obstacles(context: &Context, output: Output) -> Result<(), Failed> {
+    let obstacles = Obstacles::load(&context.store, &context.config).await.map_err(|e| of_store(&e))?;
+    if let Some(why) = obstacles.of_all() {
+        output.note(&format!("note: {why}"));
+    }
+    Ok(())
 }
 
 /// Tries again, by the daemons, whatever fails for a reason like this.
@@ -140,7 +197,8 @@ pub(super) async fn nudge_because(
     registry: &Registry,
     is_meant: impl Fn(&StoredSite, &Failure) -> bool,
 ) -> Result<usize, Failed> {
-    nudge_all(registry, &those_that_fail(context, is_meant).await?, None).await
+    let (groups, _) = without_paused(context, those_that_fail(context, is_meant).await?).await?;
+    nudge_all(registry, &groups, None).await
 }
 
 async fn those_that_fail(

@@ -102,7 +102,7 @@ fn tell(applied: &Applied, would: &str, output: &Output) -> Exit {
     output.result(&document, || to_text(&applied.plan, would));
     applied.plan.warnings.iter().for_each(|warning| output.note(&format!("note: {warning}")));
     for (names, error) in &applied.failed {
-        output.note(&format!("{names}: {}", shared::error::chain(error)));
+        output.note(&format!("{}: {}", names.to_unicode(), shared::error::chain(error)));
     }
     if failed.is_empty() { Exit::Done } else { Exit::Failed }
 }

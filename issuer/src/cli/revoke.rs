@@ -144,7 +144,10 @@ async fn revoke(
         let id = &stored.serving.current[&slot];
         let loaded = context.store.load_certificate(&stored.id, id).await.map_err(|e| of_store(&e))?;
         let certificate = loaded.ok_or_else(|| {
-            let message = format!("{}: its {slot} certificate is missing from the store", stored.site.names);
+            let message = format!(
+                "{}: its {slot} certificate is missing from the store",
+                stored.site.names.to_unicode()
+            );
             Failed::new(Exit::Failed, "store", message)
         })?;
         let leaf = certificate.leaf().map_err(|e| Failed::because(Exit::Failed, "store", &e))?;

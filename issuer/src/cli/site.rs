@@ -3,19 +3,22 @@
 use super::{
     context::{Context, of_store},
     output::{Exit, Failed, Output, damage_to_text, table},
+    settings::Settings,
+    shown::to_text,
     site_move,
     site_names::{more_than_named, names_after},
     status,
 };
 use crate::{
     ca::Terms,
-    sites::{Change, HstsWish, Kind, Registry, SiteError, SiteWish, WishError},
+    sites::{Change, Kind, Registry, SiteError, SiteWish, WishError},
+    waiting::Obstacles,
 };
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{
     config::Config,
-    domain::{DnsName, HstsGoal, KeyType, Origin, SanPolicy, Site, SiteId},
+    domain::{DnsName, Origin, Site, SiteId, parse_tag},
     store::{Damage, DamagedSite, StoredSite, WantedSite},
     text::moment,
 };
@@ -62,7 +65,7 @@ pub(super) enum Command {
     },
     /// Sites, in the order of their ids
     List {
-        #[arg(long, value_parser = shared::domain::parse_tag)]
+        #[arg(long, value_parser = parse_tag)]
         tag: Option<String>,
         #[arg(long)]
         tenant: Option<String>,
@@ -101,81 +104,6 @@ pub(super) enum Command {
     },
 }
 
-/// What can be asked of a site. What isn't said is taken from the tenant and the configuration, or left as it is.
-#[derive(Debug, Default, clap::Args)]
-pub(super) struct Settings {
-    /// single: a certificate for each name. grouped: as many names in one as the CA takes
-    #[arg(long, value_parser = parse_san)]
-    san: Option<SanPolicy>,
-    /// ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096; one of each family makes it dual
-    #[arg(long = "key-type", value_name = "TYPE")]
-    key_types: Vec<KeyType>,
-    /// --key-type ecdsa-p256 --key-type rsa-2048
-    #[arg(long, conflicts_with = "key_types")]
-    dual: bool,
-    #[arg(long, value_name = "NAME")]
-    ca: Option<String>,
-    #[arg(long, value_name = "NAME")]
-    account: Option<String>,
-    /// The CA's profile; empty: of the CA's choice
-    #[arg(long, value_name = "NAME")]
-    profile: Option<String>,
-    /// How its names are proved: http-01, dns-01, auto, dns-account-01 or dns-persist-01
-    #[arg(long, value_parser = parse_challenge)]
-    challenge: Option<shared::domain::ChallengeType>,
-    /// Tags that frontends' scopes and brakes can name; all of them, where any is given
-    #[arg(long = "tag", value_name = "TAG", value_parser = shared::domain::parse_tag)]
-    tags: Vec<String>,
-    /// The customer that it belongs to; empty: none
-    #[arg(long, value_name = "NAME")]
-    tenant: Option<String>,
-    /// Whether frontends redirect plain HTTP to HTTPS
-    #[arg(long, value_enum)]
-    redirect: Option<Switch>,
-    /// on (60 days), off, or the seconds that browsers insist on HTTPS, reached by steps. A site whose certificate fails is
-    /// then unreachable for them. Switched off, it is wound down: it lasts as long as somebody was told
-    #[arg(long, value_parser = parse_hsts)]
-    hsts: Option<HstsWish>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Switch {
-    On,
-    Off,
-}
-
-impl Switch {
-    pub(super) fn is_on(self) -> bool {
-        self == Self::On
-    }
-}
-
-impl Settings {
-    fn to_wish(&self, names: Vec<String>, imported: bool) -> SiteWish {
-        let key_types = if self.dual {
-            Some(vec![KeyType::EcdsaP256, KeyType::Rsa2048])
-        } else {
-            (!self.key_types.is_empty()).then(|| self.key_types.clone())
-        };
-        SiteWish {
-            names,
-            key_types,
-            san: self.san,
-            ca: self.ca.clone(),
-            account: self.account.clone(),
-            profile: self.profile.clone(),
-            challenge: self.challenge,
-            tags: (!self.tags.is_empty()).then(|| self.tags.clone()),
-            tenant: self.tenant.clone(),
-            redirect: self.redirect.map(Switch::is_on),
-            hsts: self.hsts,
-            paused: None,
-            imported,
-            source: None,
-        }
-    }
-}
-
 pub(super) async fn run(command: Command, config: Config, output: &Output) -> Result<Exit, Failed> {
     if let Command::Add { settings, .. } = &command {
         // Before a store is opened, or a keyring made, for what can't be.
@@ -190,7 +118,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
         Command::Add { names, settings, imported } => {
             let wish = settings.to_wish(names, imported);
             let change = registry.add(&wish, Origin::Operator).await.map_err(|e| of_site(&e))?;
-            told(output, &[change], "the daemon orders its certificates: see `issuer status`");
+            told_of_orders(&context, output, change).await?;
         }
         Command::Set { of_ca: Some(from), yes, settings, .. } => {
             let wish = settings.to_wish(Vec::new(), false);
@@ -201,7 +129,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             let names = names_after(&before, &add, &remove)?;
             let wish = SiteWish { source, ..settings.to_wish(names, false) };
             let change = registry.set(before, &wish).await.map_err(|e| of_site(&e))?;
-            told(output, &[change], "");
+            told_of_orders(&context, output, change).await?;
         }
         Command::Show { name } => {
             let wanted = find(&registry, &name).await?;
@@ -283,6 +211,20 @@ async fn set_paused(
     Ok(())
 }
 
+/// With what becomes of the certificates that are ordered because of it.
+async fn told_of_orders(context: &Context, output: &Output, change: Change) -> Result<(), Failed> {
+    let mut next = String::new();
+    if !change.reissued.is_empty() {
+        let obstacles = Obstacles::load(&context.store, &context.config).await.map_err(|e| of_store(&e))?;
+        next = match obstacles.stops(&change.site, Timestamp::now()) {
+            Some(why) => format!("its certificates wait: {why}"),
+            None => "the daemon orders its certificates: see `issuer status`".to_owned(),
+        };
+    }
+    told(output, &[change], &next);
+    Ok(())
+}
+
 fn told(output: &Output, changes: &[Change], next: &str) {
     let document = |change: &Change| {
         json!({
@@ -308,10 +250,12 @@ fn told(output: &Output, changes: &[Change], next: &str) {
             for difference in &change.differences {
                 text.push_str(&format!("  {difference}\n"));
             }
+            if change.kind == Kind::Changed && !change.reissued.is_empty() {
+                let names = change.reissued.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
+                text.push_str(&format!("  ordered: {names}\n"));
+            }
         }
-        if changes.iter().any(|change| change.kind == Kind::Added) {
-            text.push_str(next);
-        }
+        text.push_str(next);
         text
     });
 }
@@ -319,7 +263,7 @@ fn told(output: &Output, changes: &[Change], next: &str) {
 async fn show(context: &Context, wanted: &WantedSite, output: &Output) -> Result<Exit, Failed> {
     let ids: Vec<SiteId> = wanted.groups.keys().map(|number| wanted.id.group(*number)).collect();
     let groups = context.store.load_sites(&ids).await.map_err(|e| of_store(&e))?;
-    let known = status::Known::new();
+    let known = status::Known::default();
     let mut shown = Vec::new();
     for group in &groups.sites {
         shown.push(status::describe(context, &known, group).await.map_err(|e| of_store(&e))?);
@@ -350,7 +294,7 @@ async fn show(context: &Context, wanted: &WantedSite, output: &Output) -> Result
             site.tenant.as_deref().unwrap_or("none"),
             if site.redirect.unwrap_or(false) { "on" } else { "off" },
             site.paused.map_or(String::new(), |since| format!(", PAUSED since {since}")),
-            status::to_text(&shown),
+            to_text(&shown),
         )
     });
     Ok(Exit::Done)
@@ -448,28 +392,4 @@ pub(super) fn of_site(error: &SiteError) -> Failed {
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "a number from 1".to_owned())
-}
-
-fn parse_san(text: &str) -> Result<SanPolicy, String> {
-    serde_json::from_value(json!(text)).map_err(|_| "single or grouped".to_owned())
-}
-
-pub(super) fn parse_challenge(text: &str) -> Result<shared::domain::ChallengeType, String> {
-    serde_json::from_value(json!(text))
-        .map_err(|_| "http-01, dns-01, auto, dns-account-01 or dns-persist-01".to_owned())
-}
-
-fn parse_hsts(text: &str) -> Result<HstsWish, String> {
-    match text {
-        "on" => Ok(HstsWish::Switch(true)),
-        "off" => Ok(HstsWish::Switch(false)),
-        seconds => seconds
-            .parse()
-            .ok()
-            .filter(|seconds| *seconds <= HstsGoal::MOST_SECONDS)
-            .map(|max_age_seconds| HstsWish::Exactly(HstsGoal { max_age_seconds, ..HstsGoal::default() }))
-            .ok_or_else(|| {
-                format!("on, off, or a number of seconds up to {} (two years)", HstsGoal::MOST_SECONDS)
-            }),
-    }
 }

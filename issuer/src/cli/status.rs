@@ -3,23 +3,24 @@
 use super::{
     context::{Context, of_store, parse_names},
     fleet,
-    output::{DAMAGED_REMEDY, Exit, Failed, Output, table},
+    output::{DAMAGED_REMEDY, Exit, Failed, Output},
+    shown::to_text,
     site::of_site,
     troubles,
 };
-use crate::{fleet::GroupStanding, sites::Registry, waiting::Obstacles};
+use crate::{ca::Terms, fleet::GroupStanding, issuance::seen_profiles, sites::Registry, waiting::Obstacles};
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::{
     config::Config,
     domain::{
-        Certificate, CertificateId, DnsName, ExpiryStage, Leaf, RenewalPlan, SiteId, Slot, expiry_stage,
-        renewal_moment,
+        Certificate, CertificateId, DnsName, ExpiryStage, Leaf, RenewalPlan, Site, SiteId, Slot,
+        expiry_stage, renewal_moment,
     },
     store::{Damage, DamagedSite, LoadedSites, StoreError, StoredSite, with_damage},
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::OnceCell;
 
 /// Where the store is far away, one after the other would take as many times as long.
@@ -90,7 +91,7 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         output.note(&format!("the frontends are not shown: {}", failed.message()));
         with_frontends = false;
     }
-    let known = Known::new();
+    let known = Known::default();
     let mut shown = Vec::new();
     for some in sites.chunks(DESCRIBED_AT_ONCE) {
         let described = some.iter().map(async |site| {
@@ -132,8 +133,10 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
         }
         let damaged = with_damage(store.list_damaged().await.map_err(|e| of_store(&e))?, met);
         let clocks = store.clock_offset().await.map_err(|e| of_store(&e))?;
+        let obstacles = Obstacles::load(store, &context.config).await.map_err(|e| of_store(&e))?;
         document["fleet"] = json!({
             "load": load,
+            "has_issuer": obstacles.has_daemon(),
             "without_certificate": store.count_without_certificate().await.map_err(|e| of_store(&e))?,
             "troubles": troubles::load(&context).await?,
             "unconfigured_cas": context.tell_of_unconfigured(*output).await?,
@@ -231,8 +234,35 @@ pub(super) fn damaged_to_text(damaged: &[DamagedSite]) -> String {
     damaged.iter().map(one).collect()
 }
 
-/// What is in the way of sites without a certificate: read where one of them is shown, once.
-pub(super) type Known = OnceCell<Obstacles>;
+/// What is read once for all sites, where it is needed: what is in the way of those without a certificate, and the profiles of
+/// each CA.
+#[derive(Default)]
+pub(super) struct Known {
+    obstacles: OnceCell<Obstacles>,
+    profiles: OnceCell<BTreeMap<String, Option<Vec<String>>>>,
+}
+
+impl Known {
+    /// What is to be said of a site's profile that its CA lacks.
+    async fn lacks_profile(&self, context: &Context, site: &Site) -> Result<Option<String>, StoreError> {
+        let Some(profile) = &site.profile else { return Ok(None) };
+        let Ok(terms) = Terms::of(&context.config, Some(&site.ca)) else { return Ok(None) };
+        let seen = self
+            .profiles
+            .get_or_try_init(async || {
+                let mut seen = BTreeMap::new();
+                for ca in context.config.ca.keys() {
+                    if let Ok(terms) = Terms::of(&context.config, Some(ca)) {
+                        let of_ca = seen_profiles(&context.store, ca, &terms.directory).await?;
+                        seen.insert(ca.clone(), of_ca);
+                    }
+                }
+                Ok::<_, StoreError>(seen)
+            })
+            .await?;
+        Ok(terms.lacks_profile(profile, seen.get(&site.ca).and_then(Option::as_deref)))
+    }
+}
 
 pub(super) async fn describe(
     context: &Context,
@@ -287,7 +317,7 @@ pub(super) async fn describe(
     let waits_for = match (state, &stored.failure) {
         ("pending", _) => {
             let obstacles =
-                known.get_or_try_init(|| Obstacles::load(&context.store, &context.config)).await?;
+                known.obstacles.get_or_try_init(|| Obstacles::load(&context.store, &context.config)).await?;
             let order = orders.values().next().and_then(Value::as_str);
             Some(obstacles.in_the_way_of(&stored.site, order, next_look, now))
         }
@@ -314,6 +344,7 @@ pub(super) async fn describe(
         "hsts_seconds": stored.hsts_seconds(now),
         "next": next_look,
         "waits_for": waits_for,
+        "warnings": known.lacks_profile(context, &stored.site).await?.into_iter().collect::<Vec<_>>(),
     }))
 }
 
@@ -382,109 +413,4 @@ pub(super) fn state_of_record(stored: &StoredSite) -> &'static str {
 
 fn stage(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> ExpiryStage {
     expiry_stage(not_before, not_after, now)
-}
-
-pub(super) fn to_text(sites: &[Value]) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let list =
-        |value: &Value| value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(", ");
-    let rows = sites.iter().map(|site| {
-        let of_all = |field: &str| {
-            let certificates = site["certificates"].as_array().into_iter().flatten();
-            certificates.map(|certificate| text(&certificate[field])).collect::<Vec<_>>().join("\n")
-        };
-        let certificates = site["certificates"].as_array().into_iter().flatten();
-        let orders = site["order"].as_object().into_iter().flatten();
-        let orders =
-            orders.map(|(slot, state)| format!("{slot} {}", text(state))).collect::<Vec<_>>().join("\n");
-        vec![
-            list(&site["names_unicode"]),
-            text(&site["state"]),
-            of_all("key_type"),
-            of_all("not_after"),
-            certificates
-                .map(|certificate| text(&certificate["renewal"]["moment"]))
-                .collect::<Vec<_>>()
-                .join("\n"),
-            orders,
-        ]
-    });
-    let mut out = table(&["NAMES", "STATE", "KEY", "VALID UNTIL", "RENEWED FROM", "ORDER"], rows);
-    for site in sites.iter().filter(|site| site["state"] == "damaged") {
-        let names = list(&site["names_unicode"]);
-        let what = if names.is_empty() { text(&site["site"]) } else { names };
-        out.push_str(&format!(
-            "\n\n{what}: damaged: {}\n  what to do: {DAMAGED_REMEDY}",
-            text(&site["damaged"])
-        ));
-    }
-    for site in sites.iter().filter(|site| !site["waits_for"].is_null()) {
-        let until = match site["next"].as_str() {
-            Some(until) if site["state"] == "waiting" => format!(" until {until}"),
-            _ => String::new(),
-        };
-        out.push_str(&format!(
-            "\n\n{}: waits{until}: {}",
-            list(&site["names_unicode"]),
-            text(&site["waits_for"])
-        ));
-    }
-    let failing = sites.iter().filter(|site| !site["failure"].is_null() && site["state"] != "waiting");
-    for site in failing {
-        let failure = &site["failure"];
-        out.push_str(&format!(
-            "\n\n{}: {} ({} in a row, last at {}{})\n  what to do: {}",
-            list(&site["names_unicode"]),
-            text(&failure["what"]),
-            failure["count"],
-            text(&failure["at"]),
-            troubles::next_attempt(site),
-            text(&failure["remedy"])
-        ));
-    }
-    for site in sites.iter().filter(|site| !site["explanation_url"].is_null()) {
-        out.push_str(&format!(
-            "\n\n{}: the CA explains why it wants it renewed then: {}",
-            list(&site["names_unicode"]),
-            text(&site["explanation_url"])
-        ));
-    }
-    for site in sites.iter().filter(|site| !site["staged"].is_null()) {
-        out.push_str(&format!(
-            "\n\n{}: a new certificate is served to the frontends of the tag {}, and to all from {} on",
-            list(&site["names_unicode"]),
-            text(&site["staged"]["tag"]),
-            text(&site["staged"]["until"])
-        ));
-    }
-    for site in sites {
-        let parked = &site["parked"];
-        // What the CA has paused stands there as a failure already.
-        if !parked.is_null() && site["failure"].is_null() {
-            out.push_str(&format!(
-                "\n\n{}: parked since {}: {}\n  what to do: {}",
-                list(&site["names_unicode"]),
-                text(&parked["since"]),
-                text(&parked["what"]),
-                text(&parked["remedy"])
-            ));
-        }
-        for (name, failure) in site["left_out"].as_object().into_iter().flatten() {
-            let next = failure["next"].as_str().unwrap_or("never, unless `issuer retry` is told to");
-            let kept =
-                site["kept"].as_array().into_iter().flatten().find(|kept| {
-                    kept["names"].as_array().into_iter().flatten().any(|own| own == name.as_str())
-                });
-            let kept = kept.map_or(String::new(), |kept| {
-                format!("; the certificate before is served for it until {}", text(&kept["not_after"]))
-            });
-            out.push_str(&format!(
-                "\n\n{name}: left out of its certificate ({} in a row, tried again at {next}): {}{kept}\n  what to do: {}",
-                failure["count"],
-                text(&failure["what"]),
-                text(&failure["remedy"])
-            ));
-        }
-    }
-    out
 }

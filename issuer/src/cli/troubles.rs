@@ -4,8 +4,12 @@ use super::{
     context::{Context, of_store},
     output::Failed,
 };
+use crate::waiting::NO_DAEMON;
 use serde_json::{Value, json};
-use shared::{domain::Failure, error::Fault};
+use shared::{
+    domain::{Brake, Failure},
+    error::Fault,
+};
 use std::collections::BTreeMap;
 
 /// Failures that are looked at to say what is in trouble; those since the longest.
@@ -70,6 +74,9 @@ pub(super) fn fleet_to_text(fleet: &Value) -> String {
         load["parked"],
         if ready.is_empty() { "nothing".to_owned() } else { ready.join(", ") },
     );
+    if fleet["has_issuer"] == false && load["groups"].as_u64() != Some(0) {
+        text.push_str(&format!("NOBODY WORKS: {NO_DAEMON}\n"));
+    }
     text.push_str(&to_text(&fleet["troubles"]));
     let damaged = fleet["damaged"].as_array().map_or(0, Vec::len);
     if damaged > 0 {
@@ -89,12 +96,14 @@ pub(super) fn fleet_to_text(fleet: &Value) -> String {
     }
     for brake in fleet["brakes"].as_array().into_iter().flatten() {
         let word = |field: &str| brake[field].as_str().unwrap_or_default().to_owned();
+        let release = serde_json::from_value::<Brake>(brake.clone()).map(|brake| brake.release());
         text.push_str(&format!(
-            "STOPPED: {} for {} since {} {}\n",
+            "STOPPED: {} for {} since {} {}: `{}` lets it go on\n",
             word("what"),
             word("scope"),
             word("since"),
-            word("reason")
+            word("reason"),
+            release.unwrap_or_default()
         ));
     }
     for pause in fleet["ca_pauses"].as_array().into_iter().flatten() {

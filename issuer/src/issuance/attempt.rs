@@ -244,7 +244,10 @@ impl<'a> Attempt<'a> {
             tally.untouched = true;
             return self.nothing_lacks(tally, false);
         }
-        let valid = self.issuance.valid_certificates(&self.site().await?).await.map_err(of_store)?;
+        let mut valid = self.issuance.valid_certificates(&self.site().await?).await.map_err(of_store)?;
+        for (slot, published) in &mut valid {
+            published.ordered = certificates.get(slot) == Some(&published.id);
+        }
         if certificates.is_empty() {
             Ok(Outcome::AlreadyValid(published(valid)))
         } else {
@@ -334,9 +337,8 @@ impl<'a> Attempt<'a> {
         if let Some(brake) = brake_of(&brakes, what, site) {
             return Ok(Some(brake.to_string()));
         }
-        let paused = site.paused.filter(|_| what == Braked::Issuance && self.wanted.is_none());
-        Ok(paused
-            .map(|since| format!("the site was paused by an operator at {}", since.strftime("%F %T UTC"))))
+        // Whoever asks, and how urgently.
+        Ok(site.paused.filter(|_| what == Braked::Issuance).map(|since| paused(&site.names, since)))
     }
 
     /// A site that was removed and is wanted again has kept its certificates: its names lead to them again.
@@ -359,6 +361,13 @@ impl<'a> Attempt<'a> {
             .collect::<Vec<_>>();
         write(|| store.point_names(&strayed, id)).await
     }
+}
+
+/// Why nothing is ordered for a paused site, and how to go on.
+pub(crate) fn paused(names: &NameSet, since: Timestamp) -> String {
+    let name = names.as_slice().first().map(DnsName::to_unicode).unwrap_or_default();
+    let since = since.strftime("%F %T UTC");
+    format!("the site was paused by an operator at {since} (`issuer site resume {name}` lets it go on)")
 }
 
 pub(super) fn of_store(error: StoreError) -> Verdict {

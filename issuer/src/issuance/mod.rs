@@ -54,6 +54,7 @@ pub use account::{
     replace_account,
 };
 pub(crate) use aftermath::draw;
+pub(crate) use attempt::paused;
 pub(crate) use directory::seen_profiles;
 pub(crate) use lease::HeldLease;
 pub use progress::{Progress, Step, Timeline};

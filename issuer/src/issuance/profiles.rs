@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use shared::{
     domain::{Event, EventKind, FailureClass, Site, Slot},
     error::Fault,
+    store::StoreError,
 };
 use std::{
     collections::HashMap,
@@ -63,6 +64,31 @@ impl Issuance {
     }
 }
 
+impl Issuance {
+    /// Tells the operator, once a day, that a profile is wished for that the CA lacks.
+    async fn tell_of_lacking_profile(&self, profile: &str, what: &str) {
+        let (store, ca) = (&self.store, &self.ca);
+        let told = async {
+            if store.is_news_of_ca(&ca.name, &format!("profile:{profile}")).await? {
+                let what = format!("{what}: its sites are ordered without one");
+                let event = Event::new(EventKind::CaChanged, Timestamp::now(), what)
+                    .ca(&ca.name)
+                    .remedy("name another profile, or none, with `issuer site set NAME --profile` or ca.NAME.profile")
+                    .with("profile", profile);
+                store.append_event(&event).await?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = told.await {
+            tracing::debug!(
+                error = shared::error::chain(&error),
+                ca = ca.name,
+                "the operator could not be told"
+            );
+        }
+    }
+}
+
 impl Attempt<'_> {
     /// The profile that is asked for, which a CA that describes its profiles must still have.
     pub(super) async fn profile(&self, site: &Site, slot: Slot) -> Result<Option<String>, Verdict> {
@@ -91,6 +117,7 @@ impl Attempt<'_> {
             return Err(Verdict::new(Fault::Operator, FailureClass::Policy, what, remedy).about(About::Order));
         }
         self.timeline.tell("profile", Some(slot), format!("{what}; it is ordered without one"));
+        self.issuance.tell_of_lacking_profile(&wanted, &what).await;
         Ok(None)
     }
 }

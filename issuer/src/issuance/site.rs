@@ -93,6 +93,8 @@ pub struct Published {
     pub plan: Option<RenewalPlan>,
     #[serde(skip)]
     leaf_der: Vec<u8>,
+    /// It was ordered by this run; else it was there.
+    pub ordered: bool,
     #[serde(flatten)]
     pub leaf: Leaf,
 }
@@ -246,6 +248,7 @@ pub(crate) async fn valid_certificates(
                 issued: certificate.issued,
                 plan: stored.renewals.get(*slot, id).cloned(),
                 leaf_der: certificate.leaf_der,
+                ordered: false,
                 leaf,
             };
             valid.insert(*slot, published);

@@ -90,7 +90,7 @@ impl Node {
         if may_only_be_asked_about(claimed, &stored) && self.ask_about_renewal(claimed, &stored).await? {
             return Ok(());
         }
-        if site.paused.is_some() && !stored.retry {
+        if site.paused.is_some() {
             return self.leave_alone(claimed, &stored).await;
         }
         if brake_of(&self.brakes().await?, Braked::Issuance, site).is_some() {
@@ -293,13 +293,13 @@ impl Node {
                 if !found.is_departed() || node.answers_all_the_same(&name, &found).await {
                     return None;
                 }
-                let what = format!(
-                    "{}: {}; nothing is ordered for it",
-                    name.to_unicode(),
-                    found.explain(&name, &node.config.frontends)
-                );
-                let remedy =
-                    "nothing, if the customer has left; else the name's DNS must lead to the frontends again";
+                let found_so = found.explain(&name, &node.config.frontends);
+                let what = format!("{found_so} Nothing is ordered for it.");
+                let remedy = if name.address().is_some() {
+                    "nothing, if it is a frontend's no longer; else name it in frontends.addresses"
+                } else {
+                    "nothing, if the customer has left; else the name's DNS must lead to the frontends again"
+                };
                 let verdict = Verdict::new(Fault::Customer, FailureClass::NotPointingHere, what, remedy);
                 Some((name, verdict, found))
             });

@@ -131,7 +131,9 @@ impl Registry {
             known.names.iter().filter(|name| !site.names.contains(name)).cloned().collect::<Vec<_>>()
         });
         let event = match kind {
-            Kind::Added => Some(Event::new(EventKind::SiteAdded, now, format!("{} is wanted", site.names))),
+            Kind::Added => {
+                Some(Event::new(EventKind::SiteAdded, now, format!("{} is wanted", site.names.to_unicode())))
+            }
             Kind::Changed => {
                 let was_paused = known.is_some_and(|known| known.paused.is_some());
                 let (kind, word) = match (was_paused, site.paused.is_some()) {
@@ -139,7 +141,7 @@ impl Registry {
                     (true, false) => (EventKind::SiteResumed, "resumed"),
                     _ => (EventKind::SiteChanged, "changed"),
                 };
-                let what = format!("{}: {word}: {}", site.names, differences.join(", "));
+                let what = format!("{}: {word}: {}", site.names.to_unicode(), differences.join(", "));
                 Some(Event::new(kind, now, what))
             }
             _ => None,
@@ -165,7 +167,7 @@ impl Registry {
 
     pub(super) fn removal(&self, wanted: WantedSite) -> Change {
         let now = Timestamp::now();
-        let what = format!("{} is no longer wanted", wanted.site.names);
+        let what = format!("{} is no longer wanted", wanted.site.names.to_unicode());
         let event = told_of(Event::new(EventKind::SiteRemoved, now, what), &wanted.id, &wanted.site);
         let (id, site) = (wanted.id.clone(), wanted.site.clone());
         Change {

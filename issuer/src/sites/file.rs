@@ -6,9 +6,10 @@
 use super::wish::SiteWish;
 use crate::lists::{FileError, TextFile, TextLine, TextLines};
 use serde_json::{Map, Value};
-use shared::domain::DnsName;
+use shared::{config::with_suggestion, domain::DnsName};
 
 const EXPECTED: &str = "expected is TOML with a table [[site]] for each site, or NDJSON with a site on each line, such as {\"names\":[\"shop.example.com\"]}";
+const EXAMPLE: &str = "{\"names\":[\"shop.example.com\"]}";
 /// Characters of a line that are shown where it is no site.
 const SHOWN: usize = 60;
 
@@ -114,7 +115,7 @@ impl WishFile {
                 let mut probe = table.clone();
                 probe.insert("names".to_owned(), Value::Array(Vec::new()));
                 let probed: Result<SiteWish, _> = serde_json::from_value(Value::Object(probe));
-                probed.map_err(|e| wrong(number, e.to_string()))?;
+                probed.map_err(|e| wrong(number, in_words(&e)))?;
                 self.defaults = table;
                 Ok(None)
             }
@@ -123,7 +124,7 @@ impl WishFile {
                     table.entry(key.clone()).or_insert_with(|| value.clone());
                 }
                 let wish =
-                    serde_json::from_value(Value::Object(table)).map_err(|e| wrong(number, e.to_string()))?;
+                    serde_json::from_value(Value::Object(table)).map_err(|e| wrong(number, in_words(&e)))?;
                 Ok(Some(Line { number, wish }))
             }
             other => Err(wrong(number, format!("expected [[site]] or [defaults], found {other:?}"))),
@@ -132,8 +133,23 @@ impl WishFile {
 }
 
 fn of_json(number: usize, text: &str) -> Result<Line, FileError> {
-    let wish = serde_json::from_str(text).map_err(|e| wrong(number, e.to_string()))?;
+    if !text.starts_with('{') {
+        let shown: String = text.chars().take(SHOWN).collect();
+        let message = format!("{shown:?} is no site: expected is one on each line, such as {EXAMPLE}");
+        return Err(wrong(number, message));
+    }
+    let wish = serde_json::from_str(text).map_err(|e| wrong(number, in_words(&e)))?;
     Ok(Line { number, wish })
+}
+
+/// What is wrong with a JSON text, with what was probably meant. Of a text on one line the column alone tells where.
+pub(crate) fn in_words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match (text.rsplit_once(" at line "), error.line()) {
+        (Some((message, _)), 0 | 1) => format!("{} (column {})", with_suggestion(message), error.column()),
+        (Some((message, place)), _) => format!("{} at line {place}", with_suggestion(message)),
+        (None, _) => with_suggestion(&text),
+    }
 }
 
 fn wrong(line: usize, message: String) -> FileError {
@@ -210,9 +226,19 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         for (text, line, expected) in [
-            ("[[site]]\nnames = [\"a.example.com\"]\ntgas = []\n", 1, "unknown field `tgas`"),
+            (
+                "[[site]]\nnames = [\"a.example.com\"]\ntgas = []\n",
+                1,
+                "unknown key `tgas`: did you mean `tags`?",
+            ),
             ("[[site]]\nnames = [\"a.example.com\"\n\n[[site]]\n", 2, ""),
             ("{\"names\":[\"a.example.com\"]}\n{\"names\":1}\n", 2, "invalid type"),
+            ("{\"names\":[]}\nshop.example.com\n", 2, "\"shop.example.com\" is no site"),
+            ("{\"names\":[]}\n{\"keytypes\":[]}\n", 2, "did you mean `key_types`? (column 11)"),
+            ("{\"name\":[]}\n", 1, "did you mean `names`?"),
+            ("{\"names\":[],\"hsts\":\"yes\"}\n", 1, "expected true, false or a table"),
+            ("{\"names\":[],\"hsts\":{\"max_age\":1}}\n", 1, "unknown key `max_age`"),
+            ("[[site]]\nnames = []\nhsts = \"yes\"\n", 1, "expected true, false or a table"),
             ("names = []\n", 1, "expected [[site]]"),
             ("[defaults]\nsan = \"x\"\n", 1, "unknown variant"),
         ] {

@@ -17,10 +17,11 @@ mod whose;
 mod wish;
 
 pub use change::{Change, Kind};
+pub(crate) use file::in_words;
 pub use file::{Line, WishFile};
 pub use plan::{Applied, Plan, PlanError, Planned, SiteFile, apply_file, plan_file};
 pub use registry::{Registry, SiteError};
 pub use rollback::RolledBack;
 pub use whose::{Whose, whose};
-pub(crate) use wish::is_word;
 pub use wish::{HstsWish, SiteWish, WishError, Wisher};
+pub(crate) use wish::{check_provable, is_word};

@@ -2,19 +2,29 @@
 
 use super::{
     change::{Change, Kind, Target},
-    wish::{SiteWish, WishError, Wisher},
+    wish::{NoAccount, SiteWish, WishError, Wisher, check_word},
 };
-use crate::{ca::Terms, issuance::seen_profiles, suffixes};
+use crate::{
+    ca::Terms,
+    issuance::{DEFAULT_ACCOUNT, seen_profiles},
+    suffixes,
+};
 use jiff::Timestamp;
 use shared::{
     config::Config,
     domain::{Class, DnsName, NameSet, Origin, Place, PublicSuffixes, Site, SiteId},
-    store::{Failures, Field, NamePointer, RETRY_WITH_NEW_ORDER, Store, StoreError, StoredSite, WantedSite},
+    store::{
+        AccountStatus, Failures, Field, NamePointer, RETRY_WITH_NEW_ORDER, Store, StoreError, StoredSite,
+        Tenant, WantedSite,
+    },
 };
 use std::{sync::Arc, time::Duration};
 
 /// A site that was removed is not brought back by visitors for so long; whoever adds it by hand has it at once.
 const REMOVED_FOR: Duration = Duration::from_secs(90 * 86_400);
+
+/// Sites that are read from the store at once.
+const PAGE: usize = 500;
 
 /// Reads and changes the wanted state.
 #[derive(Clone)]
@@ -136,9 +146,91 @@ impl Registry {
             self.check_free(name, pointer, &change.id).await?;
         }
         if change.kind != Kind::Unchanged {
+            self.check_account(known.as_ref(), &change.site).await?;
             change.warnings.extend(self.lacks_profile(known.as_ref(), &change.site).await?);
         }
         Ok(change)
+    }
+
+    /// Whether the account that a site is wanted with from now on is there. The usual one is made when it is needed; any other is
+    /// made by somebody who says so, or a misspelt name would be an account at the CA.
+    ///
+    /// # Errors
+    /// [`WishError::NoAccount`], [`WishError::AccountEnded`], or the store's.
+    pub(super) async fn check_account(&self, before: Option<&Site>, after: &Site) -> Result<(), SiteError> {
+        if before.is_some_and(|before| (&before.ca, &before.account) == (&after.ca, &after.account)) {
+            return Ok(());
+        }
+        self.check_account_of(&after.ca, &after.account).await
+    }
+
+    /// The same of an account by its name.
+    ///
+    /// # Errors
+    /// [`WishError::NoAccount`], [`WishError::AccountEnded`], or the store's.
+    pub async fn check_account_of(&self, ca: &str, account: &str) -> Result<(), SiteError> {
+        match self.look_for_account(ca, account).await? {
+            Some(problem) => Err(problem.of(ca, account).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// What speaks against an account, where something does.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn look_for_account(
+        &self,
+        ca: &str,
+        account: &str,
+    ) -> Result<Option<NoAccount>, StoreError> {
+        if account == DEFAULT_ACCOUNT {
+            return Ok(None);
+        }
+        Ok(match self.store.load_account(ca, account).await? {
+            None => Some(NoAccount::Missing),
+            Some(stored) if stored.account.status == AccountStatus::Deactivated => Some(NoAccount::Ended),
+            Some(_) => None,
+        })
+    }
+
+    /// Whether a tenant can be one, with an account that is there at one of the CAs.
+    ///
+    /// # Errors
+    /// [`WishError::Word`], [`WishError::NoAccount`], or the store's.
+    pub async fn check_tenant(&self, tenant: &Tenant) -> Result<(), SiteError> {
+        for word in [Some(&tenant.name), tenant.account.as_ref()].into_iter().flatten() {
+            check_word(word)?;
+        }
+        let Some(account) = &tenant.account else { return Ok(()) };
+        let mut refused = None;
+        for ca in self.config.ca.keys() {
+            match self.check_account_of(ca, account).await {
+                Ok(()) => return Ok(()),
+                Err(error @ SiteError::Wish(_)) => refused = refused.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// How many sites name a tenant.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn count_of_tenant(&self, tenant: &str) -> Result<usize, StoreError> {
+        let (mut after, mut count, mut before): (Option<SiteId>, usize, Option<SiteId>) = (None, 0, None);
+        loop {
+            let page = self.store.list_sites(after.as_ref(), PAGE).await?;
+            let Some(last) = page.last_id() else { return Ok(count) };
+            after = Some(last.clone());
+            let own = page.sites.iter().filter(|stored| stored.site.tenant.as_deref() == Some(tenant));
+            for site in own.map(|stored| stored.id.site()) {
+                // The groups of a site follow each other.
+                count += usize::from(before.as_ref() != Some(&site));
+                before = Some(site);
+            }
+        }
     }
 
     /// What is to be said of a profile that is wished for now, and that its CA is not known to have.
@@ -156,6 +248,12 @@ impl Registry {
         }
         let terms = Terms::of(&self.config, Some(&after.ca)).map_err(WishError::from)?;
         let seen = seen_profiles(&self.store, &terms.name, &terms.directory).await?;
+        if seen.as_deref().is_some_and(<[_]>::is_empty) && terms.limits.profiles.is_empty() {
+            let title = &terms.title;
+            return Ok(Some(format!(
+                "{title} does not say which profiles it has: it may do without {profile:?}, or refuse it"
+            )));
+        }
         Ok(terms.lacks_profile(profile, seen.as_deref()))
     }
 

@@ -6,7 +6,7 @@ use super::{
     mistakes::{Names, digest, names_of},
     plan::{Applied, Plan, PlanError, Planned, SiteFile},
     registry::{Registry, SiteError},
-    wish::{SiteWish, Wisher},
+    wish::{NoAccount, SiteWish, Wisher},
 };
 use crate::{ca::Terms, limits::Demand};
 use shared::{
@@ -40,6 +40,8 @@ pub(super) struct Walk<'a> {
     failed: Vec<(NameSet, SiteError)>,
     /// Profiles of CAs that were looked at.
     profiles: HashSet<(String, String)>,
+    /// Accounts with CAs that were looked for, and what speaks against each.
+    accounts: HashMap<(String, String), Option<NoAccount>>,
     /// What files of the source have added and this one lacks.
     lacking: Vec<SiteId>,
     /// Sites of the source.
@@ -72,6 +74,7 @@ impl<'a> Walk<'a> {
             matched: HashSet::new(),
             failed: Vec::new(),
             profiles: HashSet::new(),
+            accounts: HashMap::new(),
             lacking: Vec::new(),
             known: 0,
         })
@@ -147,7 +150,12 @@ impl<'a> Walk<'a> {
                 tenant => tenant?,
             };
             let change = self.registry.change(&wish, target, &names, pointers, tenant.as_ref(), &self.wisher);
+            let change = match change {
+                Ok(change) => self.with_account(change).await,
+                refused => refused,
+            };
             match change {
+                Err(SiteError::Store(error)) => return Err(error.into()),
                 Ok(change) => {
                     if write && tenant.is_some_and(|tenant| self.new_tenants.remove(&tenant.name)) {
                         self.registry.create_tenant(&wish).await?;
@@ -338,6 +346,29 @@ impl<'a> Walk<'a> {
         let terms = |ca: &str| Terms::of(config, Some(ca)).ok();
         self.plan.limits = self.demand.waits(&self.registry.store, terms).await?;
         Ok(Applied { plan: self.plan, failed: self.failed })
+    }
+
+    /// A change whose account is there. Each is looked for once.
+    async fn with_account(&mut self, change: Change) -> Result<Change, SiteError> {
+        let account = (change.site.ca.clone(), change.site.account.clone());
+        let before = change.write.as_ref().and_then(|write| write.before.as_ref());
+        let is_new =
+            before.is_none_or(|before| (&before.site.ca, &before.site.account) != (&account.0, &account.1));
+        if change.kind == Kind::Unchanged || !is_new {
+            return Ok(change);
+        }
+        let problem = match self.accounts.get(&account) {
+            Some(known) => *known,
+            None => {
+                let found = self.registry.look_for_account(&account.0, &account.1).await?;
+                self.accounts.insert(account.clone(), found);
+                found
+            }
+        };
+        match problem {
+            Some(problem) => Err(problem.of(&account.0, &account.1).into()),
+            None => Ok(change),
+        }
     }
 
     /// What is to be said of a change, where nothing said it before: a file of many sites says it once.

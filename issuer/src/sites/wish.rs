@@ -2,7 +2,10 @@
 
 use crate::ca::{CaError, Terms};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use shared::{
     config::Config,
     domain::{
@@ -11,6 +14,7 @@ use shared::{
     },
     store::Tenant,
 };
+use std::fmt;
 
 /// What is asked of a site. Absent: the tenant's or the configured default for a new site, no change for one that is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,11 +55,36 @@ pub struct SiteWish {
 }
 
 /// `true`, `false`, or what exactly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum HstsWish {
     Switch(bool),
     Exactly(HstsGoal),
+}
+
+/// What is wrong is said of the form that was meant.
+impl<'de> Deserialize<'de> for HstsWish {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Form;
+
+        impl<'de> Visitor<'de> for Form {
+            type Value = HstsWish;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false or a table such as {\"max_age_seconds\": 31536000} for hsts")
+            }
+
+            fn visit_bool<E>(self, is_on: bool) -> Result<HstsWish, E> {
+                Ok(HstsWish::Switch(is_on))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HstsWish, A::Error> {
+                HstsGoal::deserialize(MapAccessDeserializer::new(map)).map(HstsWish::Exactly)
+            }
+        }
+
+        from.deserialize_any(Form)
+    }
 }
 
 /// What is wrong with a wish.
@@ -79,10 +108,35 @@ pub enum WishError {
     Ca(#[from] CaError),
     #[error("{0} is not known to speak dns-persist-01: set ca.NAME.dns_persist to the draft that it speaks")]
     DnsPersist(String),
+    #[error(
+        "there is no account {name:?} of {ca}: make it with `issuer account create --ca {ca} --name {name}`, or name another one"
+    )]
+    NoAccount { ca: String, name: String },
+    #[error(
+        "the account {name:?} of {ca} is deactivated: nothing is issued to it any more; name another one"
+    )]
+    AccountEnded { ca: String, name: String },
     #[error("the profile {0:?} is no word")]
     Profile(String),
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))]
     Several(Vec<Self>),
+}
+
+/// What speaks against an account that is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoAccount {
+    Missing,
+    Ended,
+}
+
+impl NoAccount {
+    pub(super) fn of(self, ca: &str, name: &str) -> WishError {
+        let (ca, name) = (ca.to_owned(), name.to_owned());
+        match self {
+            Self::Missing => WishError::NoAccount { ca, name },
+            Self::Ended => WishError::AccountEnded { ca, name },
+        }
+    }
 }
 
 impl WishError {
@@ -154,8 +208,16 @@ impl SiteWish {
         let profile = self.profile.as_deref().or(before.and_then(|site| site.profile.as_deref()));
         let mut names = Vec::new();
         for text in &self.names {
+            let is_known = |name: &DnsName| before.is_some_and(|site| site.names.contains(name));
             let parsed = DnsName::parse_identifier(text).and_then(|name| match &ca {
-                Ok(ca) => ca.check_name(suffixes, &name, profile, challenge).map(|()| name),
+                Ok(ca) => {
+                    ca.check_name(suffixes, &name, profile, challenge)?;
+                    // What is wanted so already stays as it is: the sections of the configuration may be elsewhere for now.
+                    if self.challenge.is_some() || !is_known(&name) {
+                        check_provable(config, &name, challenge)?;
+                    }
+                    Ok(name)
+                }
                 Err(_) => Ok(name),
             });
             match parsed {
@@ -169,7 +231,7 @@ impl SiteWish {
         wrong.extend(self.key_types.as_ref().and_then(|kinds| checked(kinds).err()));
         let not_empty = |word: &&String| !word.is_empty();
         let named = self.tenant.iter().chain(&self.source).filter(not_empty);
-        for word in self.tags.iter().flatten().chain(named).chain(&self.account) {
+        for word in self.tags.iter().flatten().filter(not_empty).chain(named).chain(&self.account) {
             wrong.extend(check_word(word).err());
         }
         if let Some(profile) =
@@ -237,6 +299,7 @@ impl SiteWish {
             (None, None) => (wisher.origin, wisher.source.clone()),
         };
         let mut tags = self.tags.clone().or_else(|| before.map(|site| site.tags.clone())).unwrap_or_default();
+        tags.retain(|tag| !tag.is_empty());
         tags.sort();
         tags.dedup();
         Ok(Site {
@@ -282,7 +345,25 @@ fn checked(kinds: &[KeyType]) -> Result<Vec<KeyType>, WishError> {
 
 pub(crate) use shared::domain::is_word;
 
-fn check_word(word: &str) -> Result<(), WishError> {
+/// Whether something could write the record that proves a name, where only one does.
+pub(crate) fn check_provable(
+    config: &Config,
+    name: &DnsName,
+    challenge: ChallengeType,
+) -> Result<(), NameError> {
+    let needs_record = match challenge {
+        ChallengeType::Http01 | ChallengeType::DnsPersist01 => false,
+        ChallengeType::Auto => name.is_wildcard(),
+        ChallengeType::Dns01 | ChallengeType::DnsAccount01 => true,
+    };
+    // An address has no record of its own.
+    if needs_record && config.dns.is_empty() && name.address().is_none() {
+        return Err(NameError::NoDnsSection(name.to_unicode()));
+    }
+    Ok(())
+}
+
+pub(super) fn check_word(word: &str) -> Result<(), WishError> {
     if is_word(word) { Ok(()) } else { Err(WishError::Word(word.to_owned())) }
 }
 

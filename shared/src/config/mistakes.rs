@@ -38,18 +38,19 @@ impl Mistake {
     /// `message` as the parser wrote it; a suggestion is added where it names an unknown key.
     pub(super) fn new(source: Source, message: &str) -> Self {
         let message = message.trim().replace('\n', " ");
-        let message = match suggestion(&message) {
-            Some(meant) => {
-                let head = message
-                    .split(", expected")
-                    .next()
-                    .unwrap_or(&message)
-                    .replace("unknown field", "unknown key");
-                format!("{head}: did you mean `{meant}`?")
-            }
-            None => message.replace("unknown field", "unknown key"),
-        };
-        Self { source, message }
+        Self { source, message: with_suggestion(&message) }
+    }
+}
+
+/// What a parser wrote; where it names an unknown key, what was probably meant is said in the place of all that there are.
+pub fn with_suggestion(message: &str) -> String {
+    match suggestion(message) {
+        Some(meant) => {
+            let head =
+                message.split(", expected").next().unwrap_or(message).replace("unknown field", "unknown key");
+            format!("{head}: did you mean `{meant}`?")
+        }
+        None => message.replace("unknown field", "unknown key"),
     }
 }
 

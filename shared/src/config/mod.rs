@@ -22,7 +22,7 @@ pub use agent::{
 pub use dns::{Dns, DnsPersistDraft, DnsProvider, TsigAlgorithm};
 pub use inspection::Inspection;
 pub use load::{Config, ConfigError, DEFAULT_PATH};
-pub use mistakes::Mistake;
+pub use mistakes::{Mistake, with_suggestion};
 pub use notify::{Interval, InvalidInterval, LeastSeverity};
 pub use origin::{Origin, OriginOf};
 pub use sections::{

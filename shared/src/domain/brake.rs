@@ -45,6 +45,18 @@ impl Brake {
     }
 }
 
+impl Brake {
+    /// The command that ends it.
+    pub fn release(&self) -> String {
+        let of = match &self.scope {
+            BrakeScope::All => String::new(),
+            BrakeScope::Ca(ca) => format!(" --ca {ca}"),
+            BrakeScope::Tag(tag) => format!(" --tag {tag}"),
+        };
+        format!("issuer resume {}{of}", self.what)
+    }
+}
+
 /// The first brake that holds a site, if any does.
 pub fn brake_of<'a>(brakes: &'a [Brake], what: Braked, site: &Site) -> Option<&'a Brake> {
     brakes.iter().find(|brake| brake.holds(what, site))
@@ -59,7 +71,10 @@ impl fmt::Display for Brake {
             self.scope.in_words(),
             self.since.strftime("%F %T UTC")
         )?;
-        if self.reason.is_empty() { Ok(()) } else { write!(f, ": {}", self.reason) }
+        if !self.reason.is_empty() {
+            write!(f, ": {}", self.reason)?;
+        }
+        write!(f, " (`{}` lets it go on)", self.release())
     }
 }
 
@@ -140,6 +155,16 @@ mod tests {
             let brake: Brake = serde_json::from_str(&record).unwrap();
             assert_eq!(serde_json::to_string(&brake).unwrap(), record);
         }
+        let tag = Brake {
+            what: Braked::Issuance,
+            scope: BrakeScope::Tag("eu".into()),
+            since: Timestamp::UNIX_EPOCH,
+            reason: "incident 42".into(),
+        };
+        assert!(
+            tag.to_string().ends_with(": incident 42 (`issuer resume issuance --tag eu` lets it go on)"),
+            "{tag}"
+        );
         for text in ["", "ca:", "tags:x", "All", "tag:EU WEST", "tag:a\0"] {
             assert!(text.parse::<BrakeScope>().is_err(), "{text}");
         }

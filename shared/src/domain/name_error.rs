@@ -51,8 +51,14 @@ pub enum NameError {
         "{0} is an address of special purpose (private, loopback, reserved): a public CA issues nothing for it"
     )]
     SpecialPurpose(String),
-    #[error("{0:?}: a wildcard needs the dns-01 challenge, http-01 can't prove it")]
+    #[error(
+        "{0:?}: a wildcard needs the dns-01 challenge, http-01 can't prove it: configure a [dns.NAME] section, and say --challenge dns-01"
+    )]
     WildcardNeedsDns(String),
+    #[error(
+        "{0:?}: only a record can prove it so, and no [dns.NAME] section is configured that could write one"
+    )]
+    NoDnsSection(String),
     #[error("{0:?}: a wildcard is allowed as the whole leftmost label only")]
     WildcardPosition(String),
     #[error("{0:?} does not end in a top-level domain of the IANA root zone")]
@@ -88,6 +94,7 @@ impl NameError {
             Self::IpAddress(_) => "ip-address",
             Self::SpecialPurpose(_) => "special-purpose-address",
             Self::WildcardNeedsDns(_) => "wildcard-needs-dns-01",
+            Self::NoDnsSection(_) => "no-dns-section",
             Self::WildcardPosition(_) => "wildcard-position",
             Self::UnknownTopLevelDomain(_) => "unknown-top-level-domain",
             Self::PublicSuffix(_) => "public-suffix",

@@ -53,6 +53,17 @@ impl Store {
         Ok(())
     }
 
+    /// Removes a tenant that is still as it was read.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when somebody has written it in the meantime.
+    pub async fn remove_tenant(&self, stored: &StoredTenant) -> Result<(), StoreError> {
+        let key = keys::tenant(&stored.tenant.name);
+        // Its name stays in the list: without a record it is none.
+        self.confirmed.script::<i64>(&scripts::REMOVE_RECORD, &[key], &[stored.raw.as_bytes()]).await?;
+        Ok(())
+    }
+
     /// Every tenant, in the order of their names.
     ///
     /// # Errors

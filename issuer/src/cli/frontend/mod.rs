@@ -5,6 +5,7 @@ mod rekey;
 use super::{
     context::{Context, of_store},
     output::{Exit, Failed, Output, damage_to_text, table},
+    settings::parse_tag_or_none,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -80,10 +81,10 @@ pub(super) struct Add {
 pub(super) struct Set {
     name: FrontendName,
     /// What it sees, in the place of all that was named before; an empty one: nothing by name
-    #[arg(long = "scope", value_name = "PATTERN", num_args = 0.., group = "change")]
-    scope: Option<Vec<ScopePattern>>,
+    #[arg(long = "scope", value_name = "PATTERN", num_args = 0.., group = "change", value_parser = parse_pattern_or_none)]
+    scope: Option<Vec<PatternOrNone>>,
     /// Sites with these tags, in the place of the tags before; an empty one: none
-    #[arg(long = "tag", value_name = "TAG", num_args = 0.., group = "change", value_parser = parse_tag)]
+    #[arg(long = "tag", value_name = "TAG", num_args = 0.., group = "change", value_parser = parse_tag_or_none)]
     tags: Option<Vec<String>>,
     /// Whether it is given certificates only, no private keys
     #[arg(long, value_name = "true|false", group = "change")]
@@ -91,6 +92,15 @@ pub(super) struct Set {
     /// Whether it may tell of names that visitors came with
     #[arg(long, value_name = "true|false", group = "change")]
     sight: Option<bool>,
+}
+
+/// A pattern, or the empty text that stands for none.
+#[derive(Clone, Debug)]
+struct PatternOrNone(Option<ScopePattern>);
+
+fn parse_pattern_or_none(text: &str) -> Result<PatternOrNone, String> {
+    let pattern = (!text.is_empty()).then(|| text.parse::<ScopePattern>()).transpose();
+    pattern.map(PatternOrNone).map_err(|e| e.to_string())
 }
 
 /// How long a token that only enrols is good, hours.
@@ -267,17 +277,22 @@ fn of_files(path: &Path, error: &std::io::Error) -> Failed {
 
 async fn set(wanted: &Set, context: &Context, output: &Output) -> Result<Exit, Failed> {
     let frontend = load(context, &wanted.name).await?;
-    let no_scope = wanted.scope.as_ref().unwrap_or(&frontend.scope.names).is_empty()
-        && wanted.tags.as_ref().unwrap_or(&frontend.scope.tags).is_empty();
+    let named =
+        |patterns: &Vec<PatternOrNone>| patterns.iter().filter_map(|one| one.0.clone()).collect::<Vec<_>>();
+    let scope = wanted.scope.as_ref().map(named);
+    let tagged = |tags: &Vec<String>| tags.iter().filter(|tag| !tag.is_empty()).cloned().collect::<Vec<_>>();
+    let tags = wanted.tags.as_ref().map(tagged);
+    let no_scope = scope.as_ref().unwrap_or(&frontend.scope.names).is_empty()
+        && tags.as_ref().unwrap_or(&frontend.scope.tags).is_empty();
     if no_scope {
         let message = format!("{} would see nothing: to take back its access, revoke it", wanted.name);
         return Err(Failed::new(Exit::Usage, "no-scope", message));
     }
     let set = |frontend: &mut Frontend| {
-        if let Some(names) = &wanted.scope {
+        if let Some(names) = &scope {
             frontend.scope.names.clone_from(names);
         }
-        if let Some(tags) = &wanted.tags {
+        if let Some(tags) = &tags {
             frontend.scope.tags.clone_from(tags);
         }
         for (right, may) in

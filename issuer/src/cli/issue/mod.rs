@@ -23,7 +23,10 @@ use shared::{
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use tokio::{sync::Semaphore, task::JoinSet};
 pub(super) use whom::From;
-use whom::{look_for, of_whom};
+use whom::{Said, look_for, of_whom};
+
+/// What is said of a certificate that was there.
+const FROM_STORE: &str = "valid, from the store";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -45,7 +48,7 @@ pub(super) struct Arguments {
     #[arg(long = "tag", value_name = "TAG", value_parser = shared::domain::parse_tag)]
     tags: Vec<String>,
     /// How the names are proved: http-01, dns-01, or auto; wildcards always by dns-01
-    #[arg(long, value_parser = super::site::parse_challenge)]
+    #[arg(long, value_parser = super::settings::parse_challenge)]
     challenge: Option<ChallengeType>,
     /// Orders worked on at once [default: issuer.slots]
     #[arg(long)]
@@ -118,7 +121,13 @@ pub(super) async fn run(
     let slots = arguments.slots.unwrap_or(context.config.issuer.slots).max(1);
     let watch = Watch::over(asked.len(), *output);
     let places = Arc::new(Semaphore::new(slots));
-    let of = of_whom(&registry, &asked, ca.ok().as_ref(), &arguments.from, output).await?;
+    let said = Said {
+        from: &arguments.from,
+        key_types: &key_types,
+        tags: &arguments.tags,
+        challenge: arguments.challenge,
+    };
+    let of = of_whom(&registry, &asked, ca.ok().as_ref(), &said, output).await?;
     let mut opened: BTreeMap<(String, String), Arc<Issuance>> = BTreeMap::new();
     let mut running = JoinSet::new();
     for (place, (names, _)) in asked.into_iter().enumerate() {
@@ -166,6 +175,7 @@ pub(super) async fn run(
         let mut result = to_json(issue);
         result["ca"] = json!(whom.ca);
         result["account"] = json!(whom.account);
+        result["differences"] = json!(whom.differences);
         result
     });
     let document = json!({
@@ -180,12 +190,9 @@ pub(super) async fn run(
         if let Outcome::Failed(Verdict { what, remedy, .. })
         | Outcome::Waiting(Failure { what, remedy, .. }) = &issue.outcome
         {
-            // What the CA says of a name begins with it.
-            let named = issue.names.iter().any(|name| what.starts_with(&name.to_unicode()));
-            let of = if named { String::new() } else { format!("{}: ", issue.names) };
-            output.note(&format!("{of}{what}\n  what to do: {remedy}"));
+            output.note(&format!("{}\n  what to do: {remedy}", issue.names.of_them(what)));
         } else if let Outcome::Stopped(reason) = &issue.outcome {
-            output.note(&format!("{}: {reason}", issue.names));
+            output.note(&format!("{}: {reason}", issue.names.to_unicode()));
         }
         forget_what_failed(&context.store, &registry, issue, output).await;
     }
@@ -206,12 +213,13 @@ async fn forget_what_failed(store: &Store, registry: &Registry, issue: &Issue, o
         return;
     }
     match registry.forget(&issue.site).await {
-        Ok(true) => output.note(&format!("{}: no site was added", issue.names)),
+        Ok(true) => output.note(&format!("{}: no site was added", issue.names.to_unicode())),
         // Somebody wants it in the meantime.
         Ok(false) => {}
         Err(error) => {
             let why = shared::error::chain(&error);
-            output.note(&format!("{}: its site is still there, remove it by hand: {why}", issue.names));
+            let names = issue.names.to_unicode();
+            output.note(&format!("{names}: its site is still there, remove it by hand: {why}"));
         }
     }
 }
@@ -278,10 +286,10 @@ fn to_json(issue: &Issue) -> Value {
 
 fn to_text(issues: &[Issue]) -> String {
     let rows = issues.iter().flat_map(|issue| {
-        let names = issue.names.iter().map(DnsName::to_unicode).collect::<Vec<_>>().join(", ");
+        let names = issue.names.to_unicode();
         let (status, published) = match &issue.outcome {
             Outcome::Issued(published) => ("issued", published.as_slice()),
-            Outcome::AlreadyValid(published) => ("valid, from the store", published.as_slice()),
+            Outcome::AlreadyValid(published) => (FROM_STORE, published.as_slice()),
             Outcome::Failed(_) => ("failed", &[][..]),
             Outcome::Waiting(_) => ("waiting", &[][..]),
             Outcome::Stopped(_) => ("stopped", &[][..]),
@@ -295,7 +303,8 @@ fn to_text(issues: &[Issue]) -> String {
                 let until = one.leaf.not_after.strftime("%Y-%m-%d %H:%M UTC").to_string();
                 vec![
                     names.clone(),
-                    status.to_owned(),
+                    // Of two key types one may have been there.
+                    if one.ordered { status } else { FROM_STORE }.to_owned(),
                     one.key_type.to_string(),
                     until,
                     one.leaf.serial.clone(),

@@ -4,6 +4,7 @@ use super::Arguments;
 use crate::{
     ca::{Ca, Terms},
     cli::output::{Exit, Failed},
+    sites::check_provable,
     suffixes,
 };
 use serde_json::{Value, json};
@@ -36,7 +37,10 @@ pub(super) fn refused(names: &[(&str, DnsName)], ca: &Ca, arguments: &Arguments,
     let otherwise = if by_record { ChallengeType::Auto } else { ChallengeType::Http01 };
     let challenge = arguments.challenge.unwrap_or(otherwise);
     let profile = arguments.from.profile().or(ca.section.profile.as_deref());
-    let check = |name: &DnsName| ca.limits.check_name(&suffixes, name, ca.public, profile, challenge);
+    let check = |name: &DnsName| {
+        ca.limits.check_name(&suffixes, name, ca.public, profile, challenge)?;
+        arguments.challenge.map_or(Ok(()), |challenge| check_provable(config, name, challenge))
+    };
     names.iter().filter_map(|(text, name)| Some(((*text).to_owned(), check(name).err()?))).collect()
 }
 

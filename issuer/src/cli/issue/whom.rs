@@ -13,8 +13,8 @@ use crate::{
 use serde_json::json;
 use shared::{
     config::Config,
-    domain::{DnsName, NameSet, Origin, Site, SiteId},
-    store::{Store, WantedSite},
+    domain::{ChallengeType, DnsName, KeyType, NameSet, Origin, Site, SiteId},
+    store::Store,
 };
 use std::collections::BTreeMap;
 
@@ -52,18 +52,41 @@ impl From {
         }
     }
 
-    fn to_wish(&self, site: &WantedSite) -> SiteWish {
-        let names: Vec<String> = site.site.names.iter().map(ToString::to_string).collect();
-        SiteWish {
-            ca: self.ca.clone(),
-            account: self.account.clone(),
-            profile: self.profile.clone(),
-            ..SiteWish::for_names(&names)
-        }
-    }
-
     pub(super) fn profile(&self) -> Option<&str> {
         self.profile.as_deref().filter(|profile| !profile.is_empty())
+    }
+}
+
+/// Everything that is said of a site beside its names: what is wanted of it from now on.
+pub(super) struct Said<'a> {
+    pub(super) from: &'a From,
+    pub(super) key_types: &'a [KeyType],
+    pub(super) tags: &'a [String],
+    pub(super) challenge: Option<ChallengeType>,
+}
+
+impl Said<'_> {
+    fn is_nothing(&self) -> bool {
+        let is_plain = self.key_types.is_empty() && self.tags.is_empty() && self.challenge.is_none();
+        is_plain && !self.from.says_something()
+    }
+
+    /// A key type takes the place of that of its family; tags come to those that are there.
+    fn to_wish(&self, site: &Site) -> SiteWish {
+        let names: Vec<String> = site.names.iter().map(ToString::to_string).collect();
+        let of_another_family =
+            |known: &&KeyType| self.key_types.iter().all(|kind| kind.slot() != known.slot());
+        let kinds = site.key_types.iter().filter(of_another_family).chain(self.key_types).copied().collect();
+        let tags = site.tags.iter().chain(self.tags).cloned().collect();
+        SiteWish {
+            ca: self.from.ca.clone(),
+            account: self.from.account.clone(),
+            profile: self.from.profile.clone(),
+            key_types: (!self.key_types.is_empty()).then_some(kinds),
+            tags: (!self.tags.is_empty()).then_some(tags),
+            challenge: self.challenge,
+            ..SiteWish::for_names(&names)
+        }
     }
 }
 
@@ -74,6 +97,8 @@ pub(super) struct Whom {
     pub(super) account: String,
     /// What its site serves is of before, and is ordered anew.
     pub(super) is_new: bool,
+    /// What is different of its site from now on, in words.
+    pub(super) differences: Vec<String>,
 }
 
 impl Whom {
@@ -82,7 +107,7 @@ impl Whom {
     }
 
     fn of(site: &Site) -> Self {
-        Self { ca: site.ca.clone(), account: site.account.clone(), is_new: false }
+        Self { ca: site.ca.clone(), account: site.account.clone(), is_new: false, differences: Vec::new() }
     }
 }
 
@@ -116,39 +141,50 @@ pub(super) async fn of_whom(
     registry: &Registry,
     asked: &[(NameSet, Whose)],
     ca: Option<&Ca>,
-    from: &From,
+    said: &Said<'_>,
     output: &Output,
 ) -> Result<Vec<Whom>, Failed> {
     let wisher = Origin::Operator.into();
     let mut changes: BTreeMap<SiteId, Change> = BTreeMap::new();
-    for (_, whose) in asked.iter().filter(|_| from.says_something()) {
+    for (_, whose) in asked.iter().filter(|_| !said.is_nothing()) {
         // Several sets of names may be of one site.
         if let Whose::Group(_, wanted) = whose
             && !changes.contains_key(&wanted.id)
         {
-            let (wish, before) = (from.to_wish(wanted), (**wanted).clone());
+            let (wish, before) = (said.to_wish(&wanted.site), (**wanted).clone());
             let planned = registry.plan(&wish, Some(before), &wisher).await;
             changes.insert(wanted.id.clone(), planned.map_err(|e| of_site(&e))?);
         }
+    }
+    if let (Some(account), Some(ca)) = (&said.from.account, ca)
+        && asked.iter().any(|(_, whose)| matches!(whose, Whose::Nobody(_)))
+    {
+        registry.check_account_of(&ca.name, account).await.map_err(|e| of_site(&e))?;
     }
     let mut changed: BTreeMap<SiteId, Whom> = BTreeMap::new();
     for (id, change) in changes {
         let change = registry.write(change).await.map_err(|e| of_site(&e))?;
         if change.kind == Kind::Changed {
             let what = change.differences.join(", ");
-            output.note(&format!("{}: wanted from now on: {what}", change.site.names));
+            output.note(&format!("{}: wanted from now on: {what}", change.site.names.to_unicode()));
+            if let Some(source) = change.site.file_source() {
+                output.note(&format!(
+                    "note: it is a site of the files of the source {source:?}: one that says otherwise changes it back"
+                ));
+            }
         }
         change.warnings.iter().for_each(|warning| output.note(&format!("note: {warning}")));
         let is_new = !change.reissued.is_empty();
-        changed.insert(id, Whom { is_new, ..Whom::of(&change.site) });
+        let differences = change.differences.clone();
+        changed.insert(id, Whom { is_new, differences, ..Whom::of(&change.site) });
     }
     let of = asked.iter().map(|(_, whose)| match (whose, ca) {
         (Whose::Group(_, wanted), _) => {
             Ok(changed.get(&wanted.id).cloned().unwrap_or_else(|| Whom::of(&wanted.site)))
         }
         (Whose::Nobody(_), Some(ca)) => {
-            let account = from.account.clone().unwrap_or_else(|| DEFAULT_ACCOUNT.to_owned());
-            Ok(Whom { ca: ca.name.clone(), account, is_new: false })
+            let account = said.from.account.clone().unwrap_or_else(|| DEFAULT_ACCOUNT.to_owned());
+            Ok(Whom { ca: ca.name.clone(), account, is_new: false, differences: Vec::new() })
         }
         (Whose::Nobody(_), None) => Err(Failed::new(Exit::NotFound, "not-found", "there is no such site")),
     });
