@@ -103,13 +103,15 @@ impl<'a> Pass<'a> {
             }
             page = client.changes(Some(&cursor), Duration::ZERO).await?;
         }
+        if is_complete && !self.unreadable {
+            self.forget_failures_of_the_absent();
+        }
         self.mend(client).await?;
         let now = Timestamp::now();
         if is_complete {
             self.take_note_of_the_absent(now);
             if !self.unreadable {
                 self.status.unreadable = None;
-                self.forget_failures_of_the_absent();
             }
         }
         let mut over = self.no_longer_kept(now);

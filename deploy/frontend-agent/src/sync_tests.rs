@@ -184,6 +184,9 @@ async fn one_bad_item_is_reported_tried_again_and_the_others_are_published() {
     world.after("one", "two", &[del("gone")]);
     world.after("two", "two", &[]);
     assert_eq!(world.sync().await.unwrap().failed.len(), 2);
+    world.answer(&after("two"), 410, r#"{"resync":"scope"}"#);
+    world.everything(&[world.simple("good")]);
+    assert!(world.sync().await.unwrap().is_success(), "the others are not listed any more");
 }
 
 #[tokio::test]
