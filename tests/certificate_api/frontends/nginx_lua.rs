@@ -1,10 +1,20 @@
 //! nginx with Lua fetches each certificate from the agent at the first handshake of its name.
 
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
 use anyhow::{Result, ensure};
-use harness::{nginx::Nginx, pki::Authority};
+use harness::{deadline::until_true, nginx::Nginx, pki::Authority};
 use openssl::{pkey::PKey, rsa::Rsa};
 
-use super::{SECRET, SHOP, Scene, caddy};
+use super::{SECRET, SERVED, SHOP, Scene, caddy};
 
 const MAIN: &str = "worker_processes 1; load_module /usr/lib/nginx/modules/ndk_http_module.so;\n\
                     load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;";
@@ -42,6 +52,42 @@ async fn fetches_at_the_first_handshake() -> Result<()> {
     if let Some(mut agent) = scene.agent.take() {
         agent.process.kill9().await?;
     }
-    ensure!(scene.served(SHOP, &[]) == Some(renewed));
+    ensure!(scene.served(SHOP, &[]) == Some(renewed.clone()));
+
+    // Certificates with the keys of others, again and again: what was shown last stays.
+    let answered = answer_with_mixed_pairs(&caddy::listen(&scene)?)?;
+    for round in 1..=4 {
+        until_true("it was asked", SERVED, || {
+            let shown = scene.served(SHOP, &[]);
+            std::future::ready(shown.is_some() && answered.load(Ordering::Relaxed) >= round)
+        })
+        .await?;
+        ensure!(scene.served(SHOP, &[]) == Some(renewed.clone()), "after {round} answers");
+    }
     nginx.process().assert_running()
+}
+
+/// In the agent's place: each answer is another certificate, with a key that is not its own. Answers how many there were.
+fn answer_with_mixed_pairs(address: &str) -> Result<Arc<AtomicUsize>> {
+    let listener = TcpListener::bind(address)?;
+    let answered = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&answered);
+    let nobody = Authority::new("Nobody")?;
+    thread::spawn(move || -> Result<()> {
+        for stream in listener.incoming() {
+            let mut stream = stream?;
+            let [own, foreign] =
+                [PKey::from_rsa(Rsa::generate(2048)?)?, PKey::from_rsa(Rsa::generate(2048)?)?];
+            let mut pem = nobody.issue_server_for(&[SHOP], &own)?.certificate_pem;
+            pem.extend(foreign.private_key_to_pem_pkcs8()?);
+            let mut head = [0; 4_096];
+            let _ = stream.read(&mut head)?;
+            write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", pem.len())?;
+            stream.write_all(&pem)?;
+            drop(stream);
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    Ok(answered)
 }

@@ -1,10 +1,11 @@
 //! One item that a web server can't take, and one that was damaged on disk: everything else goes live, and the centre knows.
 
 use anyhow::{Context as _, Result, ensure};
-use harness::{deadline::until_true, signpost::Daemon};
-use serde_json::Value;
+use harness::{deadline::until_true, nginx::Nginx, signpost::Daemon};
+use serde_json::{Value, json};
 
 use super::{SERVED, SHOP, Scene, nginx};
+use crate::fleet::{Identity, KEYS};
 
 /// Too long for the hashes of the test's nginx, whose buckets have 128 bytes.
 fn long_name() -> String {
@@ -89,5 +90,90 @@ async fn one_name_that_nginx_refuses_keeps_no_other_from_going_live() -> Result<
     })
     .await?;
     scene.until_served(&long).await?;
+    nginx.process().assert_running()
+}
+
+/// The groups that a frontend is told to speak.
+fn groups(scene: &Scene, frontend: &Identity) -> Result<Value> {
+    let answer = scene.fleet.get(scene.centre()?, frontend, "/v1/changes")?;
+    let document: Value = serde_json::from_slice(&answer.body)?;
+    Ok(document["tls_policy"]["groups"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_policy_reaches_all_frontends_once_a_canary_has_taken_it() -> Result<()> {
+    let mut scene = Scene::with(&["nginx"], |signpost, _| {
+        for key in ["issuer.canary_minutes", "frontends.lag_minutes"] {
+            signpost.set(key, 0.02)?;
+        }
+        signpost.set("issuer.canary_tag", "canary")?;
+        signpost.set("agent.probe", "")
+    })
+    .await?;
+    scene.fleet.change_frontend("edge", |edge| edge.scope.tags.push("canary".to_owned())).await?;
+    let other = scene.fleet.add_frontend("other", &["*"], &["eu"], KEYS).await?;
+    let issuer = issuer(&scene).await?;
+    for key in ["nginx.test", "nginx.reload"] {
+        scene.set_command(key, &[])?;
+    }
+    scene.set("nginx.min_reload_seconds", 0)?;
+    scene.sync().await?;
+    let http = format!(
+        "map_hash_bucket_size 128; server_names_hash_bucket_size 128;\n\
+         map $ssl_server_name $crt {{ hostnames; default _none; include {0}/nginx/map.conf; }}\n\
+         include {0}/nginx/tls.conf;\n\
+         server {{ listen {1} ssl; include {0}/nginx/names.conf;\n\
+         ssl_certificate {0}/live/$crt/ecdsa-fullchain.pem; ssl_certificate_key {0}/live/$crt/ecdsa-privkey.pem;\n\
+         location / {{ return 200; }} }}\n",
+        scene.of_agent("").display(),
+        scene.address,
+    );
+    let nginx = Nginx::start_with_main("worker_processes 1;", &http, &[scene.address], &[]).await?;
+    scene.set_command("nginx.test", &nginx.test_command())?;
+    scene.set_command("nginx.reload", &nginx.reload_command())?;
+    scene.start_agent()?;
+    scene.until_served(SHOP).await?;
+    let before = groups(&scene, &other)?;
+    ensure!(before.is_array(), "{before}");
+
+    // One that this nginx can't speak: the canary alone is asked to, and goes on as it was.
+    let unknown = json!({ "min_version": "1.3", "ciphersuites": ["TLS_AES_128_GCM_SHA256"], "groups": ["X25519MLKEM768"] });
+    let file = scene.write("policy.json", &unknown.to_string())?.display().to_string();
+    let set = scene.fleet.signpost.issuer_json(&["tls-policy", "set", "--file", &file]).await?;
+    ensure!(
+        set["staged"]["tag"] == "canary" && set["staged"]["policy"]["groups"] == unknown["groups"],
+        "{set:#}"
+    );
+    until_edge(&scene, "the canary says why", |edge| {
+        has_problem(edge, &["refuses the TLS policy", "X25519MLKEM768"])
+    })
+    .await?;
+    until_true("the operator is told, after the others would have got it", SERVED, async || {
+        let events = scene.fleet.signpost.issuer(&["--json", "events"]).await;
+        events.is_ok_and(|events| events.stdout.contains("refuses the TLS policy"))
+    })
+    .await?;
+    ensure!(groups(&scene, &other)? == before);
+    ensure!(scene.served(SHOP, &["-tls1_2"]).is_some());
+
+    // One that it can: all get it.
+    let known = unknown.to_string().replace("X25519MLKEM768", "secp384r1");
+    let file = scene.write("policy.json", &known)?.display().to_string();
+    scene.fleet.signpost.issuer(&["tls-policy", "set", "--file", &file]).await?.success()?;
+    let wanted = json!(["secp384r1"]);
+    until_true("all are given what the canary has taken", SERVED, || {
+        std::future::ready(groups(&scene, &other).is_ok_and(|given| given == wanted))
+    })
+    .await
+    .with_context(|| scene.agent.as_ref().and_then(|agent| agent.stderr().ok()).unwrap_or_default())?;
+    let shown = scene.fleet.signpost.issuer_json(&["tls-policy", "show"]).await?;
+    ensure!(shown["groups"] == wanted && shown["staged"].is_null(), "{shown:#}");
+    // And where somebody says so, nothing is tried.
+    scene.fleet.signpost.issuer(&["tls-policy", "set", "--all", "intermediate"]).await?.success()?;
+    until_true("all at once", SERVED, || {
+        std::future::ready(groups(&scene, &other).is_ok_and(|given| given == before))
+    })
+    .await?;
+    drop(issuer);
     nginx.process().assert_running()
 }
