@@ -10,7 +10,7 @@ use openssl::{
     pkey::{PKey, Private},
     rsa::Rsa,
     x509::{
-        X509, X509Builder, X509NameBuilder,
+        X509, X509Builder, X509Extension, X509NameBuilder,
         extension::{BasicConstraints, SubjectAlternativeName},
     },
 };
@@ -50,6 +50,17 @@ impl TestPki {
     }
 
     pub(crate) fn issue(&self, names: &[&str], slot: Slot, from: Timestamp, to: Timestamp) -> Issued {
+        self.issue_with(names, slot, from, to, &[])
+    }
+
+    pub(crate) fn issue_with(
+        &self,
+        names: &[&str],
+        slot: Slot,
+        from: Timestamp,
+        to: Timestamp,
+        extensions: &[X509Extension],
+    ) -> Issued {
         let key = match slot {
             Slot::Ecdsa => ec_key(),
             Slot::Rsa => PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap(),
@@ -61,6 +72,9 @@ impl TestPki {
         }
         let san = san.build(&builder.x509v3_context(Some(&self.certificate), None)).unwrap();
         builder.append_extension(san).unwrap();
+        for extension in extensions {
+            builder.append_extension2(extension).unwrap();
+        }
         builder.sign(&self.key, MessageDigest::sha256()).unwrap();
         let leaf = builder.build();
         Issued {

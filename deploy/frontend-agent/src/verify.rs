@@ -9,7 +9,7 @@ use openssl::{
     pkey::{Id, PKey, PKeyRef, Private},
     x509::{X509, X509Ref},
 };
-use shared::domain::{CertificateError, Leaf, Slot};
+use shared::domain::{CertificateError, Leaf, Slot, UsageError, check_usage};
 use zeroize::Zeroizing;
 
 /// A clock that is behind the CA's by less than this does no harm.
@@ -53,6 +53,8 @@ pub(crate) enum VerifyError {
     Fingerprint { expected: String, got: String },
     #[error("the key is no {0} key")]
     Slot(Slot),
+    #[error("clients would refuse it from a web server")]
+    Usage(#[from] UsageError),
     #[error("the private key does not belong to the certificate")]
     KeyMismatch,
     #[error("the chain is broken at certificate {0}: it is not signed by the next one")]
@@ -99,6 +101,7 @@ pub(crate) fn verify(
         return Err(VerifyError::Fingerprint { expected, got: leaf.fingerprint_sha256 });
     }
     check_key(&x509, &key, expected.slot)?;
+    check_usage(&x509)?;
     chains.above(above)?.check(&x509, expected.refused_issuers, expected.now)?;
     if let Some(name) = expected.names.iter().find(|name| !is_covered(name, &leaf.names)) {
         return Err(VerifyError::Name(name.clone()));
@@ -184,6 +187,13 @@ fn has_only_blocks(pem: &[u8], kinds: &[&str], most: usize) -> bool {
 mod tests {
     use super::*;
     use crate::test_pki::{TestPki, days};
+    use openssl::{
+        asn1::{Asn1Object, Asn1OctetString},
+        x509::{
+            X509Extension,
+            extension::{BasicConstraints, ExtendedKeyUsage},
+        },
+    };
 
     fn expected<'a>(pair: &'a crate::test_pki::Issued, names: &'a [String]) -> Expected<'a> {
         Expected {
@@ -206,6 +216,33 @@ mod tests {
                 verify(issued.fullchain.clone(), issued.privkey.clone(), &expected(&issued, &names), &chains)
                     .unwrap();
             assert_eq!((pair.slot, pair.leaf.names.len()), (slot, 2));
+        }
+    }
+
+    #[test]
+    fn what_no_client_takes_from_a_web_server_is_refused() {
+        let (pki, names) = (TestPki::new(), ["a.example".to_owned()]);
+        let unknown = X509Extension::new_from_der(
+            &Asn1Object::from_str("1.2.3.4").unwrap(),
+            true,
+            &Asn1OctetString::new_from_bytes(&[5, 0]).unwrap(),
+        );
+        for (extension, why) in [
+            (ExtendedKeyUsage::new().client_auth().build(), Some("servers")),
+            (BasicConstraints::new().critical().ca().build(), Some("CA:TRUE")),
+            (unknown, Some("1.2.3.4")),
+            (ExtendedKeyUsage::new().server_auth().client_auth().build(), None),
+        ] {
+            let issued =
+                pki.issue_with(&["a.example"], Slot::Ecdsa, days(-1), days(9), &[extension.unwrap()]);
+            let expected = expected(&issued, &names);
+            let verified =
+                verify(issued.fullchain.clone(), issued.privkey.clone(), &expected, &Chains::default());
+            let refused = verified.err().map(|error| shared::error::chain(&error));
+            match why {
+                None => assert_eq!(refused, None),
+                Some(why) => assert!(refused.as_ref().is_some_and(|said| said.contains(why)), "{refused:?}"),
+            }
         }
     }
 
