@@ -38,6 +38,7 @@ impl Pass<'_> {
         let tls = self.status.tls.clone();
         let (mut refused, mut problems, mut items) = (false, BTreeMap::new(), Vec::new());
         let mut left_out: BTreeSet<Arc<str>> = BTreeSet::new();
+        self.status.spoken.retain(|server, _| servers.iter().any(|shown| shown.name() == server));
         for shown in servers {
             let server = shown.name();
             let owed = self.status.owed.contains(server);

@@ -218,6 +218,7 @@ impl Status {
             problems,
             served: Vec::new(),
             probes: false,
+            speaks: self.spoken.values().map(TlsPolicy::digest).collect(),
         }
         .bounded()
     }

@@ -66,7 +66,8 @@ pub(super) async fn retry(arguments: &Retry, config: Config, output: &Output) ->
         let lifted = context.store.end_pauses(&ca).await.map_err(|e| of_store(&e))?;
         let waits =
             |stored: &StoredSite, failure: &Failure| stored.site.ca == ca && failure.fault == Fault::Ca;
-        let (groups, paused) = without_paused(&context, those_that_fail(&context, waits).await?).await?;
+        let (groups, paused) =
+            without_paused(&context, those_that_fail_or_wait(&context, waits).await?).await?;
         let asked = if arguments.new_order {
             order_all_anew(&registry, &groups).await?
         } else {
@@ -214,6 +215,22 @@ async fn those_that_fail(
         found.extend(stored.iter().filter(meant).map(|stored| stored.id.clone()));
     }
     Ok(found)
+}
+
+/// With those that wait for a limit or a pause, of which there is no list: every site is looked at.
+async fn those_that_fail_or_wait(
+    context: &Context,
+    is_meant: impl Fn(&StoredSite, &Failure) -> bool,
+) -> Result<Vec<SiteId>, Failed> {
+    let (mut found, mut after) = (Vec::new(), None::<SiteId>);
+    loop {
+        let page = context.store.list_sites(after.as_ref(), PAGE).await.map_err(|e| of_store(&e))?;
+        let Some(last) = page.last_id() else { return Ok(found) };
+        after = Some(last.clone());
+        let meant =
+            |stored: &&StoredSite| stored.failure.as_ref().is_some_and(|failure| is_meant(stored, failure));
+        found.extend(page.sites.iter().filter(meant).map(|stored| stored.id.clone()));
+    }
 }
 
 async fn order_all_anew(registry: &Registry, groups: &[SiteId]) -> Result<usize, Failed> {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use shared::{
     config::Canary,
-    domain::{FrontendReport, StagedTlsPolicy, TlsPolicies, TlsPolicy},
+    domain::{StagedTlsPolicy, TlsPolicies, TlsPolicy},
     store::{Store, StoreError},
 };
 
@@ -20,7 +20,7 @@ pub(super) async fn look(store: &Store, now: Timestamp) -> Result<(), StoreError
     let names: Vec<_> = canaries.iter().map(|frontend| frontend.name.clone()).collect();
     let reports = store.load_reports(&names).await?.into_iter();
     let said = reports.map(|stored| match stored {
-        Some(stored) => (Some(stored.at), refuses(&stored.report)),
+        Some(stored) => (Some(stored.at), staged.is_lacking(&stored.report, stored.at)),
         None => (None, false),
     });
     if staged.may_go_to_all(&said.collect::<Vec<_>>(), now) && store.publish_tls_policy(&staged).await? {
@@ -62,29 +62,5 @@ fn readable(policies: Result<TlsPolicies, StoreError>) -> Result<Option<TlsPolic
     match policies {
         Err(StoreError::Corrupt { .. } | StoreError::Unverified { .. }) => Ok(None),
         policies => policies.map(Some),
-    }
-}
-
-fn refuses(report: &FrontendReport) -> bool {
-    report.problems.iter().any(|problem| problem.reason.contains(StagedTlsPolicy::REFUSED))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use shared::domain::ItemProblem;
-
-    #[test]
-    fn a_refusal_is_known_by_its_words() {
-        let problem = |reason: &str| ItemProblem {
-            id: None,
-            names: Vec::new(),
-            reason: reason.to_owned(),
-            since: Timestamp::UNIX_EPOCH,
-            serves: None,
-        };
-        let report = |reason| FrontendReport { problems: vec![problem(reason)], ..FrontendReport::default() };
-        assert!(refuses(&report("nginx refuses the TLS policy, and speaks the one before: no such group")));
-        assert!(!refuses(&report("nginx refuses a.example: no room")));
     }
 }

@@ -30,6 +30,9 @@ pub struct FrontendReport {
     /// Whether it asks its web server what it serves.
     #[serde(default)]
     pub probes: bool,
+    /// The TLS policies that its web servers took last ([`TlsPolicy::digest`](super::TlsPolicy::digest)); none where it renders none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub speaks: Vec<String>,
 }
 
 /// An item that is not as the centre wants it.
@@ -81,6 +84,8 @@ impl FrontendReport {
         self.problem_count = self.problem_count.max(self.problems.len() as u64);
         self.problems.truncate(MOST_ENTRIES);
         self.served.truncate(MOST_ENTRIES);
+        self.speaks.truncate(MOST_NAMES);
+        self.speaks.iter_mut().for_each(bound);
         for problem in &mut self.problems {
             problem.names.truncate(MOST_NAMES);
             problem.names.iter_mut().chain(&mut problem.id).chain(&mut problem.serves).for_each(bound);

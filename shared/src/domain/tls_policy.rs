@@ -1,6 +1,8 @@
 //! The frontends' TLS policy: kept at the centre as data, in IANA's names, and rendered by each frontend in its server's own.
 //! Sources: IANA, "Transport Layer Security (TLS) Parameters"; the shipped ones follow Mozilla's "Server Side TLS".
 
+use super::FrontendReport;
+use crate::digest::sha256_hex;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::LazyLock};
@@ -147,6 +149,12 @@ impl TlsPolicy {
         }
     }
 
+    /// By which two programs tell whether they mean the same one.
+    pub fn digest(&self) -> String {
+        let text = serde_json::to_string(self).expect("names and numbers have a JSON form");
+        sha256_hex(text.as_bytes())[..16].to_owned()
+    }
+
     /// The ciphers of TLS 1.2 as OpenSSL calls them; none where that is not spoken.
     pub fn openssl_ciphers(&self) -> Vec<&'static str> {
         if self.min_version > TlsVersion::Tls12 {
@@ -177,13 +185,19 @@ impl StagedTlsPolicy {
     /// What the report of a frontend's agent says, after the server's name, of a policy that the server does not take.
     pub const REFUSED: &str = "refuses the TLS policy";
 
-    /// Whether all frontends may get it: its time has come, canaries have reported since, and none of them refuses it.
-    /// `canaries`: when each has reported last, and whether it refuses it.
+    /// Whether a canary that reported at a moment says that it does not speak it: it refuses it, or its web servers took another one
+    /// last. One that renders no policy says nothing of that.
+    pub fn is_lacking(&self, report: &FrontendReport, at: Timestamp) -> bool {
+        let digest = self.policy.digest();
+        report.problems.iter().any(|problem| problem.reason.contains(Self::REFUSED))
+            || (at > self.since && report.speaks.iter().any(|spoken| *spoken != digest))
+    }
+
+    /// Whether all frontends may get it: its time has come, canaries have reported since, and none of them refuses it or has
+    /// it still before it. `canaries`: when each has reported last, and whether it does not speak it.
     pub fn may_go_to_all(&self, canaries: &[(Option<Timestamp>, bool)], now: Timestamp) -> bool {
         let has_reported = |(at, _): &(Option<Timestamp>, bool)| at.is_some_and(|at| at > self.since);
-        now >= self.until
-            && canaries.iter().any(has_reported)
-            && !canaries.iter().any(|(_, refuses)| *refuses)
+        now >= self.until && canaries.iter().any(has_reported) && !canaries.iter().any(|(_, lacks)| *lacks)
     }
 }
 
@@ -250,6 +264,7 @@ fn openssl_name(iana: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ItemProblem;
 
     #[test]
     fn canaries_try_a_policy_first_and_a_refusal_keeps_it_from_all() {
@@ -274,6 +289,22 @@ mod tests {
             (vec![], 300, false),
         ] {
             assert_eq!(staged.may_go_to_all(&canaries, at(now)), may, "{canaries:?} at {now}");
+        }
+        let said = |reason: &str, speaks: &[&TlsPolicy]| {
+            let id = None;
+            let reason = reason.to_owned();
+            let problem = ItemProblem { id, names: Vec::new(), reason, since: at(0), serves: None };
+            let speaks = speaks.iter().map(|policy| policy.digest()).collect();
+            FrontendReport { problems: vec![problem], speaks, ..FrontendReport::default() }
+        };
+        for (report, seconds, lacks) in [
+            (said("nginx refuses the TLS policy, and speaks the one before: no such group", &[]), 150, true),
+            (said("nginx refuses a.example: no room", &[]), 150, false),
+            (said("", &[&modern, &TlsPolicy::default()]), 150, true),
+            (said("", &[&TlsPolicy::default()]), 100, false),
+            (said("", &[&modern]), 150, false),
+        ] {
+            assert_eq!(staged.is_lacking(&report, at(seconds)), lacks, "{report:?}");
         }
         // One without is what it always was, and what is shown can be set.
         let text = serde_json::to_string(&policies).unwrap();
