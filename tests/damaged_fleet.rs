@@ -13,7 +13,7 @@ const SOON: Duration = Duration::from_secs(90);
 const LISTS: [&str; 9] =
     ["/sites", "/status", "/limits", "/brakes", "/tenants", "/tokens", "/events", "/fleet", "/forecast"];
 /// What is of one site, or of a moment: nobody lists it, and it is met by whoever needs it.
-const MET_WHEN_NEEDED: [&str; 13] = [
+const MET_WHEN_NEEDED: [&str; 14] = [
     "sp:name:",
     "sp:chain:",
     "sp:token:",
@@ -21,6 +21,7 @@ const MET_WHEN_NEEDED: [&str; 13] = [
     "sp:vault:canary",
     "sp:vault:current",
     ":leaf:",
+    ":feed:",
     ":order:",
     ":looking:",
     ":directory",

@@ -146,6 +146,12 @@ fn check_labels(ascii: &str, text: &str) -> Result<(), NameError> {
             return Err(NameError::ReservedHyphens(named()));
         }
     }
+    // https://url.spec.whatwg.org/#ends-in-a-number-checker
+    let last = ascii.rsplit('.').next().unwrap_or_default();
+    let is_hex = |digits: &str| digits.bytes().all(|b| b.is_ascii_hexdigit());
+    if last.bytes().all(|b| b.is_ascii_digit()) || last.strip_prefix("0x").is_some_and(is_hex) {
+        return Err(NameError::EndsInNumber(named()));
+    }
     if ascii.len() > MAX_NAME_BYTES {
         return Err(NameError::TooLong(named()));
     }
@@ -344,6 +350,11 @@ mod tests {
             ("foo_bar.example.com", "invalid-character"),
             ("ex ample.com", "invalid-character"),
             ("a/b.example.com", "url"),
+            ("1.2.3", "ends-in-number"),
+            ("01.02.03.04", "ends-in-number"),
+            ("0x7f.1", "ends-in-number"),
+            ("a.0xff", "ends-in-number"),
+            ("2130706433", "ends-in-number"),
             (&long_label, "label-length"),
             (&long_name, "name-length"),
             ("a.b.c.d.e.f.g.h.i.example.com", "label-count"),

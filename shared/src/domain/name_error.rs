@@ -28,6 +28,8 @@ pub enum NameError {
     HyphenAtEdge(String),
     #[error("{0:?} has hyphens in the third and fourth place of a label that is no punycode (xn--)")]
     ReservedHyphens(String),
+    #[error("{0:?} ends in a number: programs take that for an IP address, and no CA for a hostname")]
+    EndsInNumber(String),
     #[error("{0:?} is no well-formed internationalised name (IDNA, punycode)")]
     MalformedIdn(String),
     #[error("{0:?} is a URL: give the hostname alone{hint}", hint = give(.1))]
@@ -84,6 +86,7 @@ impl NameError {
             Self::NeedsDot(_) => "needs-dot",
             Self::InvalidCharacter(_) => "invalid-character",
             Self::HyphenAtEdge(_) => "hyphen-at-edge",
+            Self::EndsInNumber(_) => "ends-in-number",
             Self::ReservedHyphens(_) => "reserved-hyphens",
             Self::MalformedIdn(_) => "malformed-idn",
             Self::Url(..) => "url",

@@ -161,17 +161,29 @@ impl Store {
             let first = from / CHANGES_IN_A_CHUNK;
             let mut ask = cmd("ZRANGEBYSCORE");
             ask.arg(keys::feed(partition)).arg(first).arg("+inf").arg("LIMIT").arg(0).arg(CHUNKS_AT_ONCE);
-            let chunks: Vec<u64> = self.link.query(&ask).await?;
+            let chunks: Vec<Vec<u8>> = self.link.query(&ask).await?;
+            // What is no number is no chunk.
+            let chunks: Vec<u64> =
+                chunks.iter().filter_map(|chunk| std::str::from_utf8(chunk).ok()?.parse().ok()).collect();
             let Some(last) = chunks.last() else { break };
-            let mut ask = redis::Pipeline::new();
-            for chunk in &chunks {
-                let range = ask.cmd("ZRANGEBYSCORE").arg(keys::feed_chunk(partition, *chunk));
-                range.arg(from).arg(end).arg("WITHSCORES");
-            }
-            let entries: Vec<Vec<(String, u64)>> = self.link.pipe(&ask).await?;
-            for (id, number) in entries.into_iter().flatten() {
-                // What is no site's id is no site.
-                found.extend(SiteId::parse(&id).map(|id| (number, id)));
+            let ranges: Vec<redis::Cmd> = chunks
+                .iter()
+                .map(|chunk| {
+                    let key = keys::feed_chunk(partition, *chunk);
+                    cmd("ZRANGEBYSCORE").arg(key).arg(from).arg(end).arg("WITHSCORES").clone()
+                })
+                .collect();
+            for entries in self.read_each::<Vec<(Vec<u8>, u64)>>(&ranges).await? {
+                match entries {
+                    // What is no site's id is no site.
+                    Ok(entries) => found.extend(entries.iter().filter_map(|(id, number)| {
+                        Some((*number, SiteId::parse(std::str::from_utf8(id).ok()?)?))
+                    })),
+                    // Those who ask for everything anew get what is in it.
+                    Err(error) => {
+                        tracing::error!(error = crate::error::chain(&error), "left out of what has changed");
+                    }
+                }
             }
             from = (last + 1) * CHANGES_IN_A_CHUNK;
         }
