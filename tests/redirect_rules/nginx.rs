@@ -128,7 +128,7 @@ async fn a_strict_validator_refuses_a_frontend_whose_https_redirect_comes_first(
     );
     let check = Frontend::start(&site).await?.surroundings.self_check().await?;
     ensure!(!check.passes(), "{}", check.explain());
-    ensure!(check.class() == Some(Class::Firewall), "nobody listens on 443: {}", check.explain());
+    ensure!(check.class() == Some(Class::ValidationHost), "nobody listens on 443: {}", check.explain());
     Ok(())
 }
 
