@@ -94,6 +94,7 @@ pub struct Published {
     #[serde(skip)]
     leaf_der: Vec<u8>,
     /// It was ordered by this run; else it was there.
+    #[serde(skip)]
     pub ordered: bool,
     #[serde(flatten)]
     pub leaf: Leaf,

@@ -93,7 +93,9 @@ pub(super) async fn run(
         _ => Vec::new(),
     };
     // A site that is there may be of another CA or profile, with rules of its own.
-    let never: Refused = refused.iter().filter(|(text, _)| no_ca_takes(text, &config)).cloned().collect();
+    let is_said = arguments.from.ca.is_some();
+    let never: Refused =
+        refused.iter().filter(|(text, _)| is_said || no_ca_takes(text, &config)).cloned().collect();
     if !wrong.is_empty() || !never.is_empty() {
         return Err(refusal(&[wrong, if never.is_empty() { Refused::new() } else { refused }].concat()));
     }
@@ -266,12 +268,17 @@ fn to_json(issue: &Issue) -> Value {
         Outcome::Waiting(failure) => ("waiting", json!([]), json!(failure)),
         Outcome::Stopped(_) => ("stopped", json!([]), Value::Null),
     };
+    let ordered: Vec<Slot> = match &issue.outcome {
+        Outcome::Issued(all) => all.iter().filter(|one| one.ordered).map(|one| one.slot).collect(),
+        _ => Vec::new(),
+    };
     let mut document = json!({
         "names": issue.names,
         "names_unicode": issue.names.iter().map(DnsName::to_unicode).collect::<Vec<_>>(),
         "site": issue.site,
         "status": status,
         "certificates": certificates,
+        "ordered": ordered,
         "requests": issue.requests,
         "steps": issue.steps,
     });
