@@ -44,9 +44,14 @@ impl Context {
     /// belongs to. Another fleet's is left as it is.
     pub(super) async fn open_to_change(config: Config, output: Output) -> Result<Self, Failed> {
         let mut context = Self::open(config, output).await?;
-        context.vault = Some(context.vault(output).await?);
-        context.store.prepare_for_writing().await.map_err(|e| of_store(&e))?;
+        context.begin_to_change(output).await?;
         Ok(context)
+    }
+
+    /// What was opened to look is changed now, as after [`Context::open_to_change`].
+    pub(super) async fn begin_to_change(&mut self, output: Output) -> Result<(), Failed> {
+        self.vault = Some(self.vault(output).await?);
+        self.store.prepare_for_writing().await.map_err(|e| of_store(&e))
     }
 
     /// One or the other.

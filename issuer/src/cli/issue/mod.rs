@@ -100,7 +100,8 @@ pub(super) async fn run(
         return Err(refusal(&[wrong, if never.is_empty() { Refused::new() } else { refused }].concat()));
     }
     let name_sets = name_sets(names.into_iter().map(|(_, name)| name).collect(), arguments.san)?;
-    let context = Context::open_to_change(config, *output).await?;
+    // What is refused leaves nothing behind.
+    let mut context = Context::open(config, *output).await?;
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
     let asked = look_for(&context.store, name_sets, is_renewal).await?;
     let mut not_taken = Refused::new();
@@ -119,6 +120,7 @@ pub(super) async fn run(
     if !not_taken.is_empty() {
         return Err(refusal(&not_taken));
     }
+    context.begin_to_change(*output).await?;
     let vault = context.vault(*output).await?;
     let slots = arguments.slots.unwrap_or(context.config.issuer.slots).max(1);
     let watch = Watch::over(asked.len(), *output);
