@@ -188,7 +188,7 @@ async fn sync(signpost: &Signpost) -> Result<Run> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_enrols_renews_and_is_enrolled_anew() -> Result<()> {
     let mut fleet = fleet().await?;
-    fleet.signpost.set("certificates.client_certificate_seconds", 6)?;
+    fleet.signpost.set("certificates.client_certificate_seconds", 12)?;
     fleet.add_frontend("edge", &["*"], &[], KEYS).await?;
     fleet.change_frontend("edge", |frontend| frontend.token_enrols_only = true).await?;
     let daemon = fleet.start().await?;
@@ -215,7 +215,7 @@ async fn an_agent_enrols_renews_and_is_enrolled_anew() -> Result<()> {
     ensure!(shown.stdout.contains("client certificate good until"), "{}", shown.stdout);
 
     // It was off for too long: it says what to do.
-    tokio::time::sleep(Duration::from_secs(7)).await;
+    tokio::time::sleep(Duration::from_secs(13)).await;
     let run = sync(&fleet.signpost).await?;
     ensure!(
         run.stderr.contains("client certificate ended") && run.stderr.contains("--replace"),
