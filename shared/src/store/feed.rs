@@ -162,10 +162,11 @@ impl Store {
             let mut ask = cmd("ZRANGEBYSCORE");
             ask.arg(keys::feed(partition)).arg(first).arg("+inf").arg("LIMIT").arg(0).arg(CHUNKS_AT_ONCE);
             let chunks: Vec<Vec<u8>> = self.link.query(&ask).await?;
-            // What is no number is no chunk.
-            let chunks: Vec<u64> =
-                chunks.iter().filter_map(|chunk| std::str::from_utf8(chunk).ok()?.parse().ok()).collect();
-            let Some(last) = chunks.last() else { break };
+            // What is no number is no chunk, nor is one out of its place: what follows would be looked for in vain, and without end.
+            let number = |chunk: &Vec<u8>| std::str::from_utf8(chunk).ok()?.parse::<u64>().ok();
+            let mut chunks: Vec<u64> = chunks.iter().filter_map(number).collect();
+            chunks.retain(|chunk| (first..=end / CHANGES_IN_A_CHUNK).contains(chunk));
+            let Some(last) = chunks.iter().max().copied() else { break };
             let ranges: Vec<redis::Cmd> = chunks
                 .iter()
                 .map(|chunk| {
@@ -174,16 +175,11 @@ impl Store {
                 })
                 .collect();
             for entries in self.read_each::<Vec<(Vec<u8>, u64)>>(&ranges).await? {
-                match entries {
+                // Without it nobody may go on behind it: what changed there would never be heard of.
+                found.extend(entries?.iter().filter_map(|(id, number)| {
                     // What is no site's id is no site.
-                    Ok(entries) => found.extend(entries.iter().filter_map(|(id, number)| {
-                        Some((*number, SiteId::parse(std::str::from_utf8(id).ok()?)?))
-                    })),
-                    // Those who ask for everything anew get what is in it.
-                    Err(error) => {
-                        tracing::error!(error = crate::error::chain(&error), "left out of what has changed");
-                    }
-                }
+                    Some((*number, SiteId::parse(std::str::from_utf8(id).ok()?)?))
+                }));
             }
             from = (last + 1) * CHANGES_IN_A_CHUNK;
         }
