@@ -58,8 +58,11 @@ async fn one_name_that_nginx_refuses_keeps_no_other_from_going_live() -> Result<
     ensure!(scene.served(&long, &[]).is_none());
     let site = scene.fleet.signpost.issuer_json(&["status", &long]).await?;
     ensure!(site["sites"][0]["frontends"]["waiting"] == serde_json::json!(["edge"]), "{site:#}");
-    let site = scene.fleet.signpost.issuer_json(&["status", "new.example.com"]).await?;
-    ensure!(site["sites"][0]["frontends"]["served_by"] == serde_json::json!(["edge"]), "{site:#}");
+    until_true("the centre knows that the other one is served", SERVED, async || {
+        let site = scene.fleet.signpost.issuer_json(&["status", "new.example.com"]).await;
+        site.is_ok_and(|site| site["sites"][0]["frontends"]["served_by"] == json!(["edge"]))
+    })
+    .await?;
 
     // The configuration itself is broken: no item's fault, and nothing new is called served.
     let config = std::fs::read_to_string(nginx.config_path())?;
