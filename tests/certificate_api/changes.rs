@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use harness::{deadline::until_true, raw_http::Answer, signpost::Daemon};
 use serde_json::Value;
-use shared::domain::{KeyType, Partition, Right};
+use shared::domain::{KeyType, Partition, Right, SiteId};
 
 use crate::fleet::{CERTS, Fleet, Identity, KEYS, ask};
 
@@ -310,6 +310,70 @@ async fn a_store_that_is_away_is_no_empty_answer() -> Result<()> {
         fleet.get(daemon.address, &edge, path).is_ok_and(|answer| answer.status == 200)
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_changes_that_cant_be_read_holds_nobody_and_loses_nothing() -> Result<()> {
+    let fleet = Fleet::new().await?;
+    let mut of_partitions: BTreeMap<usize, Vec<(String, SiteId)>> = BTreeMap::new();
+    for number in 0..30 {
+        let name = format!("s{number}.example.com");
+        let id = fleet.add_site(&[&name], &[], ECDSA).await?;
+        of_partitions.entry(id.partition().number()).or_default().push((name, id));
+    }
+    let several = of_partitions.values().find(|sites| sites.len() > 1).context("two of a partition")?.clone();
+    let others = of_partitions.values().find(|sites| sites[0].1 != several[0].1).context("another one")?;
+    let (first, second, other) = (&several[0], &several[1], &others[0]);
+    let partition = first.1.partition();
+    let edge = fleet.add_frontend("edge", &["*"], &[], CERTS).await?;
+    let daemon = fleet.start().await?;
+    let mut follower = Follower::new(&fleet, &daemon, &edge);
+    until_true("the feed is followed", LIMIT, async || {
+        follower.ask("").is_ok_and(|answer| answer.status == 200)
+    })
+    .await?;
+    follower.catch_up("")?;
+    let late = follower.cursor.clone();
+    // What only the lists say: that one is gone.
+    fleet.retire_site(&second.1).await?;
+
+    let feed = format!("sp:{{{partition}}}:feed");
+    for key in [format!("{feed}:0"), feed] {
+        fleet.redis.command(&["DEL", &key]).await?;
+        fleet.redis.command(&["SET", &key, "rubbish"]).await?;
+        // What changes is told, in this partition and in others; and who begins gets everything.
+        for (name, id) in [first, other] {
+            fleet.add_site(&[name.as_str()], &[], ECDSA).await?;
+            let said = follower.catch_up("")?;
+            ensure!(said.contains(&format!("put {id}")), "{key}: {said:?}");
+        }
+        let mut new = Follower::new(&fleet, &daemon, &edge);
+        new.catch_up("&limit=7")?;
+        ensure!(
+            new.has.len() == 29 && !new.has.contains_key(second.1.as_str()),
+            "{key}: {:?}",
+            new.has.keys()
+        );
+
+        let damage = fleet.store.damage_of_feed(partition).await?;
+        ensure!(damage.found.iter().any(|found| found.key == key), "{key}: {damage:?}");
+        fleet.store.mend_feed(partition, &damage).await?;
+        let damage = fleet.store.damage_of_feed(partition).await?;
+        ensure!(damage.is_none(), "{key}: {damage:?}");
+        // Who went on behind it hears of what went, nobody of what stays.
+        let mut late = Follower { cursor: late.clone(), ..Follower::new(&fleet, &daemon, &edge) };
+        let said = late.catch_up("")?;
+        let gone: Vec<&String> = said.iter().filter(|said| said.starts_with("del")).collect();
+        ensure!(
+            !gone.is_empty() && gone.iter().all(|gone| **gone == format!("del {}", second.1)),
+            "{said:?}"
+        );
+        follower.catch_up("")?;
+        let mut new = Follower::new(&fleet, &daemon, &edge);
+        new.catch_up("")?;
+        ensure!(new.has == follower.has && new.has.len() == 29, "{key}: {:?}", new.has.keys());
+    }
+    Ok(())
 }
 
 /// A certificate that a frontend is given only for names that its site no longer wants is no way around its scope.

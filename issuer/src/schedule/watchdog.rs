@@ -105,9 +105,26 @@ impl Node {
 
     /// Looks at the lists of a partition themselves.
     async fn watch_lists(&self, partition: Partition, noted: &BTreeSet<String>) -> Result<(), StoreError> {
-        let found = self.store.damage_of_lists(partition).await?;
+        let mut found = self.store.damage_of_lists(partition).await?;
+        let feed = match self.store.damage_of_feed(partition).await {
+            // That is told of below, or by whoever meets it.
+            Err(error) if error.is_of_its_keys() => Default::default(),
+            feed => feed?,
+        };
+        found.extend(feed.found.iter().cloned());
         for damage in found.iter().filter(|damage| !noted.contains(&damage.key)) {
             self.note_damaged(&damage.key, None, &damage.what).await;
+        }
+        if !feed.is_none() {
+            match self.store.mend_feed(partition, &feed).await {
+                Ok(()) => {
+                    tracing::info!(%partition, "what frontends follow is put right: what it may have said is said again")
+                }
+                Err(error) if error.is_of_its_keys() => {
+                    tracing::warn!(error = shared::error::chain(&error), %partition, "what frontends follow can't be put right");
+                }
+                Err(error) => return Err(error),
+            }
         }
         let schedule = Store::key_of_schedule(partition);
         for key in noted.iter().filter(|key| Store::is_list(partition, key)) {

@@ -17,12 +17,8 @@ use jiff::Timestamp;
 use redis::cmd;
 use std::collections::{BTreeMap, HashMap};
 
-/// Chunks that are read at once.
-const CHUNKS_AT_ONCE: usize = 8;
 /// Groups that are adopted by one script, and that are looked at in one step.
 const ADOPTED_AT_ONCE: usize = 200;
-/// As `schedule.lua` has it.
-const CHANGES_IN_A_CHUNK: u64 = 100;
 
 /// How far the store has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,50 +137,6 @@ impl Store {
             Err(StoreError::Corrupt { .. } | StoreError::Unverified { .. }) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Groups of a partition whose last change is after `after` and not after `end`, in the order of their changes, `limit` of
-    /// them at most.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn load_changed(
-        &self,
-        partition: Partition,
-        after: u64,
-        end: u64,
-        limit: usize,
-    ) -> Result<Vec<(u64, SiteId)>, StoreError> {
-        let mut found: Vec<(u64, SiteId)> = Vec::new();
-        let mut from = after.saturating_add(1);
-        while found.len() < limit && from <= end {
-            let first = from / CHANGES_IN_A_CHUNK;
-            let mut ask = cmd("ZRANGEBYSCORE");
-            ask.arg(keys::feed(partition)).arg(first).arg("+inf").arg("LIMIT").arg(0).arg(CHUNKS_AT_ONCE);
-            let chunks: Vec<Vec<u8>> = self.link.query(&ask).await?;
-            // What is no number is no chunk, nor is one out of its place: what follows would be looked for in vain, and without end.
-            let number = |chunk: &Vec<u8>| std::str::from_utf8(chunk).ok()?.parse::<u64>().ok();
-            let mut chunks: Vec<u64> = chunks.iter().filter_map(number).collect();
-            chunks.retain(|chunk| (first..=end / CHANGES_IN_A_CHUNK).contains(chunk));
-            let Some(last) = chunks.iter().max().copied() else { break };
-            let ranges: Vec<redis::Cmd> = chunks
-                .iter()
-                .map(|chunk| {
-                    let key = keys::feed_chunk(partition, *chunk);
-                    cmd("ZRANGEBYSCORE").arg(key).arg(from).arg(end).arg("WITHSCORES").clone()
-                })
-                .collect();
-            for entries in self.read_each::<Vec<(Vec<u8>, u64)>>(&ranges).await? {
-                // Without it nobody may go on behind it: what changed there would never be heard of.
-                found.extend(entries?.iter().filter_map(|(id, number)| {
-                    // What is no site's id is no site.
-                    Some((*number, SiteId::parse(std::str::from_utf8(id).ok()?)?))
-                }));
-            }
-            from = (last + 1) * CHANGES_IN_A_CHUNK;
-        }
-        found.truncate(limit);
-        Ok(found)
     }
 
     /// Groups with what is known of their certificates, in the order of `ids`. One that there is no word of any more is left

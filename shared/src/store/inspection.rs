@@ -83,7 +83,8 @@ impl Store {
 
     /// Whether a key is that of a list of a partition.
     pub fn is_list(partition: Partition, key: &str) -> bool {
-        lists(partition).iter().any(|(_, known)| known == key)
+        let is_chunk = key.strip_prefix(&keys::feed(partition)).is_some_and(|rest| rest.starts_with(':'));
+        is_chunk || lists(partition).iter().any(|(_, known)| known == key)
     }
 
     /// Whether a record can be read again that was noted when it was used. Of what is looked at all the time nothing is said here.

@@ -141,9 +141,12 @@ impl Certificates {
                     Some(groups) => (groups, end),
                     None => self.load_changed(partition, after, end, limit - found.items.len()).await?,
                 };
-                for (number, group) in groups {
+                let mut groups = groups.into_iter().peekable();
+                while let Some((number, group)) = groups.next() {
                     found.add(reader, &group, after, now);
-                    if found.items.len() >= limit {
+                    // Nobody goes on between two of the same number.
+                    let is_last = groups.peek().is_none_or(|(next, _)| *next != number);
+                    if found.items.len() >= limit && is_last {
                         cursor.advance(partition, number);
                         break;
                     }
@@ -167,7 +170,7 @@ impl Certificates {
         let limit = limit.clamp(1, GROUPS_AT_ONCE);
         let changed = self.store.load_changed(partition, after, end, limit).await?;
         let last = match changed.last() {
-            Some((number, _)) if changed.len() == limit => *number,
+            Some((number, _)) if changed.len() >= limit => *number,
             _ => end,
         };
         let ids: Vec<_> = changed.iter().map(|(_, id)| id.clone()).collect();

@@ -165,7 +165,9 @@ impl Snapshot {
         for group in groups {
             self.tail.retain(|change| change.group.id != group.id);
             // By the number that the group has now: later than the head where it has changed again meanwhile.
-            let number = group.number.min(self.head.end(partition));
+            // One that can't be read is told of last.
+            let end = self.head.end(partition);
+            let number = if group.number == 0 { end } else { group.number.min(end) };
             self.tail.push_back(Change { partition, number, group: Arc::new(group) });
         }
         while self.tail.len() > KEPT {

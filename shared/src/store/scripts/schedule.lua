@@ -147,22 +147,32 @@ end
 local CHANGES_IN_A_CHUNK = 100
 local feed, feed_state = base .. 'feed', base .. 'feed-state'
 
+-- A list of the feed that is of another kind holds no group: what it said is said again once it is found (`store/feed_lists.rs`).
+local function is_list(key)
+  touch(key)
+  return type(redis.pcall('ZCARD', key)) == 'number'
+end
+
 local function leave_feed(id, number)
   local chunk = text(math.floor(number / CHANGES_IN_A_CHUNK))
   local key = feed .. ':' .. chunk
+  if not is_list(key) then return end
   take(key, id)
-  if card(key) == 0 then take(feed, chunk) end
+  if card(key) == 0 and is_list(feed) then take(feed, chunk) end
 end
 
 -- Answers the number of the change.
 local function changed(id)
   local before = tonumber(field(group_key(id), 'seq') or '')
   local number = number_of(feed_state, 'seq') + 1
+  while not is_list(feed .. ':' .. text(math.floor(number / CHANGES_IN_A_CHUNK))) do
+    number = (math.floor(number / CHANGES_IN_A_CHUNK) + 1) * CHANGES_IN_A_CHUNK
+  end
   local chunk = text(math.floor(number / CHANGES_IN_A_CHUNK))
   if before then leave_feed(id, before) end
   set(feed_state, 'seq', text(number))
   add(feed .. ':' .. chunk, id, text(number))
-  add(feed, chunk, chunk)
+  if is_list(feed) then add(feed, chunk, chunk) end
   set(group_key(id), 'seq', text(number))
   return text(number)
 end
