@@ -6,16 +6,20 @@ use crate::{
     pass::Pass,
     report::{Failed, Published},
     served::Target,
-    servers::{Applied, Shown, View},
+    servers::{Applied, Shown, Sifted, View},
     status::RefusedItem,
     wire::ItemId,
 };
-use shared::{domain::StagedTlsPolicy, error::chain};
+use shared::{
+    domain::{StagedTlsPolicy, TlsPolicy},
+    error::chain,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
     sync::Arc,
+    thread,
 };
 
 impl Pass<'_> {
@@ -39,17 +43,29 @@ impl Pass<'_> {
         let (mut refused, mut problems, mut items) = (false, BTreeMap::new(), Vec::new());
         let mut left_out: BTreeSet<Arc<str>> = BTreeSet::new();
         self.status.spoken.retain(|server, _| servers.iter().any(|shown| shown.name() == server));
-        for shown in servers {
+        let tls = tls.as_ref();
+        let view = View {
+            directory: self.directory,
+            index: &self.index,
+            names: &names,
+            former: None,
+            owed: false,
+            at,
+            tls,
+        };
+        let mut views = Vec::new();
+        for shown in servers.iter_mut() {
             let server = shown.name();
             let owed = self.status.owed.contains(server);
             shown.recall(&self.status.refused);
-            let tls = tls.as_ref();
-            let view = View { directory: self.directory, index: &self.index, names: &names, owed, at, tls };
+            let view = View { owed, ..view };
             if !owed && shown.differs(&view) {
                 self.status.owed.insert(server.to_owned());
                 self.status.store(self.directory)?;
             }
-            let sifted = shown.show(&view, self.status.spoken.get(server));
+            views.push(view);
+        }
+        for (server, sifted) in show_all(servers, &views, &self.status.spoken) {
             match sifted.applied {
                 Ok(Applied::Later(left)) => {
                     self.report.again_in = Some(self.report.again_in.map_or(left, |before| before.min(left)));
@@ -108,4 +124,21 @@ impl Pass<'_> {
         let item = self.directory.item(id);
         named.iter().any(|version| version.parent() == Some(item.as_path()))
     }
+}
+
+/// Shows every web server its view, all at the same time: one whose commands take their time keeps no other one waiting.
+pub(crate) fn show_all(
+    servers: &mut [Shown],
+    views: &[View<'_>],
+    spoken: &BTreeMap<String, TlsPolicy>,
+) -> Vec<(&'static str, Sifted)> {
+    thread::scope(|scope| {
+        let show = |(shown, view): (&mut Shown, &View<'_>)| {
+            (shown.name(), shown.show(view, spoken.get(shown.name())))
+        };
+        let all = servers.iter_mut().zip(views);
+        let running: Vec<_> = all.map(|one| scope.spawn(move || show(one))).collect();
+        let ended = running.into_iter().map(thread::ScopedJoinHandle::join);
+        ended.map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
 }

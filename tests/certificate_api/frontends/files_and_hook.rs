@@ -19,7 +19,15 @@ async fn a_server_with_a_block_for_each_name() -> Result<()> {
         )
     };
     let nginx = Nginx::start(&block(SHOP), &[scene.address], &[]).await?;
-    scene.set_command("files.test", &nginx.test_command())?;
+    // It refuses another pair of the shop's than the one that stands in a file, where that is there.
+    let only = scene.path("only");
+    let script = format!(
+        "if test -e {0} && test \"$(readlink -f {1}/{SHOP})\" != \"$(cat {0})\"; then echo key too small >&2; exit 1; fi; exec \"$@\"",
+        only.display(),
+        files.display()
+    );
+    let test = ["sh".to_owned(), "-c".to_owned(), script, "test".to_owned()];
+    scene.set_command("files.test", &[&test[..], &nginx.test_command()].concat())?;
     scene.set_command("files.reload", &nginx.reload_command())?;
     scene.set("files.min_reload_seconds", 1)?;
     scene.start_agent()?;
@@ -40,6 +48,24 @@ async fn a_server_with_a_block_for_each_name() -> Result<()> {
     ensure!(scene.served(SHOP, &[]) == Some(scene.wanted(SHOP, "ecdsa")?));
     nginx.set_http(&block(SHOP))?;
     nginx.reload().await?;
+
+    // A renewed pair that is refused leaves the one before in its place, and keeps no other from going live.
+    let present = std::fs::canonicalize(files.join(SHOP))?;
+    std::fs::write(&only, present.display().to_string())?;
+    let former = scene.wanted(SHOP, "ecdsa")?;
+    scene.renew(&[SHOP], super::ECDSA).await?;
+    scene.renew(&["other.example.com"], super::ECDSA).await?;
+    until_true("it is told, and the other one is there", SERVED, async || {
+        let status = scene.fleet.signpost.agent(&["status"]).await.map(|run| run.stdout).unwrap_or_default();
+        status.contains("files refuses shop.example.com: key too small")
+            && files.join("other.example.com").exists()
+    })
+    .await?;
+    ensure!(std::fs::canonicalize(files.join(SHOP))? == present);
+    ensure!(scene.served(SHOP, &[]) == Some(former), "it is served on");
+    // The next one is tried anew.
+    std::fs::remove_file(&only)?;
+    scene.renew(&[SHOP], super::ECDSA).await?;
     scene.tell_the_story(false).await
 }
 

@@ -6,7 +6,7 @@
 //! that the file names is read and checked again before Apache is told anything.
 
 use super::{
-    Applied, Names, Server, ServerError, View, is_hostname,
+    Applied, Names, Server, ServerError, Versions, View, is_hostname,
     reloader::{Reloader, Wanted},
     tls,
 };
@@ -66,6 +66,14 @@ impl Server for Apache {
             former.extend(names.map(|name| (name.to_owned(), id.clone())));
         }
         view.held(&former, is_hostname)
+    }
+
+    fn holds_versions(&self, directory: &Directory) -> Versions {
+        let version = |(id, line): (String, String)| {
+            let version = version_of(&line)?;
+            Some((ItemId::parse(&id).ok()?, version.file_name()?.to_str()?.into()))
+        };
+        former_lines(directory).into_iter().filter_map(version).collect()
     }
 
     fn refuses_the_present(&self) -> bool {

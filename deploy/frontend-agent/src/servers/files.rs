@@ -1,9 +1,10 @@
 //! Files by name, for servers that name each certificate in their own configuration: `files/NAME/fullchain.pem`, where `NAME` is
 //! a link to what is live (`_.example.com` for `*.example.com`). The server is reloaded whenever one changed. A server whose
-//! configuration names a file that is not there does not start: a name that is gone leads to the certificate of nobody.
+//! configuration names a file that is not there does not start: a name that is gone leads to the certificate of nobody. Where it
+//! refuses what is new of an item, its names lead to the version before.
 
 use super::{
-    Applied, Names, Server, ServerError, View, cannot_name_a_file, file_stem, placeholder,
+    Applied, Names, Server, ServerError, Versions, View, cannot_name_a_file, file_stem, placeholder,
     reloader::{Reloader, Wanted},
 };
 use crate::{disk::Directory, wire::ItemId};
@@ -15,8 +16,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What is linked, and to which version: a line for each name.
+/// What is linked, and to which version: a line for each name, with [`FORMER`] where that is not the live one.
 const LIST: &str = ".versions";
+const FORMER: &str = "former";
 
 /// Links, with a list of them in `files/`.
 pub(crate) struct Files(Reloader);
@@ -59,6 +61,15 @@ impl Server for Files {
         view.held(&list.lines().filter_map(entry).collect(), |_| true)
     }
 
+    fn holds_versions(&self, directory: &Directory) -> Versions {
+        self.0.read(directory, LIST).lines().filter_map(version_of).collect()
+    }
+
+    fn names_versions(&self, directory: &Directory) -> Vec<PathBuf> {
+        let held = self.holds_versions(directory).into_iter();
+        held.map(|(id, version)| directory.item(&id).join(&*version)).collect()
+    }
+
     fn apply(&mut self, view: &View<'_>) -> Result<Applied, ServerError> {
         let place = |content: &str| place(view.directory, content);
         self.0.apply(view.directory, &[render(view)], view.owed, place)
@@ -68,7 +79,10 @@ impl Server for Files {
 fn render(view: &View<'_>) -> Wanted {
     let line = |name: &str, id: &ItemId| {
         let live = view.index.get(id)?;
-        Some(format!("{} {id} {}\n", file_stem(name), live.directory))
+        Some(match view.former(id) {
+            Some(version) => format!("{} {id} {version} {FORMER}\n", file_stem(name)),
+            None => format!("{} {id} {}\n", file_stem(name), live.directory),
+        })
     };
     Wanted {
         file: LIST,
@@ -77,12 +91,25 @@ fn render(view: &View<'_>) -> Wanted {
     }
 }
 
+/// Of which item a line is, and of which version.
+fn version_of(line: &str) -> Option<(ItemId, Box<str>)> {
+    let mut words = line.split(' ').skip(1);
+    Some((ItemId::parse(words.next()?).ok()?, words.next()?.into()))
+}
+
 /// Makes the links those of the list.
 fn place(directory: &Directory, list: &str) -> io::Result<()> {
     let own = directory.of_adapter("files");
     let target = |line: &str| -> Option<(String, PathBuf)> {
         let mut words = line.split(' ');
-        Some((words.next()?.to_owned(), Path::new("../live").join(words.next()?)))
+        let (stem, id, version) = (words.next()?.to_owned(), words.next()?, words.next()?);
+        let is_former = words.next() == Some(FORMER);
+        let target = if is_former {
+            Path::new("../store").join(id).join(version)
+        } else {
+            Path::new("../live").join(id)
+        };
+        Some((stem, target))
     };
     let mut wanted: BTreeMap<String, PathBuf> = list.lines().filter_map(target).collect();
     for entry in fs::read_dir(&own)? {

@@ -19,7 +19,7 @@ mod sieve_tests;
 mod tls;
 mod traefik;
 
-pub(crate) use sieve::Shown;
+pub(crate) use sieve::{Shown, Sifted};
 
 use crate::{
     config::ServerConfig,
@@ -61,6 +61,11 @@ pub(crate) trait Server: Send {
         view.names.clone()
     }
 
+    /// Which version its files hold of each item, by the name of its directory, where the server reads what they name there.
+    fn holds_versions(&self, _directory: &Directory) -> Versions {
+        Versions::new()
+    }
+
     /// Whether its test refuses what its files hold now, so that nothing is lost by trying with less. Never where its files are
     /// what is served, as links are: a name that is left out for a test would be out of service.
     fn refuses_the_present(&self) -> bool {
@@ -87,12 +92,17 @@ pub(crate) trait Server: Send {
 /// Which item answers for a name.
 pub(crate) type Names = BTreeMap<Arc<str>, ItemId>;
 
+/// The directories of versions, by item.
+pub(crate) type Versions = BTreeMap<ItemId, Box<str>>;
+
 /// What is live.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     pub(crate) directory: &'a Directory,
     pub(crate) index: &'a Index,
     pub(crate) names: &'a Names,
+    /// Versions that are served on, because the server does not take the live ones.
+    pub(crate) former: Option<&'a Versions>,
     /// An earlier [`Server::apply`] may have been cut off in the middle.
     pub(crate) owed: bool,
     pub(crate) at: Moment,
@@ -184,7 +194,12 @@ impl<'a> View<'a> {
 
     /// Where the files of an item are for as long as this version is live, and for one version more.
     pub(crate) fn version(&self, id: &ItemId, live: &Live) -> PathBuf {
-        self.directory.item(id).join(&*live.directory)
+        self.directory.item(id).join(self.former(id).unwrap_or(&live.directory))
+    }
+
+    /// The version of an item that is served on instead of the live one.
+    fn former(&self, id: &ItemId) -> Option<&'a str> {
+        self.former?.get(id).map(|version| &**version)
     }
 }
 

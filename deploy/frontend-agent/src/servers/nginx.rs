@@ -135,6 +135,7 @@ mod tests {
                 directory: &self.directory,
                 index: &index,
                 names: &names,
+                former: None,
                 owed,
                 at,
                 tls: None,

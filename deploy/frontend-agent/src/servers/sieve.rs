@@ -1,14 +1,14 @@
 //! What a web server refuses is found out, and left out: one name that it can't take, or a TLS policy that it does not know, keeps
 //! nothing else from going live. What is refused is tried again once in a while, and when it is another version.
 //!
-//! It begins with the names that the server's files hold: those stay, whatever comes of the others. Only where the server refuses
+//! It begins with what the server's files hold, names and versions of items: that stays, whatever comes of the others. Only where the server refuses
 //! these files too is one of them left out, and not before it was tried alone.
 
-use super::{Applied, Names, Server, ServerError, View};
+use super::{Applied, Names, Server, ServerError, Versions, View};
 use crate::{disk::Directory, status::RefusedItem, wire::ItemId};
+use jiff::Timestamp;
 use shared::domain::TlsPolicy;
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
     mem,
     path::PathBuf,
@@ -24,9 +24,16 @@ const TRY_AGAIN: Duration = Duration::from_secs(600);
 const MOST_TESTS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A server whose test does not end is left alone for so long, twice as long each time, and at most for so long.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(900);
+
 /// A web server with what it takes.
 pub(crate) struct Shown {
     server: Box<dyn Server>,
+    /// Its test did not end when it was last asked.
+    hung: Option<Hang>,
+    first_pause: Duration,
     refused: BTreeMap<Arc<str>, Refusal>,
     /// What was refused when that was last found out, and why. They are tried again, after all others.
     suspects: BTreeMap<Arc<str>, String>,
@@ -34,6 +41,15 @@ pub(crate) struct Shown {
     recalls: bool,
     refused_policy: Option<(TlsPolicy, String)>,
     found: Option<Instant>,
+}
+
+/// A test that did not end.
+struct Hang {
+    command: String,
+    reason: String,
+    pause: Duration,
+    /// When it is asked again, at the soonest.
+    next: Instant,
 }
 
 /// Why a name was left out, and which version of its item that is about.
@@ -46,6 +62,15 @@ struct Refusal {
     is_tried: bool,
     /// What answers for the name meanwhile, as before.
     instead: Option<ItemId>,
+    /// The version of the item that does, where that is not the live one.
+    former: Option<Box<str>>,
+}
+
+/// What a server is shown.
+#[derive(Clone, Default)]
+struct Choice {
+    names: Names,
+    former: Versions,
 }
 
 /// A name that was left out, with its item and the reason.
@@ -67,6 +92,8 @@ impl Shown {
     pub(crate) fn new(server: Box<dyn Server>) -> Self {
         Self {
             server,
+            hung: None,
+            first_pause: FIRST_PAUSE,
             refused: BTreeMap::new(),
             suspects: BTreeMap::new(),
             recalls: false,
@@ -98,8 +125,15 @@ impl Shown {
     }
 
     pub(crate) fn differs(&self, view: &View<'_>) -> bool {
-        let (names, _) = self.names_to_show(view);
-        self.server.differs(&View { names: &names, ..*view })
+        let (choice, _) = self.choice(view);
+        self.server.differs(&View { names: &choice.names, former: Some(&choice.former), ..*view })
+    }
+
+    /// With less patience for one whose test does not end.
+    #[cfg(test)]
+    pub(super) const fn resting(mut self, pause: Duration) -> Self {
+        self.first_pause = pause;
+        self
     }
 
     /// Shows the server what is live, but for what it refuses. `spoken`: the last policy that it took.
@@ -111,8 +145,11 @@ impl Shown {
             self.found = None;
         }
         self.refused.retain(|name, refusal| refusal.stands(name, view));
-        let (names, unfit) = self.names_to_show(view);
-        let mut names = names.into_owned();
+        let (mut choice, unfit) = self.choice(view);
+        if let Some(hang) = self.hung.as_ref().filter(|hang| Instant::now() < hang.next) {
+            let told = ServerError::Hung { command: hang.command.clone(), reason: hang.reason.clone() };
+            return self.sifted(Err(told), None, unfit);
+        }
         let is_refused =
             |policy: &TlsPolicy| self.refused_policy.as_ref().is_some_and(|(refused, _)| refused == policy);
         let tls = if view.tls.is_some_and(is_refused) { spoken } else { view.tls };
@@ -120,21 +157,37 @@ impl Shown {
             self.refused_policy = None;
         }
         let mut policy = tls.cloned();
-        let mut applied = self.server.apply(&View { names: &names, tls, ..*view });
+        let shown = View { names: &choice.names, former: Some(&choice.former), tls, ..*view };
+        let mut applied = self.server.apply(&shown);
         if let Err(ServerError::Refused { output, .. }) = &applied {
             let output = output.clone();
-            match self.sift(&View { names: &names, tls, ..*view }, spoken, &output) {
+            match self.sift(&shown, spoken, &output) {
                 Ok(Some((good, spoken))) => {
-                    applied = self.server.apply(&View { names: &good, tls: spoken.as_ref(), ..*view });
-                    (names, policy) = (good, spoken);
+                    applied = self.server.apply(&View {
+                        names: &good.names,
+                        former: Some(&good.former),
+                        tls: spoken.as_ref(),
+                        ..*view
+                    });
+                    (choice, policy) = (good, spoken);
                 }
                 Ok(None) => {}
                 Err(hung) => applied = Err(hung),
             }
         }
         if matches!(applied, Ok(Applied::Nothing | Applied::Changed { .. })) {
-            self.suspects.retain(|name, _| !names.contains_key(name));
+            self.suspects.retain(|name, _| !choice.names.contains_key(name));
         }
+        let applied = self.note_hang(applied);
+        self.sifted(applied, policy, unfit)
+    }
+
+    fn sifted(
+        &mut self,
+        applied: Result<Applied, ServerError>,
+        policy: Option<TlsPolicy>,
+        unfit: Vec<LeftOut>,
+    ) -> Sifted {
         let refused = self.refused.iter().map(|(name, refusal)| {
             (Arc::clone(name), refusal.id.clone(), told(self.server.name(), name) + &refusal.reason)
         });
@@ -147,17 +200,29 @@ impl Shown {
         }
     }
 
+    /// Whoever waits in vain once need not in every pass.
+    fn note_hang(&mut self, applied: Result<Applied, ServerError>) -> Result<Applied, ServerError> {
+        let before = self.hung.take();
+        let Err(ServerError::Hung { command, reason }) = applied else { return applied };
+        let pause = before.map_or(self.first_pause, |hang| (hang.pause * 2).min(LONGEST_PAUSE));
+        let next = Timestamp::now() + pause;
+        let reason = format!("{reason}; it is tried again after {}", next.strftime("%F %H:%M:%S UTC"));
+        let next = Instant::now() + pause;
+        self.hung = Some(Hang { command: command.clone(), reason: reason.clone(), pause, next });
+        Err(ServerError::Hung { command, reason })
+    }
+
     fn is_time_to_try_again(&self) -> bool {
         self.found.is_some_and(|at| at.elapsed() >= TRY_AGAIN)
     }
 
-    /// All names but those that can't stand in the server's files, which are told of, and those that it refuses.
-    fn names_to_show<'v>(&self, view: &View<'v>) -> (Cow<'v, Names>, Vec<LeftOut>) {
-        let mut names = Cow::Borrowed(view.names);
+    /// Everything but the names that can't stand in the server's files, which are told of, and what it refuses.
+    fn choice(&self, view: &View<'_>) -> (Choice, Vec<LeftOut>) {
+        let mut choice = Choice { names: view.names.clone(), former: Versions::new() };
         let mut unfit = Vec::new();
         for (name, id) in view.names {
             if let Some(reason) = self.server.cannot_hold(name) {
-                names.to_mut().remove(name);
+                choice.names.remove(name);
                 unfit.push((Arc::clone(name), id.clone(), format!("{}: {name:?} {reason}", self.name())));
             }
         }
@@ -165,12 +230,14 @@ impl Shown {
         for (name, refusal) in standing.filter(|_| !self.is_time_to_try_again()) {
             match &refusal.instead {
                 Some(id) if view.index.contains_key(id) => {
-                    drop(names.to_mut().insert(Arc::clone(name), id.clone()));
+                    choice.names.insert(Arc::clone(name), id.clone());
                 }
-                _ => drop(names.to_mut().remove(name)),
+                _ => drop(choice.names.remove(name)),
             }
+            let former = refusal.former.as_ref().filter(|version| is_there(view, &refusal.id, version));
+            choice.former.extend(former.map(|version| (refusal.id.clone(), version.clone())));
         }
-        (names, unfit)
+        (choice, unfit)
     }
 
     /// What of it is taken. `None` where nothing of it is what is refused, or what is not known yet.
@@ -182,33 +249,41 @@ impl Shown {
         view: &View<'_>,
         spoken: Option<&TlsPolicy>,
         output: &str,
-    ) -> Result<Option<(Names, Option<TlsPolicy>)>, ServerError> {
+    ) -> Result<Option<(Choice, Option<TlsPolicy>)>, ServerError> {
         let until = Instant::now() + PATIENCE;
         let held = self.server.holds(view);
+        let mut former = self.server.holds_versions(view.directory);
+        former.retain(|id, version| {
+            view.index.get(id).is_some_and(|live| live.directory != *version) && is_there(view, id, version)
+        });
         let mut tests = Tests { server: &mut *self.server, view, left: MOST_TESTS, until, hung: None };
+        let all = Choice { names: view.names.clone(), former: view.former.cloned().unwrap_or_default() };
         // Where it can't be seen in a test, nothing can be found out.
-        if tests.run(view.names, view.tls).is_ok() {
+        if tests.run(&all, view.tls).is_ok() {
             return Ok(None);
         }
         let is_new_policy = view.tls != spoken;
-        if is_new_policy && tests.run(view.names, spoken).is_ok() {
+        if is_new_policy && tests.run(&all, spoken).is_ok() {
             self.refused_policy = view.tls.map(|policy| (policy.clone(), output.to_owned()));
             self.found = Some(Instant::now());
-            return Ok(Some((view.names.clone(), spoken.cloned())));
+            return Ok(Some((all, spoken.cloned())));
         }
-        let (mut good, mut is_repair) = (held.clone(), false);
+        let (mut good, mut is_repair) = (Choice { names: held.clone(), former: all.former.clone() }, false);
+        good.former.extend(former);
         if tests.run(&good, spoken).is_err() {
             tests.is_heard()?;
             if held.is_empty() || !tests.server.refuses_the_present() {
                 return Ok(None);
             }
             is_repair = true;
-            good.clear();
+            good.names.clear();
             if tests.run(&good, spoken).is_err() {
                 return tests.is_heard().map(|()| None);
             }
         }
-        let others = view.names.iter().filter(|(name, id)| good.get(*name) != Some(*id));
+        let is_held_back = |id: &ItemId| good.former.contains_key(id) && !all.former.contains_key(id);
+        let others =
+            view.names.iter().filter(|(name, id)| good.names.get(*name) != Some(*id) || is_held_back(id));
         let others = others.map(|(name, id)| (Arc::clone(name), id.clone()));
         let is_suspect = |(name, _): &(Arc<str>, ItemId)| self.suspects.contains_key(name);
         let (suspects, others): (Vec<_>, Vec<_>) = others.partition(is_suspect);
@@ -233,7 +308,8 @@ impl Shown {
             is_known &= is_tried || before.is_none() || !is_repair;
             let directory = view.index.get(&id).map(|live| live.directory.clone()).unwrap_or_default();
             let instead = before.filter(|_| !is_repair).cloned();
-            self.refused.insert(name, Refusal { id, directory, reason, is_tried, instead });
+            let former = good.former.get(&id).filter(|_| instead.as_ref() == Some(&id)).cloned();
+            self.refused.insert(name, Refusal { id, directory, reason, is_tried, instead, former });
         }
         Ok(is_known.then(|| (good, policy.cloned())))
     }
@@ -246,6 +322,11 @@ impl Refusal {
             && view.names.get(name) == Some(&self.id)
             && view.index.get(&self.id).is_some_and(|live| live.directory == self.directory)
     }
+}
+
+/// Whether a version of an item is still on disk.
+fn is_there(view: &View<'_>, id: &ItemId, version: &str) -> bool {
+    view.directory.item(id).join(version).is_dir()
 }
 
 /// What comes before the reason.
@@ -274,12 +355,13 @@ struct Tests<'a> {
 impl Tests<'_> {
     /// # Errors
     /// What the server says.
-    fn run(&mut self, names: &Names, tls: Option<&TlsPolicy>) -> Result<(), String> {
+    fn run(&mut self, choice: &Choice, tls: Option<&TlsPolicy>) -> Result<(), String> {
         if self.hung.is_some() {
             return Err(String::new());
         }
         self.left = self.left.saturating_sub(1);
-        match self.server.test(&View { names, tls, ..*self.view }) {
+        let (names, former) = (&choice.names, Some(&choice.former));
+        match self.server.test(&View { names, former, tls, ..*self.view }) {
             Err(ServerError::Refused { output, .. }) => Err(output),
             Err(hung @ ServerError::Hung { .. }) => {
                 (self.left, self.hung) = (0, Some(hung));
@@ -299,7 +381,7 @@ impl Tests<'_> {
     /// Adds those that the server takes to the good ones, by halves.
     fn add(
         &mut self,
-        good: &mut Names,
+        good: &mut Choice,
         others: &[(Arc<str>, ItemId)],
         tls: Option<&TlsPolicy>,
         bad: &mut Vec<Bad>,
@@ -325,7 +407,9 @@ impl Tests<'_> {
             return;
         }
         let mut all = good.clone();
-        all.extend(others.iter().cloned());
+        all.names.extend(others.iter().cloned());
+        let stays = |id: &ItemId| self.view.former.is_some_and(|former| former.contains_key(id));
+        all.former.retain(|id, _| stays(id) || others.iter().all(|(_, other)| other != id));
         match self.run(&all, tls) {
             Ok(()) => *good = all,
             Err(reason) if others.len() == 1 => bad.extend(all_bad(reason, true)),

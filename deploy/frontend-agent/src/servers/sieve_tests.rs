@@ -19,7 +19,7 @@ use shared::{
     config::{AgentFiles, AgentNginx},
     domain::TlsPolicy,
 };
-use std::{fs, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 /// A server with a test of its own, a shell script that knows its directory as DIR; it counts its tests.
 struct World {
@@ -28,6 +28,8 @@ struct World {
     adapter: &'static str,
     shown: Shown,
     commands: AgentNginx,
+    /// The version of all items that is live.
+    version: &'static str,
     /// What was refused last.
     refused: Vec<RefusedItem>,
 }
@@ -46,7 +48,7 @@ impl World {
         let directory = Directory::open(&StoreConfig::at(root.path().join("agent"))).unwrap();
         let shown = Shown::new(Box::new(super::traefik::Traefik));
         let commands = AgentNginx { test: Vec::new(), reload: Vec::new(), min_reload_seconds: 0 };
-        let mut world = Self { root, directory, adapter, shown, commands, refused: Vec::new() };
+        let mut world = Self { root, directory, adapter, shown, commands, version: "1", refused: Vec::new() };
         world.restart(condition);
         world
     }
@@ -70,7 +72,7 @@ impl World {
     fn show(&mut self, names: &[&str], tls: Option<&TlsPolicy>, spoken: Option<&TlsPolicy>) -> Sifted {
         let live = |name: &&str| Live {
             version: "v".into(),
-            directory: "1".into(),
+            directory: self.version.into(),
             names: [(*name).into()].into(),
             slots: Box::default(),
             https: Https::default(),
@@ -80,7 +82,15 @@ impl World {
         let index: Index = names.iter().map(|name| (id(name), live(name))).collect();
         let names: Names = names.iter().map(|name| ((*name).into(), id(name))).collect();
         let at = Moment { now: Timestamp::now(), heard: Timestamp::now() };
-        let view = View { directory: &self.directory, index: &index, names: &names, owed: false, at, tls };
+        let view = View {
+            directory: &self.directory,
+            index: &index,
+            names: &names,
+            former: None,
+            owed: false,
+            at,
+            tls,
+        };
         let sifted = self.shown.show(&view, spoken);
         let item = |(name, id, reason): &(std::sync::Arc<str>, ItemId, String)| {
             RefusedItem::new(self.adapter, id.clone(), vec![name.to_string()], reason.clone())
@@ -88,6 +98,23 @@ impl World {
         self.refused = sifted.refused.iter().map(item).collect();
         assert!(!self.directory.of_adapter(self.adapter).join(".former").exists());
         sifted
+    }
+
+    /// A version of items, on disk and live.
+    fn publish(&mut self, names: &[&str], version: &'static str) {
+        self.version = version;
+        for id in names.iter().map(|name| id(name)) {
+            fs::create_dir_all(self.directory.item(&id).join(version)).unwrap();
+            let link = self.directory.live().join(id.as_str());
+            fs::remove_file(&link).ok();
+            let target = Path::new("../store").join(id.as_str()).join(version);
+            std::os::unix::fs::symlink(target, link).unwrap();
+        }
+    }
+
+    fn link(&self, name: &str) -> String {
+        let link = self.directory.of_adapter(self.adapter).join(name);
+        fs::read_link(link).unwrap().display().to_string()
     }
 
     fn read(&self, file: &str) -> String {
@@ -140,7 +167,8 @@ fn a_test_that_hangs_is_ended_and_says_nothing_about_names() {
     let mut world = World::new(
         "if grep -q bad DIR/map.conf; then exit 1; elif grep -q slow DIR/map.conf; then sleep 500; fi",
     );
-    world.shown = Shown::new(Box::new(Nginx::new(world.commands.clone()).hurried(Duration::from_secs(3))));
+    world.shown = Shown::new(Box::new(Nginx::new(world.commands.clone()).hurried(Duration::from_secs(3))))
+        .resting(Duration::ZERO);
     world.show(&["a.example"], None, None).applied.unwrap();
     let map = world.read("map.conf");
     let hangs = |sifted: Sifted| {
@@ -160,6 +188,74 @@ fn a_test_that_hangs_is_ended_and_says_nothing_about_names() {
     assert_eq!(shown.applied.unwrap(), Applied::Changed { reloaded: true });
     assert_eq!(shown.refused.len(), 1);
     assert!(world.read("map.conf").contains("b.example"));
+}
+
+#[test]
+fn whoever_waited_in_vain_does_not_in_every_pass() {
+    let mut world = World::new("sleep 500");
+    world.shown = Shown::new(Box::new(Nginx::new(world.commands.clone()).hurried(Duration::from_secs(1))));
+    let mut told = Vec::new();
+    for names in [&["a.example"][..], &["a.example", "b.example"]] {
+        told.push(world.show(names, None, None).applied.unwrap_err().to_string());
+        assert_eq!(world.tests(), 1);
+    }
+    assert!(told[0].contains("hangs") && told[0].contains("tried again after 20"), "{told:?}");
+    assert_eq!(told[0], told[1], "it is one problem");
+}
+
+#[test]
+fn a_server_that_takes_its_time_keeps_no_other_one_waiting() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = Directory::open(&StoreConfig::at(root.path().join("agent"))).unwrap();
+    // Each waits for the other.
+    let command = |own: &str, other: &str| {
+        let at = |name| root.path().join(name).display().to_string();
+        let script = format!(": > {}; until test -e {}; do sleep 0.02; done", at(own), at(other));
+        ["sh", "-c", &script].map(str::to_owned).to_vec()
+    };
+    let (reload, min_reload_seconds) = (Vec::new(), 0);
+    let nginx = AgentNginx { test: command("one", "two"), reload: reload.clone(), min_reload_seconds };
+    let files = AgentFiles { test: command("two", "one"), reload, min_reload_seconds };
+    let mut servers = [Shown::new(Box::new(Nginx::new(nginx))), Shown::new(Box::new(Files::new(files)))];
+    let (index, names) = (Index::new(), Names::new());
+    let at = Moment { now: Timestamp::now(), heard: Timestamp::now() };
+    let view =
+        View { directory: &directory, index: &index, names: &names, former: None, owed: true, at, tls: None };
+    for (server, sifted) in crate::showing::show_all(&mut servers, &[view, view], &BTreeMap::new()) {
+        assert!(sifted.applied.is_ok(), "{server}: {:?}", sifted.applied);
+    }
+}
+
+#[test]
+fn a_renewed_pair_that_is_refused_leaves_the_one_before_and_keeps_no_other_back() {
+    let refuses = "case \"$(readlink -f DIR/bad.example)\" in */2) echo key too small >&2; exit 1;; esac";
+    let mut world = World::of("files", refuses);
+    let mut names = vec!["a.example", "bad.example"];
+    world.publish(&names, "1");
+    world.show(&names, None, None).applied.unwrap();
+    names.push("c.example");
+    world.publish(&names, "2");
+    for pass in ["new", "known", "after a restart"] {
+        if pass == "after a restart" {
+            world.restart(refuses);
+        }
+        let shown = world.show(&names, None, None);
+        assert_eq!(shown.applied.unwrap() == Applied::Nothing, pass != "new", "{pass}");
+        let told: Vec<&str> = shown.refused.iter().map(|(_, _, reason)| &**reason).collect();
+        assert_eq!(told, ["files refuses bad.example: key too small"], "{pass}");
+        let links = names.iter().map(|name| world.link(name)).collect::<Vec<_>>();
+        assert_eq!(
+            links,
+            ["../live/id-a-example", "../store/id-bad-example/1", "../live/id-c-example"],
+            "{pass}"
+        );
+    }
+    let former = world.directory.item(&id("bad.example")).join("1");
+    assert!(world.shown.names_versions(&world.directory).contains(&former), "it is kept");
+    world.publish(&names, "3");
+    let shown = world.show(&names, None, None);
+    assert_eq!((shown.applied.unwrap(), shown.refused.len()), (Applied::Changed { reloaded: true }, 0));
+    assert_eq!(world.link("bad.example"), "../live/id-bad-example");
 }
 
 #[test]
