@@ -10,6 +10,7 @@ use openssl::pkey::PKey;
 use reqwest::{Certificate, Identity, RequestBuilder, Response, StatusCode, header, redirect};
 use shared::domain::FrontendReport;
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -192,11 +193,22 @@ impl Client {
     ///
     /// # Errors
     /// [`FetchError`].
-    pub(crate) async fn sight(&self, names: &[String]) -> Result<(), FetchError> {
+    pub(crate) async fn sight(&self, names: &[String]) -> Result<Vec<String>, FetchError> {
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Answer {
+            verdicts: BTreeMap<String, String>,
+        }
         let body = serde_json::json!({ "names": names }).to_string();
         let request = self.http.post(self.url("/v1/sightings")).timeout(PATIENCE);
         let response = self.send(request.header(header::CONTENT_TYPE, "application/json").body(body)).await?;
-        if response.status().is_success() { Ok(()) } else { Err(failure(&response)) }
+        if !response.status().is_success() {
+            return Err(failure(&response));
+        }
+        let body = read_body(response, PAGE_LIMIT_BYTES).await?;
+        // One that says something else has taken them all the same.
+        let Answer { verdicts } = serde_json::from_slice(&body).unwrap_or_default();
+        Ok(verdicts.into_iter().filter(|(_, verdict)| verdict == "full").map(|(name, _)| name).collect())
     }
 
     /// A client certificate, with its chain, for the key that has signed the request (PKCS #10, PEM).
