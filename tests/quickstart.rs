@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs::Permissions,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::Duration,
@@ -110,6 +110,34 @@ async fn a_part_that_fails_ends_it_with_the_reason_and_leaves_nothing() -> Resul
 /// The `PATH` with a directory before all others.
 fn path_with(first: &Path) -> Result<String> {
     Ok(format!("{}:{}", first.display(), std::env::var("PATH")?))
+}
+
+/// Whatever it is at: a directory that was just made, a program that was just started, a command that is being expanded.
+#[tokio::test]
+async fn told_to_end_it_ends_with_130_and_leaves_nothing() -> Result<()> {
+    let moments =
+        ["", "log", "places", "log/dns.log", "log/ca.log", "state", "log/issuer.log", "edge-1", "site.json"];
+    for moment in moments {
+        let place = tempfile::tempdir()?;
+        std::fs::set_permissions(place.path(), Permissions::from_mode(0o711))?;
+        let mut child = command(place.path(), &["--no-build"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .context("deploy/quickstart")?;
+        let is_there = || {
+            let made = std::fs::read_dir(place.path()).into_iter().flatten().flatten().next();
+            made.is_some_and(|made| made.path().join(moment).exists())
+        };
+        until_true(moment, Duration::from_secs(120), || std::future::ready(is_there())).await?;
+        let group = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process_group(group, rustix::process::Signal::INT)?;
+        let status = child.wait()?;
+        ensure!(status.code() == Some(130), "{moment}: {status}");
+        nothing_is_left(place.path()).await.context(moment)?;
+    }
+    Ok(())
 }
 
 #[test]
