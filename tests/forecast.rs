@@ -70,6 +70,10 @@ async fn renewals_are_foretold_for_the_fleet_as_it_is_and_as_it_might_be() -> Re
 
     for (words, said) in [
         (&["forecast", "--ca", "letsencrypt", "--profile", "eternal"][..], "classic, shortlived, tlsserver"),
+        (
+            &["forecast", "--ca", "letsencrypt", "--profile", "eternal", "--lifetime-hours", "90"],
+            "classic, shortlived, tlsserver",
+        ),
         (&["forecast", "--lifetime-hours", "0"], "from 1 on"),
         (&["forecast", "--ca", "nobody"], "nobody"),
     ] {

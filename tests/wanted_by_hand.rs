@@ -332,8 +332,20 @@ async fn what_is_said_of_an_order_is_wanted_from_now_on() -> Result<()> {
         &["renew", "--account", "a b", "shop.example"],
         &["issue", "--profile", "a b", "new.example"],
         &["renew", "--all", "--ca", "production"],
+        &["check", "--ca", "nowhere", "shop.example"],
+        &["check", "--account", "nobody", "shop.example"],
+        &["check", "--account", "nobody", "new.example"],
+        &["check", "--ca", "production", "--account", "nobody", "new.example"],
+        &["check", "--account", "a b", "new.example"],
+        &["account", "create", "--name", "a b"],
+        &["issue", "--slots", "0", "new.example"],
+        &["status", "--limit", "0"],
+        &["site", "rollback", "--hold-hours", "9000", "shop.example"],
     ] {
-        stage.signpost.issuer(line).await?.with_code(2)?;
+        stage.signpost.issuer(line).await?.with_code(2).with_context(|| format!("{line:?}"))?;
+    }
+    for line in [&["site", "list", "--tenant", "nobody"][..], &["events", "--site", "shpo.example"]] {
+        stage.signpost.issuer(line).await?.with_code(4).with_context(|| format!("{line:?}"))?;
     }
     ensure!(wanted("shop.example").await? == json!(["production", "third", null]));
     ensure!(stage.proxy.requests().total() == 0, "{}", stage.proxy.requests());

@@ -120,6 +120,10 @@ pub async fn forecast(
     // The profile that is used, unless it is another CA's.
     let usual_profile = usual_profile.flatten().filter(|_| usual_ca.as_ref() == Some(&terms.name));
     let profile = what_if.profile.clone().or(usual_profile).or_else(|| terms.usual_profile());
+    // Whatever lifetime is meant: one that is not there would be told of as if it were.
+    if what_if.profile.is_some() && !terms.limits.profiles.is_empty() {
+        lifetime_of(&terms, profile.as_deref())?;
+    }
     let served = sample.median_lifetime();
     let is_other = what_if.profile.is_some() || usual_ca.as_ref().is_some_and(|ca| *ca != terms.name);
     let lifetime = match what_if.lifetime_hours {

@@ -12,7 +12,7 @@ use crate::{
         AccountError, AtCa, DEFAULT_ACCOUNT, ask_for_account, check_contact, client_for, import_account,
         open_account, replace_account, roll_over,
     },
-    sites::Registry,
+    sites::{Registry, WishError, is_word},
 };
 use serde_json::{Value, json};
 use shared::{
@@ -98,6 +98,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
     match command {
         Command::List => list(config, output).await,
         Command::Create { which, replace, key_type } => {
+            which.check_new()?;
             let ca = Ca::of(&config, which.ca.as_deref());
             let ca = ca.map_err(|e| Failed::because(Exit::Usage, "configuration", &e))?;
             check_contact(&ca).map_err(|e| of_account(&e))?;
@@ -132,6 +133,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             Ok(Exit::Done)
         }
         Command::Import { file, which } => {
+            which.check_new()?;
             let desk = Desk::open(which, config, *output).await?;
             let key = read_key(&file)?;
             let stored =
@@ -213,6 +215,16 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             show(&stored.account, Some(at_ca), output);
             Ok(Exit::Done)
         }
+    }
+}
+
+impl Which {
+    /// One of another name could not be named by a site.
+    fn check_new(&self) -> Result<(), Failed> {
+        if is_word(&self.name) {
+            return Ok(());
+        }
+        Err(Failed::because(Exit::Usage, "usage", &WishError::Word(self.name.clone())))
     }
 }
 

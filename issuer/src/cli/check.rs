@@ -14,7 +14,7 @@ use crate::{
     dns01::{Dns01Error, Prover, labelled_record, own_record},
     issuance::{DEFAULT_ACCOUNT, client_for, validator},
     preflight::{Canary, Cause, Class, Depth, Language, Preflight, Proof, Readiness, Remark, Report},
-    sites::{Registry, SiteError},
+    sites::{Registry, SiteError, WishError, is_word},
     suffixes,
 };
 use serde_json::json;
@@ -94,6 +94,11 @@ pub(super) async fn run(arguments: Arguments, config: Config, output: &Output) -
         usual.as_ref().map_err(|e| Failed::because(Exit::Usage, "configuration", e))?;
     }
     let registry = Registry::new(context.store.clone(), Arc::new(context.config.clone()));
+    if let Some(account) = &arguments.account {
+        // At the CA that is named; else at that of each name, once it is known.
+        let ca = usual.as_ref().ok().filter(|_| arguments.ca.is_some());
+        check_account(&registry, ca.map(|ca| ca.name.as_str()), account).await?;
+    }
     let canary = Arc::new(Canary::publish(&context.store).await.map_err(|e| of_store(&e))?);
     let suffixes = suffixes::current(&context.config);
 
@@ -143,6 +148,9 @@ pub(super) async fn run(arguments: Arguments, config: Config, output: &Output) -
         }
         let key = (ca_name.clone(), account.clone());
         if !desks.contains_key(&key) {
+            if arguments.account.is_some() {
+                check_account(&registry, Some(&ca_name), &account).await?;
+            }
             let desk = Desk::open(&context, &ca_name, &account, arguments.frontend, &canary).await?;
             desks.insert(key.clone(), desk);
         }
@@ -227,6 +235,17 @@ impl Kit {
     async fn look_as(&self, name: &DnsName, proof: Proof, method: &str) -> Report {
         let asker = Asker { method: method.to_owned(), ..self.asker.clone() };
         self.preflight.look(name, &asker, proof, Some(&self.canary), Depth::Full).await
+    }
+}
+
+/// CAA records and proofs would be judged for somebody who is not there.
+async fn check_account(registry: &Registry, ca: Option<&str>, account: &str) -> Result<(), Failed> {
+    if !is_word(account) {
+        return Err(of_site(&WishError::Word(account.to_owned()).into()));
+    }
+    match ca {
+        Some(ca) => registry.check_account_of(ca, account).await.map_err(|e| of_site(&e)),
+        None => Ok(()),
     }
 }
 

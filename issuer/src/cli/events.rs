@@ -60,6 +60,15 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     let latest = store.latest_events(limit, &filter).await.map_err(|e| of_store(&e))?;
     // What came in between is left to following, which begins at `now`.
     let latest = latest.iter().filter(|stored| !arguments.follow || now.is_past(stored.id));
+    let mut latest = latest.peekable();
+    let may_be_mistyped = latest.peek().is_none() && !arguments.follow && filter.kinds.is_empty();
+    if let (Some(name), None, true) = (&filter.name, since, may_be_mistyped)
+        && store.load_pointer(name).await.is_ok_and(|pointer| pointer.owner().is_none())
+    {
+        let message =
+            format!("{}: there is no site of this name, and no event mentions it", name.to_unicode());
+        return Err(Failed::new(Exit::NotFound, "not-found", message));
+    }
     if !show(latest, output) || !arguments.follow {
         return Ok(Exit::Done);
     }

@@ -40,7 +40,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Groups worked on at once [default: issuer.slots]
-    #[arg(long)]
+    #[arg(long, value_parser = super::site::at_least_one)]
     slots: Option<usize>,
 }
 

@@ -8,10 +8,11 @@ use super::{
     site_move,
     site_names::{more_than_named, names_after},
     status,
+    tenant::missing as missing_tenant,
 };
 use crate::{
     ca::Terms,
-    sites::{Change, Kind, Registry, SiteError, SiteWish, WishError},
+    sites::{Change, Kind, MOST_HOURS_HELD, Registry, SiteError, SiteWish, WishError},
     waiting::Obstacles,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -99,8 +100,8 @@ pub(super) enum Command {
     Rollback {
         name: String,
         /// How long it is left alone before it may be renewed
-        #[arg(long, value_name = "HOURS", default_value_t = 24)]
-        hold_hours: i64,
+        #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u16).range(..=i64::from(MOST_HOURS_HELD)))]
+        hold_hours: u16,
     },
 }
 
@@ -144,7 +145,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
             for (option, value) in [("--tag", &tag), ("--tenant", &tenant)] {
                 same.extend(value.as_ref().map(|value| format!(" {option} {value}")));
             }
-            return list(&context, of, &same, after.as_deref(), limit, output).await;
+            return list(&context, of, tenant.as_deref(), &same, after.as_deref(), limit, output).await;
         }
         Command::Remove { names, yes } => {
             let sites = find_all(&registry, &names).await?;
@@ -161,7 +162,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
         Command::Resume { names } => set_paused(&registry, &names, false, output).await?,
         Command::Rollback { name, hold_hours } => {
             let wanted = find(&registry, &name).await?;
-            let hold = SignedDuration::from_hours(hold_hours.clamp(0, 24 * 365));
+            let hold = SignedDuration::from_hours(hold_hours.into());
             let back = registry.roll_back(&wanted, hold).await.map_err(|e| of_site(&e))?;
             output.result(&json!({ "rolled_back": back }), || {
                 let row = |back: &crate::sites::RolledBack| {
@@ -303,6 +304,7 @@ async fn show(context: &Context, wanted: &WantedSite, output: &Output) -> Result
 async fn list(
     context: &Context,
     of: impl Fn(&Site) -> bool,
+    tenant: Option<&str>,
     filter: &str,
     after: Option<&str>,
     limit: usize,
@@ -326,6 +328,11 @@ async fn list(
             }
             found.push(stored);
         }
+    }
+    if let (Some(tenant), true) = (tenant, found.is_empty())
+        && matches!(context.store.load_tenant(tenant).await, Ok(None))
+    {
+        return Err(missing_tenant(tenant));
     }
     let document = |stored: &StoredSite| {
         json!({
@@ -390,6 +397,6 @@ pub(super) fn of_site(error: &SiteError) -> Failed {
     Failed::because(exit, kind, error)
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "a number from 1".to_owned())
 }

@@ -97,7 +97,7 @@ pub(super) async fn run(command: Command, config: Config, output: &Output) -> Re
     Ok(Exit::Done)
 }
 
-fn missing(name: &str) -> Failed {
+pub(super) fn missing(name: &str) -> Failed {
     Failed::new(Exit::NotFound, "not-found", format!("there is no tenant {name:?}"))
 }
 

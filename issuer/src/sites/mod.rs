@@ -21,7 +21,7 @@ pub(crate) use file::in_words;
 pub use file::{Line, WishFile};
 pub use plan::{Applied, Plan, PlanError, Planned, SiteFile, apply_file, plan_file};
 pub use registry::{Registry, SiteError};
-pub use rollback::RolledBack;
+pub use rollback::{MOST_HOURS_HELD, RolledBack};
 pub use whose::{Whose, whose};
 pub use wish::{HstsWish, SiteWish, WishError, Wisher};
 pub(crate) use wish::{check_provable, is_word};

@@ -20,6 +20,9 @@ pub struct RolledBack {
     urgent_from: Timestamp,
 }
 
+/// How long what was rolled back to can be left alone: a year.
+pub const MOST_HOURS_HELD: u16 = 24 * 365;
+
 impl Registry {
     /// Serves what was served before, in every group and slot that has something before which is still valid, and leaves it
     /// alone for `hold`, or until its end is near. What was rolled back from

@@ -51,7 +51,7 @@ pub(super) struct Arguments {
     #[arg(long, value_parser = super::settings::parse_challenge)]
     challenge: Option<ChallengeType>,
     /// Orders worked on at once [default: issuer.slots]
-    #[arg(long)]
+    #[arg(long, value_parser = super::site::at_least_one)]
     slots: Option<usize>,
 }
 
