@@ -3,7 +3,7 @@
 use crate::{
     address::{Addresses, Place},
     bounds::Bounds,
-    connection,
+    connection::{self, RefusalBody},
     exchange::{Told, watch},
     life::{Connection, Life, Phase},
     seldom::Seldom,
@@ -44,6 +44,8 @@ pub struct Entrance {
     pub bounds: Bounds,
     /// Absent: plain HTTP.
     pub tls: Option<Tls>,
+    /// What is said of a head that HTTP itself refuses, before there is a request that anybody could answer; absent: nothing.
+    pub refusal: Option<RefusalBody>,
     pub traffic: Traffic,
 }
 
@@ -61,6 +63,7 @@ struct Way {
     name: &'static str,
     bounds: Bounds,
     tls: Option<Tls>,
+    refusal: Option<RefusalBody>,
     traffic: Traffic,
     addresses: Arc<Addresses>,
     stop: CancellationToken,
@@ -84,7 +87,7 @@ where
         > + 'static,
     B: MessageBody + Unpin + 'static,
 {
-    let Entrance { name, sockets, bounds, tls, traffic } = entrance;
+    let Entrance { name, sockets, bounds, tls, refusal, traffic } = entrance;
     let workers = sockets.iter().map(Vec::len).max().unwrap_or_default();
     let mut bounds = bounds.within_the_systems();
     let addresses = Addresses::new(bounds.of_one_address, std::mem::take(&mut bounds.unlimited_addresses));
@@ -92,7 +95,7 @@ where
     // Ends the workers whenever this future does.
     let stop = stop.child_token();
     let _end = stop.clone().drop_guard();
-    let way = Way { name, bounds, tls, traffic: traffic.clone(), addresses, stop };
+    let way = Way { name, bounds, tls, refusal, traffic: traffic.clone(), addresses, stop };
     let mut of_worker: Vec<Vec<net::TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
     for sockets in sockets {
         of_worker.iter_mut().zip(sockets).for_each(|(worker, socket)| worker.push(socket));
@@ -262,9 +265,12 @@ where
                 Some(_) => Box::pin(transport).await,
             };
             if let Some(transport) = transport {
+                if way.refusal.is_some() {
+                    life.hide_refusals();
+                }
                 let stream = Watched::new(transport, life);
                 let protocol = service.call((stream.clone(), Some(peer)));
-                connection::serve(&stream, protocol, &way.traffic).await;
+                connection::serve(&stream, protocol, way.refusal, &way.traffic).await;
             }
         });
     }

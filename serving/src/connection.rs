@@ -7,7 +7,11 @@ use crate::{
     stream::{Transport, Watched},
     traffic::{Fault, Traffic},
 };
-use actix_http::error::DispatchError;
+use actix_http::{
+    StatusCode,
+    error::{DispatchError, ParseError},
+    header::HttpDate,
+};
 use openssl::ssl::Ssl;
 use std::{
     future::{Future, poll_fn},
@@ -15,7 +19,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::Poll,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     io::AsyncWriteExt as _,
@@ -32,9 +36,8 @@ const HANDSHAKE_RECORD: u8 = 22;
 const LINGER_BYTES: usize = 4 << 20;
 const LINGER: Duration = Duration::from_secs(1);
 
-const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-const TOO_LARGE: &[u8] =
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+/// The body, JSON, of a refusal of this status: 400, 408 or 431.
+pub type RefusalBody = fn(u16) -> String;
 
 /// The transport that HTTP is spoken on; `None` where it does not come to that.
 pub(crate) async fn transport(
@@ -80,17 +83,27 @@ async fn handshake(stream: TcpStream, tls: &Tls) -> io::Result<SslStream<TcpStre
 pub(crate) async fn serve(
     stream: &Watched,
     protocol: impl Future<Output = Result<(), DispatchError>>,
+    body: Option<RefusalBody>,
     traffic: &Traffic,
 ) {
     let life = stream.life();
     // What the protocol holds is gone before anything else is done to the stream.
     let ended = within(life, protocol).await;
+    let is_unsaid = life.has_hidden_refusal();
     match ended {
         Ok(Ok(())) if !life.has_unread_body() => {}
         Ok(Ok(())) | Err(Cut::Answered) => linger(stream.clone()).await,
-        Ok(Err(DispatchError::Parse(_))) => {
+        Ok(Err(DispatchError::Parse(error))) => {
             traffic.note(Fault::malformed);
-            linger(stream.clone()).await;
+            if is_unsaid {
+                let status = match error {
+                    ParseError::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    _ => StatusCode::BAD_REQUEST,
+                };
+                say(stream, status, body).await;
+            } else {
+                linger(stream.clone()).await;
+            }
         }
         // What a client does to its own connection is its own business.
         Ok(Err(_)) => {}
@@ -99,13 +112,13 @@ pub(crate) async fn serve(
         Err(Cut::Late(Phase::Head)) if life.is_silent() => {}
         Err(Cut::Late(Phase::Head)) => {
             traffic.note(Fault::slow);
-            say(stream, TOO_SLOW).await;
+            say(stream, StatusCode::REQUEST_TIMEOUT, body).await;
         }
         Err(Cut::Late(_)) => traffic.note(Fault::slow),
         Err(Cut::Displaced) => traffic.note(Fault::displaced),
         Err(Cut::TooLarge) => {
             traffic.note(Fault::too_large);
-            say(stream, TOO_LARGE).await;
+            say(stream, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, body).await;
         }
     }
 }
@@ -142,11 +155,26 @@ fn watch(life: &Life, mut sleep: Pin<&mut Sleep>, context: &mut std::task::Conte
 }
 
 /// Says a last word, where that can be done without waiting long.
-async fn say(stream: &Watched, answer: &'static [u8]) {
-    let mut stream = stream.clone();
-    if let Ok(Ok(())) = timeout(LINGER, stream.write_all(answer)).await {
+async fn say(stream: &Watched, status: StatusCode, body: Option<RefusalBody>) {
+    let (mut stream, answer) = (stream.clone(), refusal(status, body, SystemTime::now()));
+    if let Ok(Ok(())) = timeout(LINGER, stream.write_all(answer.as_bytes())).await {
         linger(stream).await;
     }
+}
+
+/// A whole answer.
+fn refusal(status: StatusCode, body: Option<RefusalBody>, now: SystemTime) -> String {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let date = HttpDate::from(now);
+    let kind = match body {
+        Some(_) => "content-type: application/json\r\ncache-control: no-store\r\n",
+        None => "",
+    };
+    let body = body.map(|body| body(status.as_u16())).unwrap_or_default();
+    let (status, length) = (status.as_u16(), body.len());
+    format!(
+        "HTTP/1.1 {status} {reason}\r\n{kind}content-length: {length}\r\ndate: {date}\r\nconnection: close\r\n\r\n{body}"
+    )
 }
 
 /// Closes in a way that the client can still read what it was sent: a connection with bytes that were not read is reset.
@@ -184,4 +212,27 @@ async fn read_raw(stream: &Watched, buffer: &mut [u8]) -> io::Result<usize> {
         })
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_a_whole_answer_with_a_body_or_without() {
+        let bare = refusal(StatusCode::REQUEST_TIMEOUT, None, SystemTime::UNIX_EPOCH);
+        let date = "date: Thu, 01 Jan 1970 00:00:00 GMT";
+        assert_eq!(
+            bare,
+            format!(
+                "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n{date}\r\nconnection: close\r\n\r\n"
+            )
+        );
+        let body: RefusalBody = |status| format!("{{\"status\":{status}}}");
+        let told = refusal(StatusCode::BAD_REQUEST, Some(body), SystemTime::UNIX_EPOCH);
+        assert!(
+            told.contains("content-type: application/json\r\n") && told.contains("content-length: 14\r\n")
+        );
+        assert!(told.ends_with("\r\n\r\n{\"status\":400}"), "{told}");
+    }
 }

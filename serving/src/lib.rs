@@ -26,6 +26,7 @@ mod traffic;
 
 pub use accept::{Entrance, Tls, serve};
 pub use bounds::Bounds;
+pub use connection::RefusalBody;
 pub use exchange::of_app;
 pub use life::Connection;
 pub use traffic::Traffic;

@@ -64,6 +64,10 @@ pub(crate) struct Life {
     /// Whether reading waits for us.
     is_withheld: Cell<bool>,
     is_gone: Cell<bool>,
+    /// Whether what the protocol layer says without a request is kept back: it is said otherwise.
+    hides_refusals: Cell<bool>,
+    /// Whether something was kept back.
+    has_hidden: Cell<bool>,
     cut: Cell<Option<Cut>>,
     task: RefCell<Option<Waker>>,
     waiter: RefCell<Option<Waker>>,
@@ -97,6 +101,8 @@ impl Life {
             is_blocked: Cell::new(false),
             is_withheld: Cell::new(false),
             is_gone: Cell::new(false),
+            hides_refusals: Cell::new(false),
+            has_hidden: Cell::new(false),
             cut: Cell::new(None),
             task: RefCell::default(),
             waiter: RefCell::default(),
@@ -128,6 +134,26 @@ impl Life {
     fn wait_for_request(&self) {
         self.enter(Phase::Idle, self.bounds.idle);
         self.deadline.set(self.deadline.get().min(self.end));
+    }
+
+    /// From now on what the protocol layer says of a head that it can't read is not sent.
+    pub(crate) fn hide_refusals(&self) {
+        self.hides_refusals.set(true);
+    }
+
+    /// Whether what is written now answers no request, and is not sent.
+    pub(crate) fn hides(&self) -> bool {
+        let hides = self.hides_refusals.get() && matches!(self.phase.get(), Phase::Head | Phase::Idle);
+        if hides {
+            self.has_hidden.set(true);
+        }
+        hides
+    }
+
+    /// The protocol layer has ended: what is written from now on is sent. Whether something of it was not.
+    pub(crate) fn has_hidden_refusal(&self) -> bool {
+        self.hides_refusals.set(false);
+        self.has_hidden.get()
     }
 
     /// Whether nothing has come of the request that is waited for.
@@ -313,6 +339,24 @@ mod tests {
         life.answered(10);
         life.encoded();
         life.flushed();
+    }
+
+    /// The protocol layer answers a head that is none by itself, and without a body.
+    #[test]
+    fn what_answers_no_request_is_kept_back_where_it_is_said_otherwise() {
+        let life = life();
+        assert!(!life.hides(), "nobody says it otherwise");
+        life.hide_refusals();
+        life.request_began(false);
+        assert!(!life.hides(), "an answer");
+        life.answered(10);
+        assert!(!life.hides());
+        life.encoded();
+        life.flushed();
+        assert!(!life.has_hidden.get());
+        life.bytes_came(5);
+        assert!(life.hides());
+        assert!(life.has_hidden_refusal() && !life.hides(), "what comes now is ours");
     }
 
     /// As the second one that a client opens while its first one is not free yet, and never needs.

@@ -53,6 +53,7 @@ pub async fn show(listener: TcpListener, health: Health, stop: CancellationToken
             ..Bounds::usual()
         },
         tls: None,
+        refusal: None,
         traffic: Traffic::uncounted(),
     };
     let app = move || {

@@ -5,11 +5,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use harness::{
     deadline::until_true,
+    raw_http::{connect, exchange, read_answer},
     redis_proxy::{Mode, Moment, Then, Trigger, cut_twice},
 };
-use serde_json::json;
+use reqwest::header::HeaderMap;
+use serde_json::{Value, json};
 
-use crate::service::Service;
+use crate::{
+    document,
+    service::{Reply, Service},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_is_503_and_nothing_else() -> Result<()> {
@@ -134,6 +139,51 @@ async fn requests_that_are_none_are_refused_as_json() -> Result<()> {
     Ok(())
 }
 
+/// Refused by HTTP itself, before there is a request: in the documented form all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_that_are_none_are_refused_as_json() -> Result<()> {
+    let service = Service::start().await?;
+    let path = "/api/v1/status";
+    let (many, long) = ("x-a: b\r\n".repeat(120), "x".repeat(40 << 10));
+    let heads = [
+        (400, format!("GET {path} HTTP/1.1\r\n\r\n")),
+        (400, format!("GET {path} HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n")),
+        (
+            400,
+            format!(
+                "POST {path} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n"
+            ),
+        ),
+        (400, format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: +3\r\n\r\nabc")),
+        (400, format!("GET {path} HTTP/1.1\r\nhost: a\r\nx: a\0b\r\n\r\n")),
+        (400, format!("GET {path}\0 HTTP/1.1\r\nhost: a\r\n\r\n")),
+        (400, "nonsense\r\n\r\n".to_owned()),
+        (431, format!("GET {path} HTTP/1.1\r\nhost: a\r\n{many}\r\n")),
+        (431, format!("GET {path} HTTP/1.1\r\nhost: a\r\nx: {long}\r\n\r\n")),
+    ];
+    let usual = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+    for (number, (status, head)) in heads.iter().enumerate() {
+        let mut stream = connect(service.address)?;
+        // As the first request, and behind one that was answered.
+        if number % 2 == 1 {
+            ensure!(exchange(&mut stream, usual.as_bytes())?.is_some_and(|answer| answer.status == 401));
+        }
+        let answer =
+            exchange(&mut stream, head.as_bytes())?.with_context(|| format!("{head:.80}: no answer"))?;
+        ensure!(answer.status == *status, "{head:.80}: {answer:?}");
+        ensure!(
+            answer.header("connection") == Some("close") && answer.header("date").is_some(),
+            "{answer:?}"
+        );
+        ensure!(answer.header("content-type") == Some("application/json"), "{answer:?}");
+        let body: Value = serde_json::from_slice(&answer.body)?;
+        let reply = Reply { status: answer.status, body, headers: HeaderMap::new() };
+        document::check("GET", "/status", &reply).with_context(|| format!("{head:.80}: {reply:#?}"))?;
+        ensure!(read_answer(&mut stream, false)?.is_none(), "{head:.80}: a second answer");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_can_be_bound_to_the_state_that_was_seen() -> Result<()> {
     let service = Service::start().await?;
@@ -159,6 +209,43 @@ async fn a_change_can_be_bound_to_the_state_that_was_seen() -> Result<()> {
     let made = send("PUT /tenants/acme", r#"{"redirect":true}"#, &[]).await?.with(201)?;
     let made = made.header("ETag").context("an ETag")?.to_owned();
     send("PUT /tenants/acme", r#"{"redirect":false}"#, &[("If-Match", &made)]).await?.with(200)?;
+
+    // Only what is not there yet.
+    let only_new = [("If-None-Match", "*")];
+    for (line, body) in [
+        ("PUT /tenants/acme", r#"{"redirect":true}"#),
+        (
+            "PUT /tls-policy",
+            r#"{"min_version":"1.3","ciphersuites":["TLS_AES_128_GCM_SHA256"],"groups":["x25519"]}"#,
+        ),
+        ("POST /sites", r#"{"names":["a.example.com"]}"#),
+        ("POST /sites", r#"{"names":["a.example.com"],"tags":["other"]}"#),
+    ] {
+        let refused = send(line, body, &only_new).await?.refused(412, "precondition-failed");
+        refused.with_context(|| format!("{line} {body}"))?;
+    }
+    let seen = service.send("GET /tenants/acme", &token, None, &only_new).await?.with(200)?;
+    ensure!(seen.body["redirect"] == false, "{seen:#?}");
+    send("PUT /tenants/new", r#"{"redirect":true}"#, &only_new).await?.with(201)?;
+    send("PUT /brakes/issuance/tag:x", "{}", &only_new).await?.with(201)?;
+    send("PUT /brakes/issuance/tag:x", "{}", &only_new).await?.refused(412, "precondition-failed")?;
+    send("POST /sites", r#"{"names":["b.example.com"]}"#, &only_new).await?.with(201)?;
+    // What can't be heeded is not passed over; nor is one of two that contradict each other.
+    let twice = [("Idempotency-Key", "one"), ("Idempotency-Key", "two")];
+    for (line, headers) in [
+        ("PUT /tenants/other", &[("If-None-Match", made.as_str())][..]),
+        ("PUT /tenants/other", &[("If-Match", "*"), ("If-Match", "\"a\"")]),
+        ("PATCH /sites/a.example.com", &only_new),
+        ("POST /sites/a.example.com/pause", &only_new),
+        ("POST /sites/a.example.com/renew", &[("If-Match", made.as_str())]),
+        ("PUT /tenants/other", &twice),
+        ("POST /sites", &twice),
+        ("POST /sites", &[("Content-Encoding", "identity"), ("Content-Encoding", "gzip")]),
+    ] {
+        let refused = send(line, "{}", headers).await?.refused(400, "bad-request");
+        refused.with_context(|| format!("{line} {headers:?}"))?;
+    }
+    service.ask("GET /tenants/other", &token, None).await?.refused(404, "no-such-tenant")?;
     Ok(())
 }
 

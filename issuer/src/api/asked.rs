@@ -12,7 +12,7 @@ use actix_web::{
     HttpRequest,
     http::{
         Method,
-        header::{CONTENT_ENCODING, CONTENT_TYPE, IF_MATCH},
+        header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH},
     },
     web::{Bytes, Payload, Query},
 };
@@ -25,12 +25,24 @@ use shared::digest::hex;
 const MOST_BYTES: usize = 256 << 10;
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const LONGEST_KEY: usize = 255;
+/// Header fields that are read, and that may stand once (RFC 9110 section 5.3).
+const ONCE: [&str; 4] = ["authorization", "content-encoding", "content-type", "idempotency-key"];
 
 /// A request.
 pub(super) struct Asked {
     pub(super) api: Api,
     request: HttpRequest,
+    preconditions: Preconditions,
     body: Body,
+}
+
+/// What the client demands of the state of what it changes (RFC 9110 section 13.1).
+#[derive(Debug, Default)]
+struct Preconditions {
+    /// The entries of `If-Match`; absent: any state will do.
+    states: Option<Vec<String>>,
+    /// `If-None-Match: *`.
+    only_creates: bool,
 }
 
 enum Body {
@@ -52,6 +64,8 @@ impl Asked {
         payload: Payload,
     ) -> Result<Self, Refusal> {
         check_query(request.query_string(), route)?;
+        check_once(request.headers())?;
+        let preconditions = Preconditions::of(request.headers(), route)?;
         let kind = if route.described.takes_file { Code::NotAFile } else { Code::NotJson };
         check_encoding(&request, kind)?;
         if route.described.takes_file {
@@ -60,7 +74,7 @@ impl Asked {
                 return Err(Refusal::new(Code::NotAFile, message));
             }
             let body = to_disk(api.uploads.begin(token)?, payload).await?;
-            return Ok(Self { api, request, body });
+            return Ok(Self { api, request, preconditions, body });
         }
         let too_large = || Refusal::new(Code::TooLarge, format!("the body has more than {MOST_BYTES} bytes"));
         let body = payload.to_bytes_limited(MOST_BYTES).await.map_err(|_| too_large())?;
@@ -69,7 +83,7 @@ impl Asked {
         if !body.is_empty() && type_of(&request) != "application/json" {
             return Err(Refusal::new(Code::NotJson, "the body must be application/json"));
         }
-        Ok(Self { api, request, body: Body::Json(body) })
+        Ok(Self { api, request, preconditions, body: Body::Json(body) })
     }
 
     /// The file that was sent.
@@ -124,22 +138,18 @@ impl Asked {
         if self.json_body().is_empty() { Ok(T::default()) } else { self.json() }
     }
 
-    /// Whether what is to be changed is still in the state that the client has seen, where it says so with `If-Match`.
+    /// Whether what is to be changed is still in the state that the client has seen, where it says so with `If-Match`; and
+    /// whether it is not there, where it says so with `If-None-Match: *`.
     ///
     /// # Errors
-    /// 412: it is not.
+    /// 412: it is not so.
     pub(super) fn check_match(&self, current: Option<&impl Serialize>) -> Result<(), Refusal> {
-        let mut wanted = self.request.headers().get_all(IF_MATCH).peekable();
-        if wanted.peek().is_none() {
-            return Ok(());
-        }
-        let current = current.map(etag_of);
-        let listed = wanted.filter_map(|header| header.to_str().ok()).flat_map(|header| header.split(','));
-        if matches(listed, current.as_deref()) {
-            return Ok(());
-        }
-        let message = "it is no longer in the state that If-Match names: nothing was written";
-        Err(Refusal::new(Code::PreconditionFailed, message))
+        self.preconditions.check(current.map(etag_of).as_deref())
+    }
+
+    /// Whether only what is not there yet is to be made.
+    pub(super) fn only_creates(&self) -> bool {
+        self.preconditions.only_creates
     }
 
     /// The key that a repetition is known by; questions have none.
@@ -172,9 +182,70 @@ impl Asked {
     }
 }
 
-fn matches<'a>(listed: impl Iterator<Item = &'a str>, current: Option<&str>) -> bool {
-    let Some(current) = current else { return false };
-    listed.map(str::trim).any(|one| one == "*" || one == current)
+impl Preconditions {
+    /// # Errors
+    /// 400: one that can't be heeded is never passed over in silence.
+    fn of(headers: &HeaderMap, route: &Route) -> Result<Self, Refusal> {
+        // What is only looked at may be shown all the same.
+        if !route.is_change() {
+            return Ok(Self::default());
+        }
+        let refused = |message: &str| Err(Refusal::new(Code::BadRequest, message));
+        let states = entries(headers, &IF_MATCH)?;
+        if states.is_some() && !route.takes_if_match() {
+            return refused("this route does not heed If-Match: what it does is not bound to a state");
+        }
+        if states.as_ref().is_some_and(|states| states.len() > 1 && states.iter().any(|one| one == "*")) {
+            return refused("If-Match: either * or ETags");
+        }
+        let Some(absent) = entries(headers, &IF_NONE_MATCH)? else {
+            return Ok(Self { states, only_creates: false });
+        };
+        if !route.takes_if_none_match() {
+            return refused("this route does not heed If-None-Match: it makes nothing");
+        }
+        if absent != ["*"] {
+            return refused("If-None-Match: only * is understood, which makes what is not there yet");
+        }
+        Ok(Self { states, only_creates: true })
+    }
+
+    fn check(&self, current: Option<&str>) -> Result<(), Refusal> {
+        let refused = |message: &str| Err(Refusal::new(Code::PreconditionFailed, message));
+        if let Some(states) = &self.states
+            && !current.is_some_and(|current| states.iter().any(|one| one == "*" || one == current))
+        {
+            return refused("it is no longer in the state that If-Match names: nothing was written");
+        }
+        if self.only_creates && current.is_some() {
+            return refused(
+                "it is there already, and If-None-Match: * makes only what is not: nothing was written",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The entries of a field that is a list, of all its lines; `None` where it is absent.
+fn entries(headers: &HeaderMap, field: &HeaderName) -> Result<Option<Vec<String>>, Refusal> {
+    let mut all = Vec::new();
+    for line in headers.get_all(field) {
+        let line = line.to_str().map_err(|_| {
+            Refusal::new(Code::BadRequest, format!("{field}: only printable characters of ASCII"))
+        })?;
+        all.extend(line.split(',').map(|one| one.trim().to_owned()));
+    }
+    Ok(headers.contains_key(field).then_some(all))
+}
+
+/// Which of two is meant nobody knows.
+pub(super) fn check_once(headers: &HeaderMap) -> Result<(), Refusal> {
+    match ONCE.iter().find(|field| headers.get_all(**field).count() > 1) {
+        Some(field) => {
+            Err(Refusal::new(Code::BadRequest, format!("the header field {field} stands more than once")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// On every route, whether its handler reads the query or not: what is not understood would be done otherwise than meant.
@@ -270,9 +341,57 @@ mod tests {
     #[test]
     fn a_state_matches_itself_alone() {
         let (one, other) = (etag_of(&1), etag_of(&2));
-        let is_met = |header: &str, current: Option<&str>| matches(header.split(','), current);
+        let put = route("PUT", "/tenants/{tenant}");
+        let is_met = |header: &str, current: Option<&str>| {
+            let request = TestRequest::put().insert_header((IF_MATCH, header)).to_http_request();
+            Preconditions::of(request.headers(), put).unwrap().check(current).is_ok()
+        };
         assert!(is_met(&one, Some(&one)) && is_met(&format!("{other}, {one}"), Some(&one)));
         assert!(is_met("*", Some(&one)) && !is_met("*", None));
         assert!(!is_met(&other, Some(&one)) && !is_met(&format!("W/{one}"), Some(&one)));
+    }
+
+    #[test]
+    fn only_what_is_not_there_is_made_where_that_is_demanded() {
+        let of = |route: &Route, lines: &[(&str, &str)]| {
+            let mut request = TestRequest::put();
+            for line in lines {
+                request = request.append_header(*line);
+            }
+            Preconditions::of(request.to_http_request().headers(), route).map_err(|refused| refused.code)
+        };
+        let (none, some) = ("If-None-Match", "If-Match");
+        let (put, patch) = (route("PUT", "/tenants/{tenant}"), route("PATCH", "/sites/{site}"));
+        let (pause, show) = (route("POST", "/sites/{site}/pause"), route("GET", "/tenants/{tenant}"));
+        let creates = of(put, &[(none, "*")]).unwrap();
+        assert!(creates.only_creates && creates.check(None).is_ok());
+        assert_eq!(creates.check(Some("\"a\"")).unwrap_err().code, Code::PreconditionFailed);
+        for (route, lines) in [
+            (put, &[(none, "\"a\"")][..]),
+            (put, &[(none, "*, \"a\"")]),
+            (put, &[(none, "*"), (none, "*")]),
+            (put, &[(none, "")]),
+            (put, &[(some, "*, \"a\"")]),
+            (put, &[(some, "*"), (some, "\"a\"")]),
+            (patch, &[(none, "*")]),
+            (pause, &[(none, "*")]),
+            (pause, &[(some, "\"a\"")]),
+        ] {
+            assert_eq!(of(route, lines).unwrap_err(), Code::BadRequest, "{} {lines:?}", route.path);
+        }
+        // Several lines are one list.
+        assert!(of(put, &[(some, "\"b\""), (some, "\"a\"")]).unwrap().check(Some("\"a\"")).is_ok());
+        assert!(!of(show, &[(none, "*")]).unwrap().only_creates, "looking changes nothing");
+        assert!(of(route("POST", "/sites"), &[(none, "*")]).unwrap().only_creates);
+    }
+
+    #[test]
+    fn a_field_that_may_stand_once_stands_once() {
+        for field in ONCE {
+            let once = TestRequest::put().append_header((field, "a"));
+            assert!(check_once(once.to_http_request().headers()).is_ok());
+            let twice = TestRequest::put().append_header((field, "a")).append_header((field, "a"));
+            assert_eq!(check_once(twice.to_http_request().headers()).unwrap_err().code, Code::BadRequest);
+        }
     }
 }

@@ -94,6 +94,14 @@ fn operation(route: &Route) -> Value {
             "schema": { "type": "string" },
         }));
     }
+    if route.takes_if_none_match() {
+        parameters.push(json!({
+            "name": "If-None-Match",
+            "in": "header",
+            "description": "`*`, and nothing else: only what is not there yet is made; nothing is written where it is.",
+            "schema": { "type": "string", "enum": ["*"] },
+        }));
+    }
     let mut shown = json!({
         "operationId": described.id,
         "summary": described.summary,

@@ -41,7 +41,7 @@ macro_rules! codes {
 
 codes! {
     BadRequest "bad-request" BAD_REQUEST
-        "The query, the body or a header can't be understood."
+        "The head of the request, its query, its body or a header field can't be understood, or a field stands twice that may stand once."
         "Compare the request with /api/v1/openapi.json.";
     Unauthorized "unauthorized" UNAUTHORIZED
         "There is no token, or it is unknown or revoked."
@@ -86,7 +86,7 @@ codes! {
         "Somebody else changed the same thing in this moment; nothing was written."
         "Read it again, and repeat the request.";
     PreconditionFailed "precondition-failed" PRECONDITION_FAILED
-        "It is no longer in the state that If-Match names; nothing was written."
+        "It is not in the state that If-Match or If-None-Match demands; nothing was written."
         "Read it again with its ETag, and decide anew.";
     TooManyRemovals "too-many-removals" CONFLICT
         "The file lacks more than a tenth of the sites that files of its source have added, or holds none; nothing was changed."
@@ -97,6 +97,12 @@ codes! {
     TooLarge "too-large" PAYLOAD_TOO_LARGE
         "The body is larger than 256 KiB, or a file larger than 256 MiB."
         "Divide it into several requests; a site has 2000 names at most.";
+    HeadTooLarge "head-too-large" REQUEST_HEADER_FIELDS_TOO_LARGE
+        "The head of the request has more than 32 KiB, or more than 96 fields."
+        "Send fewer and shorter header fields.";
+    TooSlow "too-slow" REQUEST_TIMEOUT
+        "The head of the request did not come within five seconds."
+        "Send it in one piece.";
     NotJson "not-json" UNSUPPORTED_MEDIA_TYPE
         "The body is not application/json."
         "Send JSON with `Content-Type: application/json`.";
@@ -192,6 +198,19 @@ impl Refusal {
     }
 }
 
+/// The body of what is said of a head that HTTP itself refuses.
+pub(super) fn of_head(status: u16) -> String {
+    let (code, message) = match status {
+        408 => (Code::TooSlow, "the head of the request took too long to come"),
+        431 => (Code::HeadTooLarge, "the head of the request is too large"),
+        _ => (
+            Code::BadRequest,
+            "the head of the request is not as HTTP demands: one Host, either Content-Length or Transfer-Encoding: chunked, once, and no control characters",
+        ),
+    };
+    Refusal::new(code, message).answer().body
+}
+
 /// Logged here; the caller learns no more than that it may try again.
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
@@ -283,6 +302,16 @@ mod tests {
             assert!(code.status_code().is_client_error() || code.status_code().is_server_error());
             assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{code:?}");
             assert_eq!(code.status() == 503, code.status_code().is_server_error() && *code != Code::Damaged);
+        }
+    }
+
+    #[test]
+    fn a_head_that_is_none_has_a_body_of_the_documented_form() {
+        for (status, code) in [(400, "bad-request"), (408, "too-slow"), (431, "head-too-large")] {
+            let body: Value = serde_json::from_str(&of_head(status)).unwrap();
+            assert_eq!(body["error"]["code"], code);
+            let known = Code::ALL.iter().find(|known| known.as_str() == code).unwrap();
+            assert_eq!(known.status(), status);
         }
     }
 

@@ -87,6 +87,11 @@ impl Route {
         matches!(self.method, "PUT" | "PATCH" | "DELETE")
     }
 
+    /// Whether `If-None-Match: *` is heeded: it can make what is not there yet.
+    pub fn takes_if_none_match(&self) -> bool {
+        self.method == "PUT" || self.described.answers.iter().any(|(status, _)| *status == 201)
+    }
+
     /// Every code that it may refuse a request with.
     pub fn refusals(&self) -> Vec<Code> {
         let mut codes = self.described.refusals.to_vec();
@@ -105,8 +110,8 @@ impl Route {
             codes.extend(self.described.takes_file.then_some(Code::Busy));
         }
         // Of its query, or its headers.
-        codes.push(Code::BadRequest);
-        if self.takes_if_match() {
+        codes.extend([Code::BadRequest, Code::HeadTooLarge, Code::TooSlow]);
+        if self.takes_if_match() || self.takes_if_none_match() {
             codes.push(Code::PreconditionFailed);
         }
         codes.push(if self.described.takes_file { Code::NotAFile } else { Code::NotJson });
@@ -222,7 +227,7 @@ routes! {
     "/sites/{site}/rollback" {
         POST Write sites::roll_back,
             described("rollBackSite", "Serve the certificates before the present ones again, and leave them alone for a day.", &[(200, "RolledBack")])
-            .query(&[("hold_hours", "how long nothing is ordered; 24 where it is not said")])
+            .query(&[("hold_hours", "how long nothing is ordered, 8760 at most; 24 where it is not said")])
             .refusals(&[Code::NoSuchSite, Code::NoSuchCertificate, Code::Changed]);
     }
     "/plan" {

@@ -6,7 +6,7 @@ use super::{
     asked::Asked,
     authorized::{Authorized, Demand},
     once::{self, within},
-    refusal::{Code, Refusal},
+    refusal::{Code, Refusal, of_head},
     routes,
 };
 use actix_web::{
@@ -45,8 +45,7 @@ pub async fn serve(sockets: Vec<TcpListener>, api: Api, stop: CancellationToken)
         drain: DRAIN,
         ..Bounds::usual()
     };
-    let entrance =
-        Entrance { name: "api", sockets: vec![sockets], bounds, tls: None, traffic: api.traffic.clone() };
+    let entrance = entrance(sockets, bounds, api.traffic.clone());
     let api = Data::new(api);
     let app = move || {
         of_app(
@@ -70,10 +69,13 @@ pub async fn serve_nothing(sockets: Vec<TcpListener>, stop: CancellationToken) -
         drain: Duration::from_secs(1),
         ..Bounds::usual()
     };
-    let entrance =
-        Entrance { name: "api", sockets: vec![sockets], bounds, tls: None, traffic: Traffic::uncounted() };
+    let entrance = entrance(sockets, bounds, Traffic::uncounted());
     let app = || of_app(App::new().default_service(web::to(not_yet)));
     serving::serve(entrance, app, stop).await
+}
+
+fn entrance(sockets: Vec<TcpListener>, bounds: Bounds, traffic: Traffic) -> Entrance {
+    Entrance { name: "api", sockets: vec![sockets], bounds, tls: None, refusal: Some(of_head), traffic }
 }
 
 async fn not_yet() -> HttpResponse {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     issuance::paused,
-    sites::{Change, Kind, SiteError, SiteWish, in_words},
+    sites::{Change, Kind, MOST_HOURS_HELD, SiteError, SiteWish, in_words},
     waiting::Obstacles,
 };
 use actix_web::http::StatusCode;
@@ -37,7 +37,21 @@ pub(super) async fn list(_: Authorized<Read>, asked: Asked) -> Result<Answer, Re
 
 pub(super) async fn add(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
     let wish: SiteWish = asked.json()?;
-    let change = asked.api.registry.add(&wish, Origin::Api).await?;
+    let registry = &asked.api.registry;
+    let only_new = |change: &Change| {
+        if !asked.only_creates() || change.kind == Kind::Added {
+            return Ok(());
+        }
+        let message = format!("the site {} is there already: nothing was written", change.id);
+        let details = json!({ "site": change.id });
+        Err(Refusal::new(Code::PreconditionFailed, message).with_details(details))
+    };
+    if asked.only_creates() {
+        only_new(&registry.plan(&wish, None, &Origin::Api.into()).await?)?;
+    }
+    let change = registry.add(&wish, Origin::Api).await?;
+    // Somebody else was faster: then it is as it is wished.
+    only_new(&change)?;
     let status = if change.kind == Kind::Added { StatusCode::CREATED } else { StatusCode::OK };
     Ok(Answer::new(status, &describe(&change)).at(format!("{BASE}/sites/{}", change.id)))
 }
@@ -105,6 +119,10 @@ const fn a_day() -> u16 {
 
 pub(super) async fn roll_back(_: Authorized<Write>, asked: Asked) -> Result<Answer, Refusal> {
     let RollBack { hold_hours } = asked.query()?;
+    if hold_hours > MOST_HOURS_HELD {
+        let message = format!("hold_hours: {MOST_HOURS_HELD} at most");
+        return Err(Refusal::new(Code::BadRequest, message));
+    }
     let wanted = find(&asked).await?;
     let hold = SignedDuration::from_hours(hold_hours.into());
     let back = asked.api.registry.roll_back(&wanted, hold).await?;

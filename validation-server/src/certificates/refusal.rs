@@ -10,6 +10,7 @@ use actix_web::{
     },
 };
 use serde::Serialize;
+use serde_json::json;
 use shared::store::{FollowedGroup, StoreError};
 
 /// Why a request isn't answered.
@@ -70,6 +71,24 @@ pub(crate) enum Resync {
     Compacted,
 }
 
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'a str,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resync: Option<Resync>,
+}
+
+/// What is said of a head that HTTP itself refuses.
+pub(crate) fn of_head(status: u16) -> String {
+    let (error, message) = match status {
+        408 => ("too-slow", "the head of the request took too long to come"),
+        431 => ("too-large", "the head of the request is too large"),
+        _ => ("bad-request", "the head of the request can't be understood"),
+    };
+    json!(Body { error, message: message.to_owned(), resync: None }).to_string()
+}
+
 impl Refusal {
     /// Where nothing is wanted of a group, or what is can't be read: that is never said to be not there.
     pub(crate) fn absent(group: &FollowedGroup) -> Self {
@@ -80,13 +99,6 @@ impl Refusal {
     }
 
     pub(crate) fn response(&self) -> HttpResponse {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            error: &'a str,
-            message: String,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            resync: Option<Resync>,
-        }
         let (status, error) = self.status();
         let mut response = HttpResponseBuilder::new(status);
         response.insert_header((CACHE_CONTROL, "no-store"));

@@ -1,6 +1,6 @@
 //! HTTPS for frontends.
 
-use super::{Certificates, api, identity};
+use super::{Certificates, api, identity, refusal};
 use crate::run::DRAIN;
 use actix_web::{
     App,
@@ -37,6 +37,7 @@ pub(crate) async fn serve(
         sockets: listeners,
         bounds,
         tls: Some(Tls { context, on_connect: identity::on_connect }),
+        refusal: Some(refusal::of_head),
         traffic: role.traffic.clone(),
     };
     let role = Data::new(role);

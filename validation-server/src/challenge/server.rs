@@ -44,7 +44,8 @@ pub(crate) async fn serve(
         drain: DRAIN,
         ..Bounds::usual()
     };
-    let entrance = Entrance { name: "challenge", sockets: listeners, bounds, tls: None, traffic };
+    let entrance =
+        Entrance { name: "challenge", sockets: listeners, bounds, tls: None, refusal: None, traffic };
     let service = move || {
         let answers = Arc::clone(&answers);
         fn_service(move |request: Request| respond(Arc::clone(&answers), request))

@@ -75,6 +75,7 @@ impl Local {
                     ..Bounds::usual()
                 },
                 tls: None,
+                refusal: None,
                 traffic: Traffic::uncounted(),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
