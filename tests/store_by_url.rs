@@ -2,6 +2,8 @@
 
 use anyhow::{Result, ensure};
 use harness::{
+    daemon::SOON,
+    deadline::until_true,
     redis::{Listen, Redis, RedisOptions},
     rights::{PASSWORD, acl_file},
     stage::Stage,
@@ -30,6 +32,23 @@ async fn a_certificate_is_issued_over_tls_by_a_user_with_the_rights_of_its_role(
     ensure!(again["results"][0]["status"] == "valid", "a restart of Redis lost something: {again}");
     ensure!(stage.proxy.requests().total() == 0, "the CA was asked again");
 
+    // Its certificate and the root of it are replaced while a daemon runs: the file is read again, and nothing is restarted.
+    let roots = stage.signpost.write("roots.pem", std::fs::read(redis.root_file())?)?;
+    stage.signpost.set("store.trusted_roots_file", roots.display().to_string())?;
+    let daemon = stage.signpost.start_issuer().await?;
+    stage.json(&["site", "add", "before.example"]).await?;
+    stage.until_valid("before.example").await?;
+    redis.replace_root().await?;
+    until_ready(&stage, 503).await?;
+    let refused = stage.run_issue(&["meanwhile.example"]).await?;
+    ensure!(refused.code()? == 1, "the former root is not that of the certificate: {}", refused.stderr);
+    stage.signpost.write("roots.pem", std::fs::read(redis.root_file())?)?;
+    until_ready(&stage, 200).await?;
+    stage.json(&["site", "add", "after.example"]).await?;
+    stage.until_valid("after.example").await?;
+    daemon.process.assert_running()?;
+    drop(daemon);
+
     let wrong = stage.signpost.write("wrong.password", "guess")?;
     stage.signpost.set("store.password_file", wrong.display().to_string())?;
     let refused = stage.run_issue(&["other.example"]).await?;
@@ -38,6 +57,13 @@ async fn a_certificate_is_issued_over_tls_by_a_user_with_the_rights_of_its_role(
         ensure!(refused.stderr.contains(told), "{told} in {}", refused.stderr);
     }
     Ok(())
+}
+
+async fn until_ready(stage: &Stage, status: u16) -> Result<()> {
+    until_true(&format!("readyz is {status}"), SOON, async || {
+        stage.signpost.readiness().await.is_some_and(|(found, _)| found == status)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use harness::{
     stage::{Stage, StageOptions},
 };
 use redis::aio::MultiplexedConnection;
+use tokio::task::JoinHandle;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The daemon's user, and one that the tests look in with.
@@ -52,6 +53,17 @@ impl Scene {
         });
         let _: redis::Value = command.query_async(&mut self.admin).await.with_context(|| line.to_owned())?;
         Ok(())
+    }
+
+    /// Has Redis load its data again, and take so many microseconds for each key. The task ends with it.
+    async fn load_slowly(&mut self, delay_us: u32) -> Result<JoinHandle<()>> {
+        self.tell("CONFIG SET loading-process-events-interval-bytes 1024").await?;
+        self.tell(&format!("CONFIG SET key-load-delay {delay_us}")).await?;
+        let mut loader = self.stage.redis.connection().await?;
+        Ok(tokio::spawn(async move {
+            // It may take longer than an answer is waited for.
+            let _: Result<(), _> = redis::cmd("DEBUG").arg("RELOAD").query_async(&mut loader).await;
+        }))
     }
 
     async fn until_ready(&self, status: u16, word: &str) -> Result<()> {
@@ -107,12 +119,7 @@ async fn no_refusal_sticks() -> Result<()> {
     }
 
     // A server that reads its file again answers, and gives nothing.
-    scene.tell("CONFIG SET loading-process-events-interval-bytes 1024").await?;
-    scene.tell("CONFIG SET key-load-delay 100000").await?;
-    let mut other = scene.stage.redis.connection().await?;
-    let reload = tokio::spawn(async move {
-        let _: Result<(), _> = redis::cmd("DEBUG").arg("RELOAD").query_async(&mut other).await;
-    });
+    let reload = scene.load_slowly(100_000).await?;
     scene.until_ready(503, "does not answer").await?;
     reload.await?;
     scene.until_ready(200, "").await?;
@@ -150,12 +157,7 @@ async fn a_store_that_loads_its_data_is_waited_for() -> Result<()> {
     scene.stage.json(&["site", "add", "before.example"]).await?;
     scene.stage.until_valid("before.example").await?;
     // So slowly that somebody notices: some seconds for what is there.
-    scene.tell("CONFIG SET loading-process-events-interval-bytes 1024").await?;
-    scene.tell("CONFIG SET key-load-delay 150000").await?;
-    let mut loader = scene.stage.redis.connection().await?;
-    let loaded = tokio::spawn(async move {
-        redis::cmd("DEBUG").arg("RELOAD").query_async::<redis::Value>(&mut loader).await
-    });
+    let loaded = scene.load_slowly(150_000).await?;
     scene.until_ready(503, "").await?;
     scene.until_ready(200, "").await?;
     loaded.abort();

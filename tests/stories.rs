@@ -10,6 +10,7 @@ mod ca_faults;
 mod ca_pauses;
 mod canary;
 mod challenge_answers;
+mod clocks;
 mod configured;
 mod confirmed_writes;
 mod daemon_ca_faults;

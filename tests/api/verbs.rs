@@ -166,7 +166,6 @@ impl Scene {
         node.set("issuer.retry_seconds", pauses)?;
         let mut daemon: Started = node.start_run("issuer", &["run"])?;
         let idle = until_true("the daemon is idle", LIMIT, || async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
             let Ok(status) = self.signpost().issuer_json(&["status", "--limit", "1"]).await else {
                 return false;
             };

@@ -10,7 +10,8 @@
 //! | [`caddy_ca`] | a third one, a private CA without terms, profiles and renewal information |
 //! | [`namespace`] | a test in a network namespace of its own, where port 80 and private addresses are its own |
 //! | [`raw_http`] | requests that no client library would send |
-//! | [`redis`], [`redis_proxy`], [`resp`] | a real Redis, and a proxy that stalls, cuts and reacts to what it sees |
+//! | [`redis`], [`redis_proxy`], [`resp`] | a real Redis, and a proxy that stalls, cuts, counts and reacts to what it sees |
+//! | [`clock`] | a clock that is wrong |
 //! | [`rights`] | the users of the roles, as the handbook has them |
 //! | [`sentinel`], [`cluster`] | several of them, whose primaries are killed and replaced |
 //! | [`nginx`] | a real nginx from a configuration that the test gives |
@@ -32,6 +33,7 @@ pub mod ca_limits;
 pub mod ca_proxy;
 pub mod caddy_ca;
 pub mod campaign;
+pub mod clock;
 pub mod cluster;
 pub mod daemon;
 pub mod deadline;

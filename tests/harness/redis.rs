@@ -15,8 +15,9 @@ use tempfile::TempDir;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::{
+    clock,
     deadline::START_LIMIT,
-    pki::Authority,
+    pki::{Authority, PairFiles},
     ports,
     process::{Exit, Process},
 };
@@ -46,6 +47,8 @@ pub struct RedisOptions {
     /// Lines of an ACL file, such as `user default on nopass ~* &* +@all`.
     pub acl: Option<String>,
     pub requirepass: Option<String>,
+    /// How far its clock is ahead of everybody else's.
+    pub clock_ahead_seconds: i64,
     /// The primary of this replica.
     pub replica_of: Option<SocketAddr>,
     /// Further lines of redis.conf.
@@ -61,6 +64,7 @@ impl Default for RedisOptions {
             maxmemory_policy: "noeviction",
             acl: None,
             requirepass: None,
+            clock_ahead_seconds: 0,
             replica_of: None,
             extra: String::new(),
         }
@@ -180,6 +184,38 @@ impl Redis {
         self.process.take().context("Redis is stopped already")?.kill9().await
     }
 
+    /// Its clock from its next start on.
+    pub fn set_clock(&mut self, ahead_seconds: i64) {
+        self.options.clock_ahead_seconds = ahead_seconds;
+    }
+
+    /// With [`Listen::Tls`]: another certificate, signed by another root, while it runs. Whoever is connected is put out.
+    pub async fn replace_root(&mut self) -> Result<()> {
+        let mut connection = self.connection().await?;
+        let authority = Authority::new("Another test CA for Redis")?;
+        let files = self.write_tls_files(&authority)?;
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET");
+        for (name, path) in [
+            ("tls-cert-file", files.certificate),
+            ("tls-key-file", files.key),
+            ("tls-ca-cert-file", self.root_file()),
+        ] {
+            set.arg(name).arg(path.to_str().context("a path of text")?);
+        }
+        let _: () = set.query_async(&mut connection).await?;
+        self.authority = Some(authority);
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes");
+        let _: i64 = kill.query_async(&mut connection).await?;
+        Ok(())
+    }
+
+    fn write_tls_files(&self, authority: &Authority) -> Result<PairFiles> {
+        std::fs::write(self.root_file(), authority.pem()?)?;
+        authority.issue_server(&["127.0.0.1", "localhost"])?.write(self.directory.path(), "server")
+    }
+
     /// Starts it on the same address and data, after [`Redis::stop`] or [`Redis::kill9`].
     pub async fn start_again(&mut self) -> Result<()> {
         if self.process.is_some() {
@@ -189,6 +225,10 @@ impl Redis {
         let read = std::fs::metadata(&log).map_or(0, |metadata| usize::try_from(metadata.len()).unwrap_or(0));
         let mut command = Command::new("redis-server");
         command.arg(&self.config).current_dir(self.directory.path());
+        if self.options.clock_ahead_seconds != 0 {
+            let library = clock::shifted(self.directory.path(), self.options.clock_ahead_seconds)?;
+            command.env("LD_PRELOAD", library);
+        }
         let process = Process::spawn(command, "redis-server", &log)?;
         let address = self.address.clone();
         process
@@ -292,9 +332,7 @@ impl Redis {
             }
             (Address::Tcp(address), Listen::Tls) => {
                 let authority = self.authority.as_ref().context("TLS without a CA")?;
-                std::fs::write(self.root_file(), authority.pem()?)?;
-                let files =
-                    authority.issue_server(&["127.0.0.1", "localhost"])?.write(directory, "server")?;
+                let files = self.write_tls_files(authority)?;
                 writeln!(
                     text,
                     "port 0\ntls-port {}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients no",

@@ -23,7 +23,10 @@ mod renewal;
 use std::{
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -85,6 +88,7 @@ pub(crate) struct Shared {
     rules: Mutex<Vec<Rule>>,
     limits: Mutex<Option<Limiter>>,
     renewals: Mutex<Option<RenewalInfo>>,
+    clock_ahead_seconds: AtomicI64,
     /// By how much shorter everything is than at Let's Encrypt.
     renewal_divisor: u32,
 }
@@ -103,6 +107,7 @@ impl CaProxy {
             ledger: Mutex::new(Ledger::new()),
             rules: Mutex::new(Vec::new()),
             limits: Mutex::new(None),
+            clock_ahead_seconds: AtomicI64::new(0),
             renewals: Mutex::new(manners.renewal_info.then(RenewalInfo::default)),
             renewal_divisor: manners.divisor.unwrap_or(1),
         });
@@ -205,6 +210,11 @@ impl CaProxy {
     /// Every request, in the order of arrival.
     pub fn log(&self) -> Vec<LogLine> {
         self.ledger(|ledger| ledger.log().to_vec())
+    }
+
+    /// How far the CA's clock is ahead from now on, as its answers say.
+    pub fn set_clock(&self, ahead_seconds: i64) {
+        self.shared.clock_ahead_seconds.store(ahead_seconds, Ordering::SeqCst);
     }
 
     /// Forgets counters, orders and log (not the rules). Later requests for earlier orders count in the totals only.

@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -110,10 +110,23 @@ pub(super) async fn relay(
             _ => {}
         }
     }
+    if let Some(date) = shared.date() {
+        headers.retain(|(name, _)| name != "date");
+        headers.push(("date".to_owned(), date.into_bytes()));
+    }
     response(answer.status, headers).body(body)
 }
 
 impl Shared {
+    /// Where its clock is another one.
+    fn date(&self) -> Option<String> {
+        let ahead = self.clock_ahead_seconds.load(Ordering::SeqCst);
+        let apart = Duration::from_secs(ahead.unsigned_abs());
+        let now = SystemTime::now();
+        let date = if ahead < 0 { now - apart } else { now + apart };
+        (ahead != 0).then(|| httpdate::fmt_http_date(date))
+    }
+
     fn strike(&self, seen: &Seen) -> Vec<Action> {
         self.rules
             .lock()
