@@ -28,6 +28,9 @@ use tokio::task::JoinSet;
 const LIMIT: Duration = Duration::from_secs(60);
 /// What a wait that was ended takes at most. The wait itself would be minutes.
 const AT_ONCE: Duration = Duration::from_secs(20);
+/// One after the other they would be as many round trips.
+const PARTITIONS: u64 = 64;
+const MOST_OF_AN_ISSUANCE: u64 = 100;
 /// Each way: a round trip of 200 ms.
 const FAR: Mode = Mode::Delay(Duration::from_millis(100));
 
@@ -129,9 +132,19 @@ async fn a_store_that_is_far_away_is_a_store() -> Result<()> {
     let names: Vec<String> = (0..12).map(|number| format!("s{number}.example")).collect();
     stage.issue(&names.iter().map(String::as_str).collect::<Vec<_>>()).await?;
     stage.redis_proxy.set_mode(FAR);
-    // One after the other, the 64 partitions alone would take longer.
-    let status = tokio::time::timeout(AT_ONCE, stage.json(&["status"])).await.context("status")??;
-    ensure!(status["sites"].as_array().is_some_and(|sites| sites.len() == 12), "{status:#}");
+    let trips = |before: u64| stage.redis_proxy.round_trips() - before;
+    // Whatever asks about the 64 partitions asks all of them at once.
+    for line in [&["status"][..], &["status", "--troubled"], &["site", "list"], &["forecast"]] {
+        let before = trips(0);
+        let shown = stage.json(line).await.with_context(|| format!("{line:?}"))?;
+        eprintln!("{line:?}: {}", trips(before));
+        ensure!(trips(before) < PARTITIONS / 2, "{line:?}: {} round trips", trips(before));
+        ensure!(line != ["status"] || shown["sites"].as_array().is_some_and(|sites| sites.len() == 12));
+    }
+    let before = trips(0);
+    stage.issue(&["far.example"]).await?;
+    eprintln!("issue: {}", trips(before));
+    ensure!(trips(before) < MOST_OF_AN_ISSUANCE, "{} round trips for a certificate", trips(before));
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Why a group has no certificate yet although nothing of it has failed.
 
 use crate::issuance::paused;
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use shared::{
     config::Config,
@@ -31,22 +32,27 @@ impl Obstacles {
     /// # Errors
     /// [`StoreError`].
     pub(crate) async fn load(store: &Store, config: &Config) -> Result<Self, StoreError> {
-        let mut pauses = BTreeMap::new();
-        for ca in config.ca.keys() {
+        // At once: where the store is far away, one after the other would take as many times as long.
+        let pauses = try_join_all(config.ca.keys().map(async |ca| {
             let until = store.list_pauses(ca).await?.found.into_iter().map(|pause| pause.until).max();
-            pauses.extend(until.map(|until| (ca.clone(), until)));
-        }
+            Ok::<_, StoreError>(until.map(|until| (ca.clone(), until)))
+        }));
+        let failing = async {
+            let failing = store.list_troubled(false, FAILURES_READ).await?;
+            Ok(store.load_sites(&failing).await?.sites)
+        };
+        let (pauses, failing, nodes, brakes) =
+            tokio::try_join!(pauses, failing, store.list_nodes(), store.list_brakes())?;
         let mut troubles = BTreeMap::new();
-        let failing = store.list_troubled(false, FAILURES_READ).await?;
-        for stored in store.load_sites(&failing).await?.sites {
+        for stored in failing {
             if let Some(failure) = stored.failure.filter(|failure| failure.fault == Fault::Ca) {
                 troubles.insert(stored.site.ca, failure.what);
             }
         }
-        let nodes = store.list_nodes().await?.found;
+        let nodes = nodes.found;
         Ok(Self {
-            brakes: store.list_brakes().await?.found,
-            pauses,
+            brakes: brakes.found,
+            pauses: pauses.into_iter().flatten().collect(),
             troubles,
             has_daemon: nodes.iter().any(|node| node.report.role == "issuer"),
         })

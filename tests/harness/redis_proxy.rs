@@ -4,7 +4,7 @@
 //! the client doesn't know" is a moment that a test can stop at. Subscriptions answer out of step and don't belong here.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -112,6 +112,8 @@ struct Shared {
     next_id: AtomicU64,
     fired: AtomicU64,
     commands: AtomicU64,
+    /// The last round trip of which a reply has gone back.
+    heard: AtomicU64,
     /// Cancelled by [`RedisProxy::cut`], then replaced.
     connections: Mutex<CancellationToken>,
     running: CancellationToken,
@@ -135,6 +137,7 @@ impl RedisProxy {
             next_id: AtomicU64::new(0),
             fired: AtomicU64::new(0),
             commands: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
             connections: Mutex::new(running.child_token()),
             running: running.clone(),
         });
@@ -184,6 +187,12 @@ impl RedisProxy {
         self.shared.fired.load(Ordering::SeqCst)
     }
 
+    /// How many round trips there were, one behind the other: a command belongs to the one after those whose replies its sender may
+    /// have had. What is asked at once, on whatever connections, is one.
+    pub fn round_trips(&self) -> u64 {
+        self.shared.heard.load(Ordering::SeqCst)
+    }
+
     /// How many commands went to Redis.
     pub fn commands(&self) -> u64 {
         self.shared.commands.load(Ordering::SeqCst)
@@ -211,7 +220,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mode: watch::Receive
 
 async fn serve(client: TcpStream, shared: &Shared, mode: watch::Receiver<Mode>) -> Result<()> {
     client.set_nodelay(true)?;
-    let connection = Connection { shared, mode, waiting: Mutex::new(Waiting::default()) };
+    let connection =
+        Connection { shared, mode, round: AtomicU64::new(0), waiting: Mutex::new(Waiting::default()) };
     let (from_client, to_client) = client.into_split();
     let upstream = shared.upstream.lock().expect("no panic while held").clone();
     match &upstream {
@@ -232,6 +242,8 @@ async fn serve(client: TcpStream, shared: &Shared, mode: watch::Receiver<Mode>) 
 struct Connection<'a> {
     shared: &'a Shared,
     mode: watch::Receiver<Mode>,
+    /// The round trip of what the client has sent last.
+    round: AtomicU64,
     waiting: Mutex<Waiting>,
 }
 
@@ -240,6 +252,8 @@ struct Connection<'a> {
 struct Waiting {
     commands: u64,
     replies: u64,
+    /// The round trips of commands that are not answered.
+    rounds: VecDeque<u64>,
     /// (command, trigger that waits for its reply)
     marked: BTreeSet<(u64, u64)>,
 }
@@ -253,16 +267,18 @@ impl Connection<'_> {
         to_server: impl AsyncWrite + Unpin,
     ) -> Result<()> {
         tokio::select! {
-            ended = self.pump(from_client, to_server, Self::command) => ended,
-            ended = self.pump(from_server, to_client, Self::reply) => ended,
+            ended = self.pump(from_client, to_server, Self::sent, Self::command) => ended,
+            ended = self.pump(from_server, to_client, |_| {}, Self::reply) => ended,
         }
     }
 
-    /// Moves whole messages; `look` is shown each before it is written and again after.
+    /// Moves whole messages; `arrived` is called when something has come, `look` is shown each message before it is written and again
+    /// after.
     async fn pump(
         &self,
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
+        arrived: fn(&Self),
         look: fn(&Self, &[u8], Stage) -> Then,
     ) -> Result<()> {
         let mut buffer = Vec::with_capacity(READ_BYTES);
@@ -271,6 +287,7 @@ impl Connection<'_> {
             if from.read_buf(&mut buffer).await? == 0 {
                 return Ok(());
             }
+            arrived(self);
             let mode = *self.mode.borrow();
             match mode {
                 Mode::BlackHole => {
@@ -313,6 +330,10 @@ impl Connection<'_> {
         !self.shared.triggers.lock().expect("no panic while held").is_empty()
     }
 
+    fn sent(&self) {
+        self.round.store(self.shared.heard.load(Ordering::SeqCst) + 1, Ordering::SeqCst);
+    }
+
     fn command(&self, message: &[u8], stage: Stage) -> Then {
         if stage == Stage::After {
             return Then::GoOn;
@@ -321,6 +342,7 @@ impl Connection<'_> {
         let mut waiting = self.waiting.lock().expect("no panic while held");
         let number = waiting.commands;
         waiting.commands += 1;
+        waiting.rounds.push_back(self.round.load(Ordering::SeqCst));
         let mut then = Then::GoOn;
         let mut triggers = self.shared.triggers.lock().expect("no panic while held");
         triggers.retain_mut(|armed| {
@@ -354,6 +376,8 @@ impl Connection<'_> {
         let number = match stage {
             Stage::Before => {
                 waiting.replies += 1;
+                let round = waiting.rounds.pop_front().unwrap_or_default();
+                self.shared.heard.fetch_max(round, Ordering::SeqCst);
                 waiting.replies - 1
             }
             Stage::After => waiting.replies - 1,

@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "SITE")]
     after: Option<String>,
     /// Sites shown at most
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = super::site::at_least_one)]
     limit: usize,
     /// Only what fails or is parked
     #[arg(long)]
@@ -118,12 +118,26 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
     shown.extend(damaged.iter().map(describe_damaged));
     let mut document = json!({ "sites": shown, "next": next });
     if arguments.names.is_empty() {
-        let load = store.load_of_schedule().await.map_err(|e| of_store(&e))?;
-        let brakes = store.list_brakes().await.map_err(|e| of_store(&e))?;
+        // At once: where the store is far away, one after the other would take as many times as long.
+        let pauses =
+            try_join_all(context.config.ca.keys().map(async |ca| Ok((ca, store.list_pauses(ca).await?))));
+        let of_store_alone = async {
+            tokio::try_join!(
+                store.load_of_schedule(),
+                store.list_brakes(),
+                pauses,
+                store.list_damaged(),
+                store.clock_offset(),
+                Obstacles::load(store, &context.config),
+                store.count_without_certificate(),
+            )
+            .map_err(|e: StoreError| of_store(&e))
+        };
+        let ((load, brakes, of_cas, damaged, clocks, obstacles, without_certificate), troubles, unconfigured) =
+            tokio::try_join!(of_store_alone, troubles::load(&context), context.tell_of_unconfigured(*output))?;
         met.extend(brakes.damaged);
         let mut pauses = Vec::new();
-        for ca in context.config.ca.keys() {
-            let of_ca = store.list_pauses(ca).await.map_err(|e| of_store(&e))?;
+        for (ca, of_ca) in of_cas {
             met.extend(of_ca.damaged);
             for pause in of_ca.found {
                 let mut shown = json!(pause);
@@ -131,15 +145,13 @@ pub(super) async fn run(arguments: &Arguments, config: Config, output: &Output) 
                 pauses.push(shown);
             }
         }
-        let damaged = with_damage(store.list_damaged().await.map_err(|e| of_store(&e))?, met);
-        let clocks = store.clock_offset().await.map_err(|e| of_store(&e))?;
-        let obstacles = Obstacles::load(store, &context.config).await.map_err(|e| of_store(&e))?;
+        let damaged = with_damage(damaged, met);
         document["fleet"] = json!({
             "load": load,
             "has_issuer": obstacles.has_daemon(),
-            "without_certificate": store.count_without_certificate().await.map_err(|e| of_store(&e))?,
-            "troubles": troubles::load(&context).await?,
-            "unconfigured_cas": context.tell_of_unconfigured(*output).await?,
+            "without_certificate": without_certificate,
+            "troubles": troubles,
+            "unconfigured_cas": unconfigured,
             "store_warnings": context.warnings,
             "brakes": brakes.found,
             "ca_pauses": pauses,
