@@ -137,13 +137,11 @@ async fn a_store_that_is_far_away_is_a_store() -> Result<()> {
     for line in [&["status"][..], &["status", "--troubled"], &["site", "list"], &["forecast"]] {
         let before = trips(0);
         let shown = stage.json(line).await.with_context(|| format!("{line:?}"))?;
-        eprintln!("{line:?}: {}", trips(before));
         ensure!(trips(before) < PARTITIONS / 2, "{line:?}: {} round trips", trips(before));
         ensure!(line != ["status"] || shown["sites"].as_array().is_some_and(|sites| sites.len() == 12));
     }
     let before = trips(0);
     stage.issue(&["far.example"]).await?;
-    eprintln!("issue: {}", trips(before));
     ensure!(trips(before) < MOST_OF_AN_ISSUANCE, "{} round trips for a certificate", trips(before));
     Ok(())
 }
