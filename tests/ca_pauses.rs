@@ -3,6 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use harness::{
     ca_proxy::{Action, Answer, Endpoint, Rule},
+    daemon::SOON,
+    deadline::until_true,
     stage::Stage,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -53,6 +55,19 @@ async fn a_pause_of_years_lasts_a_day_and_is_ended_by_hand() -> Result<()> {
         told.iter().filter(|event| event["data"]["said"] == "1796000000").collect();
     ensure!(disbelieved.len() == 1, "{told:?}");
 
+    // Those that wait are counted, and those of an earlier release, which had no list of them, once all were looked at.
+    let counted = async || -> Result<Value> { Ok(stage.json(&["status"]).await?["fleet"]["load"].clone()) };
+    let load = counted().await?;
+    ensure!(load["waiting"] == 1, "{load:#}");
+    ensure!(from_now(&load["waiting_until"])? <= SignedDuration::from_hours(1), "{load:#}");
+    for key in stage.keys("sp:{p*}:waiting").await?.iter().map(String::as_str).chain(["sp:waiting-known"]) {
+        stage.redis.command(&["DEL", key]).await?;
+    }
+    ensure!(counted().await?["waiting"] == 0);
+    until_true("all were looked at", SOON, async || stage.redis.text_of("sp:waiting-known").await.is_ok())
+        .await?;
+    ensure!(counted().await?["waiting"] == 1);
+
     // Who asks by hand goes through, and nobody else.
     stage.issue(&["c.example"]).await?;
     ensure!(pauses(&stage).await?.len() == 1);
@@ -62,6 +77,8 @@ async fn a_pause_of_years_lasts_a_day_and_is_ended_by_hand() -> Result<()> {
         stage.until_valid(name).await?;
     }
     ensure!(pauses(&stage).await?.is_empty());
+    let load = counted().await?;
+    ensure!(load["waiting"] == 0 && load["waiting_until"].is_null(), "{load:#}");
     Ok(())
 }
 

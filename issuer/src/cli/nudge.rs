@@ -207,8 +207,16 @@ async fn those_that_fail(
     is_meant: impl Fn(&StoredSite, &Failure) -> bool,
 ) -> Result<Vec<SiteId>, Failed> {
     let troubled = context.store.list_troubled(false, usize::MAX / 2).await.map_err(|e| of_store(&e))?;
+    because(context, &troubled, is_meant).await
+}
+
+async fn because(
+    context: &Context,
+    groups: &[SiteId],
+    is_meant: impl Fn(&StoredSite, &Failure) -> bool,
+) -> Result<Vec<SiteId>, Failed> {
     let mut found = Vec::new();
-    for ids in troubled.chunks(PAGE) {
+    for ids in groups.chunks(PAGE) {
         let stored = context.store.load_sites(ids).await.map_err(|e| of_store(&e))?.sites;
         let meant =
             |stored: &&StoredSite| stored.failure.as_ref().is_some_and(|failure| is_meant(stored, failure));
@@ -217,12 +225,21 @@ async fn those_that_fail(
     Ok(found)
 }
 
-/// With those that wait for a limit or a pause, of which there is no list: every site is looked at.
+/// With those that wait for a limit or a pause. Where not all of these are in their list yet, every site is looked at.
 async fn those_that_fail_or_wait(
     context: &Context,
     is_meant: impl Fn(&StoredSite, &Failure) -> bool,
 ) -> Result<Vec<SiteId>, Failed> {
-    let (mut found, mut after) = (Vec::new(), None::<SiteId>);
+    let mut found = Vec::new();
+    if context.store.is_waiting_known().await.map_err(|e| of_store(&e))? {
+        found = those_that_fail(context, &is_meant).await?;
+        let waiting = context.store.list_waiting().await.map_err(|e| of_store(&e))?;
+        found.extend(because(context, &waiting, &is_meant).await?);
+        found.sort();
+        found.dedup();
+        return Ok(found);
+    }
+    let mut after = None::<SiteId>;
     loop {
         let page = context.store.list_sites(after.as_ref(), PAGE).await.map_err(|e| of_store(&e))?;
         let Some(last) = page.last_id() else { return Ok(found) };

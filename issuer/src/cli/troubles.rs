@@ -74,6 +74,13 @@ pub(super) fn fleet_to_text(fleet: &Value) -> String {
         load["parked"],
         if ready.is_empty() { "nothing".to_owned() } else { ready.join(", ") },
     );
+    if load["waiting"].as_u64().is_some_and(|waiting| waiting > 0) {
+        text.push_str(&format!(
+            "WAITING: {} for a limit or the CA, the first until {}: `issuer limits`\n",
+            load["waiting"],
+            load["waiting_until"].as_str().unwrap_or_default()
+        ));
+    }
     if fleet["has_issuer"] == false && load["groups"].as_u64() != Some(0) {
         text.push_str(&format!("NOBODY WORKS: {NO_DAEMON}\n"));
     }

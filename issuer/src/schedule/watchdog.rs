@@ -53,6 +53,7 @@ impl Node {
 
     async fn watch_once(&self, next_of_fleet: &mut Instant) -> Result<(), StoreError> {
         let noted = self.noted().await?;
+        let mut is_whole = true;
         for partition in Partition::all() {
             if Instant::now() >= *next_of_fleet {
                 let began = Instant::now();
@@ -65,10 +66,14 @@ impl Node {
                 Ok(()) => {}
                 // The claims tell of a partition that can't be worked on.
                 Err(error) if error.is_of_its_keys() => {
+                    is_whole = false;
                     tracing::debug!(error = shared::error::chain(&error), %partition, "not looked over");
                 }
                 Err(error) => return Err(error),
             }
+        }
+        if is_whole && !self.store.is_waiting_known().await? {
+            self.store.note_waiting_known().await?;
         }
         for key in noted.iter().filter(|key| key.starts_with(OF_A_PARTITION)) {
             let is_order = key.contains(":order:");
@@ -173,6 +178,11 @@ impl Node {
             by_disorder.entry(what).or_default().push(id);
         }
         for (disorder, ids) in by_disorder {
+            // Of an earlier release, all that wait.
+            if disorder == Disorder::Uncounted {
+                tracing::info!(sites = ids.len(), "{disorder}: it is now");
+                continue;
+            }
             tracing::warn!(sites = ?ids, what = %disorder, "the schedule was not as it must be, and is again");
             // What is damaged is told record by record; what a queue had that is not there is lost by nobody.
             if matches!(disorder, Disorder::Damaged | Disorder::Empty) {

@@ -93,11 +93,12 @@ pub(super) fn queues(partition: Partition) -> Vec<String> {
 }
 
 /// What else of a partition most of them touch.
-pub(super) fn indexes(partition: Partition) -> [String; 6] {
+pub(super) fn indexes(partition: Partition) -> [String; 7] {
     [
         keys::renewals(partition),
         keys::failing(partition),
         keys::parked(partition),
+        keys::waiting(partition),
         keys::gone(partition),
         keys::retired(partition),
         keys::events(partition),

@@ -61,6 +61,7 @@ impl Store {
             cmd("HLEN").arg(keys::AUDIT_COPIES).clone(),
             cmd("HLEN").arg(keys::NOTIFY_STATE).clone(),
             cmd("STRLEN").arg(keys::NOTIFY_LEADER).clone(),
+            cmd("STRLEN").arg(keys::WAITING_KNOWN).clone(),
         ];
         self.add_of_another_kind(&kinds, &mut found).await?;
         // A hash that is none is met by several of these.

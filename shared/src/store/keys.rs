@@ -14,6 +14,8 @@
 //! | `sp:{pNN}:ready:CLASS` | sorted set | groups that are due, by deadline, s |
 //! | `sp:{pNN}:renewals` | hash | by hour since 1970: groups whose next renewal is planned in it |
 //! | `sp:{pNN}:failing`, `sp:{pNN}:parked` | sorted set | groups that an operator looks for, by since when, ms |
+//! | `sp:{pNN}:waiting` | sorted set | groups that wait for a moment (a limit, the CA), by when they are next looked at, ms |
+//! | `sp:waiting-known` | string | all that wait stand in `waiting`: what an earlier release has left is there, too |
 //! | `sp:{pNN}:feed`, `sp:{pNN}:feed:CHUNK` | sorted sets | groups by the number of their last change, a hundred numbers to a chunk; the chunks there are |
 //! | `sp:{pNN}:feed-state` | hash | `seq`: the number of the last change; `floor`: of the last one that is forgotten |
 //! | `sp:{pNN}:retired` | sorted set | groups that are no longer wanted, by when they are deleted, s |
@@ -93,6 +95,7 @@ pub(super) const CURRENT_KEK: &str = "sp:vault:current";
 pub(super) const ROTATION: &str = "sp:vault:rotation";
 pub(super) const NODES: &str = "sp:nodes";
 pub(super) const AUDIT: &str = "sp:audit";
+pub(super) const WAITING_KNOWN: &str = "sp:waiting-known";
 pub(super) const AUDIT_COPIES: &str = "sp:audit-copies";
 pub(super) const API_TOKENS: &str = "sp:{api}:tokens";
 pub(super) const API_TOKENS_USED: &str = "sp:{api}:used";
@@ -143,6 +146,10 @@ pub(super) fn failing(partition: Partition) -> String {
 
 pub(super) fn parked(partition: Partition) -> String {
     format!("sp:{{{partition}}}:parked")
+}
+
+pub(super) fn waiting(partition: Partition) -> String {
+    format!("sp:{{{partition}}}:waiting")
 }
 
 pub(super) fn retired(partition: Partition) -> String {

@@ -25,6 +25,8 @@ pub enum Disorder {
     Unreadable,
     /// It is wanted, and was not in the list of sites.
     Unlisted,
+    /// The list of those that wait said otherwise than its record. An earlier release has none.
+    Uncounted,
     /// Its record is none. Nothing was done.
     Damaged,
 }
@@ -37,14 +39,22 @@ impl Disorder {
             Self::Empty => "empty",
             Self::Unreadable => "unreadable",
             Self::Unlisted => "unlisted",
+            Self::Uncounted => "uncounted",
             Self::Damaged => "damaged",
         }
     }
 
     fn of(word: &str) -> Option<Self> {
-        [Self::Lost, Self::Twice, Self::Empty, Self::Unreadable, Self::Unlisted, Self::Damaged]
-            .into_iter()
-            .find(|known| known.as_str() == word)
+        let all = [
+            Self::Lost,
+            Self::Twice,
+            Self::Empty,
+            Self::Unreadable,
+            Self::Unlisted,
+            Self::Uncounted,
+            Self::Damaged,
+        ];
+        all.into_iter().find(|known| known.as_str() == word)
     }
 }
 
@@ -56,6 +66,7 @@ impl fmt::Display for Disorder {
             Self::Empty => "a queue had it although there is no such group",
             Self::Unreadable => "its place in the schedule could not be read",
             Self::Unlisted => "it was not in the list of sites",
+            Self::Uncounted => "the list of those that wait was not as its record has it",
             Self::Damaged => "its record is of another kind",
         })
     }
@@ -74,8 +85,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn lists_of_groups(&self, partition: Partition) -> Result<Vec<GroupList>, StoreError> {
-        let all: Vec<String> =
-            [keys::sites(partition), keys::retired(partition)].into_iter().chain(queues(partition)).collect();
+        let all: Vec<String> = [keys::sites(partition), keys::retired(partition), keys::waiting(partition)]
+            .into_iter()
+            .chain(queues(partition))
+            .collect();
         let mut pipeline = redis::Pipeline::new();
         for key in &all {
             pipeline.cmd("ZCARD").arg(key);
@@ -108,11 +121,28 @@ impl Store {
         touched.push(keys::sites(partition));
         touched.push(keys::retired(partition));
         touched.extend(ids.iter().map(|id| keys::site_in(partition, id)));
+        touched.push(keys::waiting(partition));
         let arguments: Vec<&[u8]> = ids.iter().map(String::as_bytes).collect();
         let answer: Vec<String> = self.whole_script(&scripts::MEND_SCHEDULE, touched, &arguments).await?;
         let pairs = answer.chunks_exact(2);
         let mended =
             pairs.filter_map(|pair| Some(Mended { id: pair[0].clone(), what: Disorder::of(&pair[1])? }));
         Ok((mended.collect(), ids))
+    }
+
+    /// Whether everything that waits is in the list of those: an earlier release has left none, which is filled by and by.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_waiting_known(&self) -> Result<bool, StoreError> {
+        self.link.query(cmd("EXISTS").arg(keys::WAITING_KNOWN)).await
+    }
+
+    /// Notes that every group was looked at by a program that keeps that list.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_waiting_known(&self) -> Result<(), StoreError> {
+        self.link.query(cmd("SET").arg(keys::WAITING_KNOWN).arg(1)).await
     }
 }

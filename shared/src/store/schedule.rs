@@ -80,6 +80,10 @@ pub struct Load {
     pub ready: std::collections::BTreeMap<Class, u64>,
     pub failing: u64,
     pub parked: u64,
+    /// Those that wait for a moment: of a limit, of the CA's, of a certificate that is not valid yet.
+    pub waiting: u64,
+    /// The earliest of these moments, by our clock.
+    pub waiting_until: Option<Timestamp>,
 }
 
 impl Field {
@@ -234,6 +238,7 @@ impl Store {
         }
         let mut touched = vec![keys::site(id)];
         touched.extend(queues(id.partition()));
+        touched.extend(indexes(id.partition()));
         let found: i64 = self.confirmed_whole_script(&scripts::NUDGE, touched, &arguments).await?;
         Ok(found == 1)
     }
@@ -267,7 +272,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn load_of_schedule(&self) -> Result<Load, StoreError> {
-        let now_ms = self.now_ms().await?;
+        let clock = self.clock_offset().await?;
+        let now = Timestamp::now();
+        let now_ms = now.saturating_add(clock.ahead).unwrap_or(now).as_millisecond();
         // All at once: where the store is far away, one after the other would take as many times as long.
         let asked = Partition::all().map(async |partition| {
             let mut pipeline = redis::Pipeline::new();
@@ -276,11 +283,13 @@ impl Store {
             pipeline.cmd("ZCOUNT").arg(keys::due(partition)).arg("-inf").arg(now_ms);
             pipeline.cmd("ZCARD").arg(keys::failing(partition));
             pipeline.cmd("ZCARD").arg(keys::parked(partition));
+            pipeline.cmd("ZCARD").arg(keys::waiting(partition));
             for class in Class::ALL {
                 pipeline.cmd("ZCARD").arg(keys::ready(partition, class));
             }
             // One that can't be counted is told by those who work on it (`sp:damaged`).
-            match self.link.pipe::<Vec<u64>>(&pipeline).await {
+            pipeline.cmd("ZRANGE").arg(keys::waiting(partition)).arg(0).arg(0).arg("WITHSCORES");
+            match self.link.pipe::<Vec<redis::Value>>(&pipeline).await {
                 Err(error) if error.is_of_its_keys() => Ok(Err(error)),
                 counts => counts.map(Ok),
             }
@@ -295,9 +304,19 @@ impl Store {
                     continue;
                 }
             };
-            let [groups, scheduled, overdue, failing, parked, ready @ ..] = counts.as_slice() else {
-                return Err(StoreError::corrupt(keys::due(partition), "a count is missing"));
+            let missing = || StoreError::corrupt(keys::due(partition), "a count is missing");
+            let (first, counts) = counts.split_last().ok_or_else(missing)?;
+            let counts: Result<Vec<u64>, _> = counts.iter().map(redis::from_redis_value_ref).collect();
+            let counts = counts.map_err(|e| StoreError::corrupt(keys::due(partition), e))?;
+            let [groups, scheduled, overdue, failing, parked, waiting, ready @ ..] = counts.as_slice() else {
+                return Err(missing());
             };
+            let first: Vec<(Vec<u8>, f64)> = redis::from_redis_value_ref(first)
+                .map_err(|e| StoreError::corrupt(keys::waiting(partition), e))?;
+            let first = first.first().and_then(|(_, ms)| Timestamp::from_millisecond(*ms as i64).ok());
+            load.waiting = load.waiting.saturating_add(*waiting);
+            load.waiting_until =
+                load.waiting_until.into_iter().chain(first.map(|moment| clock.to_ours(moment))).min();
             counted += 1;
             load.groups = load.groups.saturating_add(*groups);
             load.scheduled = load.scheduled.saturating_add(*scheduled);
@@ -330,6 +349,20 @@ impl Store {
         });
         let ids = try_join_all(asked).await?.into_iter().flatten();
         Ok(ids.filter_map(|id| SiteId::parse(&id)).take(limit).collect())
+    }
+
+    /// Groups that wait for a moment. What an earlier release has left may not be there yet: [`Store::is_waiting_known`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list_waiting(&self) -> Result<Vec<SiteId>, StoreError> {
+        let asked = Partition::all().map(async |partition| {
+            let mut range = cmd("ZRANGE");
+            range.arg(keys::waiting(partition)).arg(0).arg(-1);
+            self.read_members(&range).await.map(|ids| ids.found)
+        });
+        let ids = try_join_all(asked).await?.into_iter().flatten();
+        Ok(ids.filter_map(|id| SiteId::parse(&id)).collect())
     }
 
     /// Every group of a partition that fails, or that is parked: those since the longest first.

@@ -19,7 +19,7 @@ end
 for i = 2, 1 + tonumber(ARGV[3]) do drop(KEYS[i]) end
 count_renewal(hour_of(sched), -1)
 unready(id)
-for _, name in ipairs({'due', 'sites', 'retired', 'failing', 'parked'}) do take(base .. name, id) end
+for _, name in ipairs({'due', 'sites', 'retired', 'failing', 'parked', 'waiting'}) do take(base .. name, id) end
 local number = field(key, 'seq')
 if keeps and number then set(key, 'unkept', number) end
 if number then add(base .. 'gone', id, text(now)) end

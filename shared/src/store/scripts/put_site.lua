@@ -52,9 +52,9 @@ for _, group in ipairs(wish.groups) do
       for name, failure in pairs(group.cut) do known[name] = known[name] or failure end
       set(key, 'cut', cjson.encode(known))
     end
-    if group.failure or group.cut then index(group.id) end
     if group.force then set(key, 'force', group.force) end
     wish_for(group.id, group.place, group.wait)
+    if group.failure or group.cut or failure then index(group.id) end
   end
 end
 if wish.numbers ~= '' then set(root, 'groups', wish.numbers) else unset(root, 'groups') end

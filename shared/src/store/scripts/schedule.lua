@@ -131,12 +131,21 @@ local function index_as(name, id, belongs)
   if not belongs then take(key, id) elseif not score(key, id) then add(key, id, text(now)) end
 end
 
--- What an operator looks for is found without reading every group.
+-- Who waits for a moment has not failed. It stands in `waiting`, by when it is next looked at, ms.
+local function is_wait(failure) return failure and string.find(failure, '"waits":true', 1, true) and true or false end
+
+local function index_wait(id, waits)
+  local key = base .. 'waiting'
+  if waits then add(key, id, text(score(due, id) or now)) else take(key, id) end
+end
+
+-- What an operator looks for is found without reading every group. Called once its place is known.
 local function index(id)
   local key = group_key(id)
   local is_wanted, failure = field(key, 'spec'), field(key, 'failure')
-  -- Who waits for a moment has not failed.
-  if failure and string.find(failure, '"waits":true', 1, true) then failure = nil end
+  local waits = is_wait(failure)
+  index_wait(id, is_wanted and waits)
+  if waits then failure = nil end
   index_as('failing', id, is_wanted and (failure or field(key, 'cut')))
   index_as('parked', id, is_wanted and field(key, 'parked'))
 end
