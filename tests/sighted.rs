@@ -165,5 +165,15 @@ async fn what_is_hosted_is_ordered_at_first_sight_and_nothing_else() -> Result<(
     ensure!(stage.json(&["sightings"]).await?["waiting"] == 0);
     until_true("it is served", LIMIT, || std::future::ready(is_served(address, "www.hosted.example")))
         .await?;
+    // Removed, it does not come back with its next visitor.
+    stage.json(&["site", "remove", "www.hosted.example"]).await?;
+    until_true("it is served no more", LIMIT, || {
+        std::future::ready(!is_served(address, "www.hosted.example"))
+    })
+    .await?;
+    let all = denied(&stage).await?;
+    let removed = all.iter().find(|one| one["name"] == "www.hosted.example");
+    ensure!(removed.is_some_and(|one| one["reason"] == "its site was removed"), "{all:#?}");
+    ensure!(stage.json(&["sightings"]).await?["waiting"] == 0);
     Ok(())
 }

@@ -30,7 +30,7 @@ async fn fetches_at_the_first_handshake() -> Result<()> {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/frontends/nginx-lua/signpost.lua");
     let http = format!(
         "lua_package_path \"/usr/share/lua/5.1/?.lua;;\"; lua_shared_dict signpost 4m;\n\
-         init_by_lua_block {{ signpost = dofile(\"{shipped}\"); signpost.fresh = 1 signpost.unknown = 1 }}\n\
+         init_by_lua_block {{ signpost = dofile(\"{shipped}\"); signpost.fresh = 1 signpost.unknown = 1 signpost.patience = 600000 }}\n\
          server {{ listen {} ssl; ssl_certificate {}; ssl_certificate_key {};\n\
          ssl_certificate_by_lua_block {{ signpost.serve(\"{SECRET}\", {port}) }}\n\
          location / {{ return 200; }} }}\n",
@@ -54,9 +54,11 @@ async fn fetches_at_the_first_handshake() -> Result<()> {
     }
     ensure!(scene.served(SHOP, &[]) == Some(renewed.clone()));
 
-    // Certificates with the keys of others, again and again: what was shown last stays.
-    let answered = answer_with_mixed_pairs(&caddy::listen(&scene)?)?;
-    for round in 1..=4 {
+    // Nothing that is no good takes the place of what is known, again and again; and nobody waits for an agent that hangs.
+    let bad = answers_that_are_no_good()?;
+    let last = bad.len() + 1;
+    let answered = answer_in_the_agents_place(&caddy::listen(&scene)?, bad)?;
+    for round in 1..=last {
         until_true("it was asked", SERVED, || {
             let shown = scene.served(SHOP, &[]);
             std::future::ready(shown.is_some() && answered.load(Ordering::Relaxed) >= round)
@@ -67,33 +69,54 @@ async fn fetches_at_the_first_handshake() -> Result<()> {
     nginx.process().assert_running()
 }
 
-/// In the agent's place: each answer is another certificate, with a key that is not its own. Answers how many there were.
-///
-/// The pairs are made beforehand (nginx waits for an answer, but not long), and an nginx that hung up is no reason to end.
-fn answer_with_mixed_pairs(address: &str) -> Result<Arc<AtomicUsize>> {
+/// Each with its head: certificates with the keys of others, half of a pair, pages that are no certificate.
+fn answers_that_are_no_good() -> Result<Vec<Vec<u8>>> {
     let nobody = Authority::new("Nobody")?;
+    let own = PKey::from_rsa(Rsa::generate(2048)?)?;
+    let good =
+        [nobody.issue_server_for(&[SHOP], &own)?.certificate_pem, own.private_key_to_pem_pkcs8()?].concat();
     let foreign = PKey::from_rsa(Rsa::generate(2048)?)?.private_key_to_pem_pkcs8()?;
-    let mut pairs = Vec::new();
+    let answer = |length: usize, body: &[u8]| {
+        [format!("HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes(), body].concat()
+    };
+    let mut answers = vec![
+        answer(good.len(), &good[..good.len() / 2]),
+        answer(good.len(), &good[..good.len() - 1]),
+        answer(good.len() / 2, &good[..good.len() / 2]),
+        answer(0, b""),
+        answer(18, b"<html>Log in</html"),
+        b"rubbish".to_vec(),
+    ];
     for _ in 0..4 {
-        let own = PKey::from_rsa(Rsa::generate(2048)?)?;
-        pairs.push([nobody.issue_server_for(&[SHOP], &own)?.certificate_pem, foreign.clone()].concat());
+        let mixed = [nobody.issue_server_for(&[SHOP], &own)?.certificate_pem, foreign.clone()].concat();
+        answers.push(answer(mixed.len(), &mixed));
     }
+    Ok(answers)
+}
+
+/// Each of these once, and whoever asks then is never answered. Answers how many have asked.
+///
+/// They are made beforehand (nginx waits for an answer, but not long), and an nginx that hung up is no reason to end.
+fn answer_in_the_agents_place(address: &str, answers: Vec<Vec<u8>>) -> Result<Arc<AtomicUsize>> {
     let listener = TcpListener::bind(address)?;
     let answered = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&answered);
     thread::spawn(move || {
-        for (mut stream, pem) in listener.incoming().flatten().zip(pairs.iter().cycle()) {
-            if answer(&mut stream, pem).is_ok() {
-                count.fetch_add(1, Ordering::Relaxed);
+        let (mut answers, mut held) = (answers.into_iter().peekable(), Vec::new());
+        for mut stream in listener.incoming().flatten() {
+            match answers.peek() {
+                Some(text) if answer(&mut stream, text).is_ok() => drop(answers.next()),
+                Some(_) => continue,
+                None => held.push(stream),
             }
+            count.fetch_add(1, Ordering::Relaxed);
         }
     });
     Ok(answered)
 }
 
-fn answer(stream: &mut TcpStream, pem: &[u8]) -> std::io::Result<()> {
+fn answer(stream: &mut TcpStream, text: &[u8]) -> std::io::Result<()> {
     let mut head = [0; 4_096];
     let _ = stream.read(&mut head)?;
-    write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", pem.len())?;
-    stream.write_all(pem)
+    stream.write_all(text)
 }
