@@ -81,8 +81,7 @@ impl Server for Hook {
         let message =
             serde_json::to_vec(&Message { changed, removed }).map_err(|error| failed(error.into()))?;
         let command = &self.settings.command;
-        run(command, &message, command::OTHER)
-            .map_err(|error| ServerError::Reload { command: command.join(" "), output: error.to_string() })?;
+        run(command, &message, command::OTHER).map_err(|error| ServerError::of_telling(command, error))?;
         if !view.directory.of_adapter(NAME).exists() {
             view.directory.make_directory(&view.directory.of_adapter(NAME)).map_err(failed)?;
         }

@@ -29,6 +29,7 @@ use crate::{
     sightings::Sightings,
     wire::ItemId,
 };
+use command::CommandError;
 use shared::domain::TlsPolicy;
 use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -139,6 +140,9 @@ pub(crate) enum ServerError {
     Hung { command: String, reason: String },
     #[error("{command} failed: {output}")]
     Reload { command: String, output: String },
+    /// As [`ServerError::Reload`], after a while that nobody waits for in every pass.
+    #[error("{command} hangs: {reason}")]
+    Stuck { command: String, reason: String },
     #[error("haproxy: nobody answers at {0}; when it starts, it reads the list")]
     Unreachable(PathBuf, #[source] io::Error),
     #[error("haproxy does not do what it is told, {command}: {answer}")]
@@ -147,6 +151,17 @@ pub(crate) enum ServerError {
         "haproxy: {failed} certificates that are gone are still served, the first of them because {first}"
     )]
     NotLetGo { failed: usize, first: String },
+}
+
+impl ServerError {
+    /// What became of a command that tells a server of something.
+    fn of_telling(command: &[String], error: CommandError) -> Self {
+        let command = command.join(" ");
+        match error {
+            CommandError::Failed(output) => Self::Reload { command, output },
+            hung @ CommandError::Hung(..) => Self::Stuck { command, reason: hung.to_string() },
+        }
+    }
 }
 
 /// A server that is to be asked on this machine can't listen.

@@ -21,10 +21,11 @@ impl Nginx {
         Self(Reloader::new("nginx", test, reload, min_reload_seconds))
     }
 
-    /// With less time for its test.
+    /// With less time for its commands.
     #[cfg(test)]
     pub(super) fn hurried(mut self, patience: std::time::Duration) -> Self {
         self.0.patience = patience;
+        self.0.reload_patience = patience;
         self
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Reloader {
     pub(super) reload: Vec<String>,
     /// Until the test has to be done.
     pub(super) patience: Duration,
+    /// Until the reload has.
+    pub(super) reload_patience: Duration,
     /// Between two reloads, seconds; 0: no pause at all.
     pub(super) min_seconds: u64,
     /// When it was reloaded last, and how long it has to be left alone from then on.
@@ -47,7 +49,15 @@ impl Reloader {
         reload: Vec<String>,
         min_seconds: u64,
     ) -> Self {
-        Self { server, test, reload, patience: command::TEST, min_seconds, reloaded: None }
+        Self {
+            server,
+            test,
+            reload,
+            patience: command::TEST,
+            reload_patience: command::OTHER,
+            min_seconds,
+            reloaded: None,
+        }
     }
 
     pub(super) fn differs(&self, directory: &Directory, wanted: &[Wanted]) -> bool {
@@ -108,7 +118,7 @@ impl Reloader {
     /// `place` is told what the first file holds whenever it was written.
     ///
     /// # Errors
-    /// [`ServerError::Refused`] and [`ServerError::Hung`] after the former files are back; [`ServerError::Reload`] with the new ones in place, so that a
+    /// [`ServerError::Refused`] and [`ServerError::Hung`] after the former files are back; [`ServerError::Reload`] and [`ServerError::Stuck`] with the new ones in place, so that a
     /// reload is owed.
     pub(super) fn apply(
         &mut self,
@@ -132,10 +142,8 @@ impl Reloader {
             return Err(error);
         }
         files.forget_former().map_err(|error| ServerError::Write(self.server, error))?;
-        run(&self.reload, &[], command::OTHER).map_err(|error| ServerError::Reload {
-            command: self.reload.join(" "),
-            output: error.to_string(),
-        })?;
+        run(&self.reload, &[], self.reload_patience)
+            .map_err(|error| ServerError::of_telling(&self.reload, error))?;
         self.reloaded = match self.min_seconds {
             0 => None,
             least => Some((Instant::now(), Duration::from_secs(least).max(started.elapsed() * REST))),

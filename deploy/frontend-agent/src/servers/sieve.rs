@@ -24,14 +24,14 @@ const TRY_AGAIN: Duration = Duration::from_secs(600);
 const MOST_TESTS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server whose test does not end is left alone for so long, twice as long each time, and at most for so long.
+/// A server whose command does not end is left alone for so long, twice as long each time, and at most for so long.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(900);
 
 /// A web server with what it takes.
 pub(crate) struct Shown {
     server: Box<dyn Server>,
-    /// Its test did not end when it was last asked.
+    /// One of its commands did not end when it was last run.
     hung: Option<Hang>,
     first_pause: Duration,
     refused: BTreeMap<Arc<str>, Refusal>,
@@ -43,8 +43,10 @@ pub(crate) struct Shown {
     found: Option<Instant>,
 }
 
-/// A test that did not end.
+/// A command that did not end.
 struct Hang {
+    /// Whether it only tests.
+    is_test: bool,
     command: String,
     reason: String,
     pause: Duration,
@@ -129,7 +131,7 @@ impl Shown {
         self.server.differs(&View { names: &choice.names, former: Some(&choice.former), ..*view })
     }
 
-    /// With less patience for one whose test does not end.
+    /// With less patience for one whose command does not end.
     #[cfg(test)]
     pub(super) const fn resting(mut self, pause: Duration) -> Self {
         self.first_pause = pause;
@@ -147,7 +149,7 @@ impl Shown {
         self.refused.retain(|name, refusal| refusal.stands(name, view));
         let (mut choice, unfit) = self.choice(view);
         if let Some(hang) = self.hung.as_ref().filter(|hang| Instant::now() < hang.next) {
-            let told = ServerError::Hung { command: hang.command.clone(), reason: hang.reason.clone() };
+            let told = hang.to_error();
             return self.sifted(Err(told), None, unfit);
         }
         let is_refused =
@@ -203,13 +205,19 @@ impl Shown {
     /// Whoever waits in vain once need not in every pass.
     fn note_hang(&mut self, applied: Result<Applied, ServerError>) -> Result<Applied, ServerError> {
         let before = self.hung.take();
-        let Err(ServerError::Hung { command, reason }) = applied else { return applied };
+        let (command, reason, is_test) = match applied {
+            Err(ServerError::Hung { command, reason }) => (command, reason, true),
+            Err(ServerError::Stuck { command, reason }) => (command, reason, false),
+            other => return other,
+        };
         let pause = before.map_or(self.first_pause, |hang| (hang.pause * 2).min(LONGEST_PAUSE));
         let next = Timestamp::now() + pause;
         let reason = format!("{reason}; it is tried again after {}", next.strftime("%F %H:%M:%S UTC"));
         let next = Instant::now() + pause;
-        self.hung = Some(Hang { command: command.clone(), reason: reason.clone(), pause, next });
-        Err(ServerError::Hung { command, reason })
+        let hang = Hang { is_test, command, reason, pause, next };
+        let told = hang.to_error();
+        self.hung = Some(hang);
+        Err(told)
     }
 
     fn is_time_to_try_again(&self) -> bool {
@@ -312,6 +320,16 @@ impl Shown {
             self.refused.insert(name, Refusal { id, directory, reason, is_tried, instead, former });
         }
         Ok(is_known.then(|| (good, policy.cloned())))
+    }
+}
+
+impl Hang {
+    fn to_error(&self) -> ServerError {
+        let (command, reason) = (self.command.clone(), self.reason.clone());
+        match self.is_test {
+            true => ServerError::Hung { command, reason },
+            false => ServerError::Stuck { command, reason },
+        }
     }
 }
 

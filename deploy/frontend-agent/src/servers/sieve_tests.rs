@@ -192,15 +192,24 @@ fn a_test_that_hangs_is_ended_and_says_nothing_about_names() {
 
 #[test]
 fn whoever_waited_in_vain_does_not_in_every_pass() {
-    let mut world = World::new("sleep 500");
-    world.shown = Shown::new(Box::new(Nginx::new(world.commands.clone()).hurried(Duration::from_secs(1))));
-    let mut told = Vec::new();
-    for names in [&["a.example"][..], &["a.example", "b.example"]] {
-        told.push(world.show(names, None, None).applied.unwrap_err().to_string());
-        assert_eq!(world.tests(), 1);
+    let words = ["sh", "-c", "sleep 500"].map(str::to_owned);
+    for (test, is_former_back) in [("sleep 500", true), ("", false)] {
+        let mut world = World::new(test);
+        if !is_former_back {
+            world.commands.reload = words.to_vec();
+        }
+        let nginx = Nginx::new(world.commands.clone()).hurried(Duration::from_secs(1));
+        world.shown = Shown::new(Box::new(nginx));
+        let mut told = Vec::new();
+        for names in [&["a.example"][..], &["a.example", "b.example"]] {
+            told.push(world.show(names, None, None).applied.unwrap_err().to_string());
+            assert_eq!(world.tests(), 1);
+        }
+        assert!(told[0].contains("hangs") && told[0].contains("tried again after 20"), "{told:?}");
+        assert_eq!(told[0], told[1], "it is one problem");
+        assert_eq!(told[0].contains("the former configuration is back"), is_former_back, "{told:?}");
+        assert_eq!(world.read("map.conf").is_empty(), is_former_back);
     }
-    assert!(told[0].contains("hangs") && told[0].contains("tried again after 20"), "{told:?}");
-    assert_eq!(told[0], told[1], "it is one problem");
 }
 
 #[test]
