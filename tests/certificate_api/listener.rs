@@ -88,5 +88,15 @@ async fn a_frontend_that_went_away_waits_no_longer() -> Result<()> {
     let started = Instant::now();
     let answer = harness::raw_http::read_answer(&mut half, false)?.context("no answer")?;
     ensure!(answer.status == 200 && started.elapsed() < Duration::from_secs(8), "{answer:?}");
+    // A head that is none is refused in the form that everything else is.
+    for (status, error, head) in [
+        (400, "bad-request", "GET /v1/certificates HTTP/1.1\r\n\r\n".to_owned()),
+        (431, "too-large", format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(120))),
+    ] {
+        let mut stream = fleet.connect(daemon.address, &edge)?;
+        let answer = harness::raw_http::exchange(&mut stream, head.as_bytes())?.context("no answer")?;
+        let body: Value = serde_json::from_slice(&answer.body).with_context(|| format!("{answer:?}"))?;
+        ensure!(answer.status == status && body["error"] == error, "{answer:?}");
+    }
     Ok(())
 }
