@@ -355,20 +355,47 @@ async fn in_one_queue_each(stage: &Stage, backing: &Backing, sites: usize) -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn four_daemons_five_hundred_dual_sites() -> Result<()> {
-    race(Backing::Single, StageOptions::default(), 500, 0x5EED).await
+async fn four_daemons_a_hundred_dual_sites() -> Result<()> {
+    race(Backing::Single, StageOptions::default(), 100, 0x5EED).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_primary_dies_three_times_under_sentinel() -> Result<()> {
-    let store = SentinelStore::start().await?;
-    let options = StageOptions { store_url: Some(store.url()), ..StageOptions::default() };
-    race(Backing::Sentinel(store), options, 120, 0xDEAD).await
+    under_sentinel(50).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_loses_a_primary() -> Result<()> {
+    in_a_cluster(50).await
+}
+
+async fn under_sentinel(sites: usize) -> Result<()> {
+    let store = SentinelStore::start().await?;
+    let options = StageOptions { store_url: Some(store.url()), ..StageOptions::default() };
+    race(Backing::Sentinel(store), options, sites, 0xDEAD).await
+}
+
+async fn in_a_cluster(sites: usize) -> Result<()> {
     let cluster = Cluster::start().await?;
     let options = StageOptions { store_url: Some(cluster.url()?), ..StageOptions::default() };
-    race(Backing::Cluster(cluster), options, 120, 0xBEEF).await
+    race(Backing::Cluster(cluster), options, sites, 0xBEEF).await
+}
+
+mod long {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn four_daemons_five_hundred_dual_sites() -> Result<()> {
+        race(Backing::Single, StageOptions::default(), 500, 0x5EED).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_primary_dies_three_times_under_sentinel() -> Result<()> {
+        under_sentinel(120).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_cluster_loses_a_primary() -> Result<()> {
+        in_a_cluster(120).await
+    }
 }

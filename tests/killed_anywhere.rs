@@ -75,7 +75,20 @@ async fn killed_at_every_write(moment: Moment) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dual_pair_before_and_after_each_answer() -> Result<()> {
+async fn a_dual_pair_right_after_each_answer() -> Result<()> {
+    killed_within_a_dual_pair(&[Moment::PassedOn]).await
+}
+
+mod long {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dual_pair_before_and_after_each_answer() -> Result<()> {
+        killed_within_a_dual_pair(&[Moment::Answered, Moment::PassedOn]).await
+    }
+}
+
+async fn killed_within_a_dual_pair(moments: &[Moment]) -> Result<()> {
     let stage = warm().await?;
     let states = ["planned", "ordered", "challenged", "ready", "finalizing", "issued", "stored"];
     let mut number = 0;
@@ -83,7 +96,7 @@ async fn a_dual_pair_before_and_after_each_answer() -> Result<()> {
         let around = [("publish", vec![publish()]), ("settlement", vec![settle()])];
         let of_slot = writes(slot).into_iter().filter(|(word, _)| states.contains(word));
         for (word, containing) in of_slot.chain(around) {
-            for moment in [Moment::Answered, Moment::PassedOn] {
+            for &moment in moments {
                 let name = format!("d{number}.example");
                 number += 1;
                 let fuse = killing(&stage, &containing, moment);

@@ -129,7 +129,7 @@ async fn no_key_leaves_its_scope_whatever_the_names_and_patterns() -> Result<()>
     let mut dice = Dice(20_261_128);
     let mut sites: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
     let mut taken = BTreeSet::new();
-    while sites.len() < 60 {
+    while sites.len() < 40 {
         let mut names: Vec<String> = (0..=dice.below(3)).map(|_| dice.name()).collect();
         names.sort();
         names.dedup();
@@ -147,7 +147,7 @@ async fn no_key_leaves_its_scope_whatever_the_names_and_patterns() -> Result<()>
     let all: Vec<&String> = sites.keys().collect();
     let body = json!({ "ids": all }).to_string();
     let (mut seen, mut unseen) = (0, 0);
-    for number in 0..30 {
+    for number in 0..20 {
         let patterns: Vec<String> = (0..dice.below(3)).map(|_| dice.pattern()).collect();
         let tags: Vec<String> = (0..dice.below(3) / 2).map(|_| dice.tag()).collect();
         let (of, with): (Vec<&str>, Vec<&str>) =
