@@ -32,6 +32,7 @@ mod limits_arithmetic;
 mod limits_days;
 mod limits_month;
 mod listeners;
+mod no_answers;
 mod no_key_in_the_store;
 mod odd_objects;
 mod on_the_way;

@@ -4,6 +4,7 @@ use super::{
     account_key::AccountKey,
     answer::Answer,
     client::Client,
+    directory::are_on_one_server,
     eab::ExternalAccountBinding,
     identity::{Identity, Keeper},
     jws::{self, Jws, Signatory},
@@ -172,6 +173,11 @@ impl Account {
     #[must_use]
     pub fn by_hand(self) -> Self {
         Self { client: self.client.by_hand(), ..self }
+    }
+
+    /// Whether a URL is on a server of the CA, as far as its directory and the account's own URL tell.
+    pub fn names_the_server_of(&self, url: &str) -> bool {
+        self.client.names_the_server_of(url) || are_on_one_server(&self.url(), url)
     }
 
     /// The account as the CA knows it now.

@@ -3,7 +3,7 @@
 use super::{
     account_key::{AccountKey, KeyError},
     answer::Answer,
-    directory::Directory,
+    directory::{Directory, are_on_one_server},
     jws::{self, Signatory},
     moments::Moment,
     nonce::{Nonce, NoncePool},
@@ -225,6 +225,12 @@ impl Client {
         }
     }
 
+    /// Whether a URL is on a server of the CA: the directory's, or one that the directory names.
+    pub(super) fn names_the_server_of(&self, url: &str) -> bool {
+        are_on_one_server(&self.inner.directory_url, url)
+            || self.known_directory().is_some_and(|directory| directory.names_the_server_of(url))
+    }
+
     async fn send(&self, url: &str, what: Send) -> Result<Reply, RequestError> {
         let endpoint = pacing::endpoint_of(url, &self.inner.directory_url, self.known_directory().as_deref());
         let tries = match &self.inner.pacer {
@@ -246,7 +252,10 @@ impl Client {
         }
         if let Some(pacer) = &self.inner.pacer {
             match (reply.status, reply.retry_after) {
-                (503, Some(pause)) if !pause.is_zero() => pacer.pause(endpoint, pause).await,
+                // What a single order names speaks for nobody else.
+                (503, Some(pause)) if !pause.is_zero() && self.names_the_server_of(url) => {
+                    pacer.pause(endpoint, pause).await;
+                }
                 (503, _) => {}
                 _ if tries => pacer.resume(endpoint).await,
                 _ => {}

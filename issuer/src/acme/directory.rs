@@ -35,6 +35,22 @@ impl Wire for Directory {
     const MEMBERS: &'static [&'static str] = &["newOrder", "newNonce", "newAccount"];
 }
 
+impl Directory {
+    /// Whether a URL is on a server that the directory names.
+    pub fn names_the_server_of(&self, url: &str) -> bool {
+        let always = [&self.new_nonce, &self.new_account, &self.new_order].into_iter();
+        let some =
+            [&self.new_authz, &self.revoke_cert, &self.key_change, &self.renewal_info].into_iter().flatten();
+        always.chain(some).any(|named| are_on_one_server(named, url))
+    }
+}
+
+/// Whether two URLs have scheme, host and port in common.
+pub(super) fn are_on_one_server(one: &str, other: &str) -> bool {
+    let origin = |url: &str| reqwest::Url::parse(url).ok().map(|url| url.origin());
+    origin(one).is_some_and(|one| origin(other).as_ref() == Some(&one))
+}
+
 /// What the CA says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -110,6 +126,21 @@ mod tests {
         let directory: Directory = serde_json::from_str(bare).unwrap();
         assert_eq!((directory.renewal_info, directory.meta), (None, Meta::default()));
         assert!(serde_json::from_str::<Directory>(r#"{"newNonce":"https://a/n"}"#).is_err());
+    }
+
+    #[test]
+    fn a_server_is_known_by_scheme_host_and_port() {
+        let own = "https://ca.example/dir";
+        for (url, is_one) in [
+            ("https://ca.example/authZ/1", true),
+            ("https://CA.example:443/authZ/1", true),
+            ("https://ca.example:1/authZ/1", false),
+            ("http://ca.example/authZ/1", false),
+            ("https://no-such-host.invalid/f", false),
+            ("no URL", false),
+        ] {
+            assert_eq!(are_on_one_server(own, url), is_one, "{url}");
+        }
     }
 
     #[test]

@@ -187,6 +187,18 @@ impl RequestError {
             || self.status().is_none_or(|status| status >= 500 || matches!(status, 408 | 425))
     }
 
+    /// Who was asked, where it is not the CA that has answered.
+    pub fn silent_url(&self) -> Option<&str> {
+        match self {
+            Self::Transport { url, .. }
+            | Self::Body { url, from_ca: false, .. }
+            | Self::Malformed { url, .. }
+            | Self::Chain { url, .. }
+            | Self::TooLong { url, .. } => Some(url),
+            _ => None,
+        }
+    }
+
     /// Whether somebody has answered, and nobody knows what it means: what the CA has by now tells, and nothing else.
     pub fn is_doubtful(&self) -> bool {
         self.problem().is_none() && self.may_have_acted()

@@ -3,7 +3,7 @@
 
 use super::{
     directory::{learn_chain_top, tell_of_lone_leaf, tell_of_short_life},
-    look::{Look, Until, of_what_is_there, refused},
+    look::{Look, Until},
     patience::write,
     refusal::may_blame_profile,
     steps::Work,
@@ -123,7 +123,7 @@ impl Work<'_> {
             };
             match error.kind() {
                 // The key was refused for good: another one, for the same order.
-                Some(ProblemKind::BadCsr | ProblemKind::BadPublicKey) => return Err(refused(error)),
+                Some(ProblemKind::BadCsr | ProblemKind::BadPublicKey) => return Err(self.refused(&error)),
                 _ if order.order.profile.is_some() && may_blame_profile(&error, &order.order.names) => {
                     // Which the CA counts anew.
                     drop(self.held().take());
@@ -172,7 +172,7 @@ impl Work<'_> {
         urls: Vec<String>,
     ) -> Result<StoredOrder, Verdict> {
         let authorizations = self.authorizations(&urls).await;
-        let authorizations = authorizations.map_err(of_what_is_there)?;
+        let authorizations = authorizations.map_err(|error| self.of_what_is_there(error))?;
         let lacking: Vec<String> = authorizations
             .iter()
             .filter(|(_, authorization)| authorization.status != AuthorizationStatus::Valid)
@@ -201,7 +201,7 @@ impl Work<'_> {
 
     /// The order is ready still, and the CA refused to finalize it. Where names are to blame, it is of no use with them.
     fn not_finalized(&self, order: &StoredOrder, error: &RequestError) -> Verdict {
-        let verdict = Verdict::from_order(error, &order.order.names);
+        let verdict = self.laid_to_the_server(error, Verdict::from_order(error, &order.order.names));
         match verdict.culprits.is_empty() {
             true if error.is_final() => verdict.keeping_the_order().leading_nowhere(),
             true => verdict.keeping_the_order(),
@@ -331,9 +331,9 @@ impl Work<'_> {
                 Ok(Look::Valid { certificate_url }) if certificate_url == issued.certificate_url => {
                     lost(&error)
                 }
-                _ => of_what_is_there(error),
+                _ => self.of_what_is_there(error),
             },
-            _ => of_what_is_there(error),
+            _ => self.of_what_is_there(error),
         }
     }
 

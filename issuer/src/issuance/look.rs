@@ -85,7 +85,7 @@ impl Work<'_> {
     pub(super) async fn look(&self, order_url: &str) -> Result<Look, Verdict> {
         let order = match self.fetch(order_url).await {
             Err(error) if error.is_gone() => return Ok(Look::Gone),
-            answer => answer.map_err(of_what_is_there)?.value,
+            answer => answer.map_err(|error| self.of_what_is_there(error))?.value,
         };
         self.found(order).await
     }
@@ -131,7 +131,7 @@ impl Work<'_> {
             tokio::time::sleep(wait.pause(look, asked)).await;
             let answer = match self.fetch(order_url).await {
                 Err(error) if error.is_gone() => return Ok(Look::Gone),
-                answer => answer.map_err(of_what_is_there)?,
+                answer => answer.map_err(|error| self.of_what_is_there(error))?,
             };
             let order = answer.value;
             let done = !until.waits(&order);
@@ -226,6 +226,25 @@ impl Work<'_> {
         }
     }
 
+    /// The verdict on a refusal at a URL that the CA has named for the order.
+    pub(super) fn refused(&self, error: &RequestError) -> Verdict {
+        self.laid_to_the_server(error, Verdict::from_request(error))
+    }
+
+    /// The verdict on a refusal of what the CA has made. It may come to its senses, for a few runs.
+    pub(super) fn of_what_is_there(&self, error: RequestError) -> Verdict {
+        let verdict = self.refused(&error).keeping_the_order();
+        if error.is_final() { verdict.leading_nowhere() } else { verdict }
+    }
+
+    /// What a server says, or fails to say, that the CA names for one order alone is laid to that order.
+    pub(super) fn laid_to_the_server(&self, error: &RequestError, verdict: Verdict) -> Verdict {
+        match error.silent_url() {
+            Some(url) if !self.account.names_the_server_of(url) => verdict.elsewhere(),
+            _ => verdict,
+        }
+    }
+
     /// The verdict on authorizations, at least one of which has a problem.
     pub(super) fn failed(&self, authorizations: &[(String, Authorization)]) -> Verdict {
         let failed = authorizations.iter().filter_map(|(_, authorization)| {
@@ -263,17 +282,6 @@ where
         }
     }
     Ok(answers.into_iter().flatten().collect())
-}
-
-pub(super) fn refused(error: RequestError) -> Verdict {
-    Verdict::from_request(&error)
-}
-
-/// The verdict on a refusal of what the CA has made. It may come to its senses, for a few runs.
-pub(super) fn of_what_is_there(error: RequestError) -> Verdict {
-    let is_final = error.is_final();
-    let verdict = refused(error).keeping_the_order();
-    if is_final { verdict.leading_nowhere() } else { verdict }
 }
 
 /// The name of each authorization of an order. One that can't be read is the one that no other is for.

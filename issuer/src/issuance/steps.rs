@@ -3,7 +3,7 @@
 use super::{
     Issuance,
     issuing::unsettled,
-    look::{Look, Until, at_once, names_of, of_what_is_there, refused},
+    look::{Look, Until, at_once, names_of},
     patience::{Age, Pauses, ask, write},
     progress::Timeline,
     proofs::{Proofs, is_over_http},
@@ -231,7 +231,7 @@ impl<'a> Work<'a> {
         }
         let authorizations = match self.authorizations(&urls).await {
             Err(error) if error.is_gone() => return self.start_over(order).await,
-            answer => answer.map_err(refused)?,
+            answer => answer.map_err(|error| self.refused(&error))?,
         };
         let names = names_of(&authorizations, &order.order.names)?;
         let mut tokens = Vec::new();
@@ -363,7 +363,7 @@ impl<'a> Work<'a> {
         let at: Vec<AuthorizationRef> = tokens.iter().map(|published| published.at.clone()).collect();
         let age = self.age();
         let answers = at_once(at, &self.account, move |account, at| answer_one(account, at, age));
-        let answers = answers.await.map_err(of_what_is_there)?;
+        let answers = answers.await.map_err(|error| self.of_what_is_there(error))?;
         let asked = answers.iter().filter_map(|(asked, _)| *asked).max();
         Ok((asked, answers.iter().any(|(_, has_failed)| *has_failed)))
     }

@@ -155,6 +155,13 @@ impl Verdict {
         Self { prospect: Prospect::Nowhere, ..self }
     }
 
+    /// It was asked for where the CA has nothing else.
+    #[must_use]
+    pub(super) fn elsewhere(self) -> Self {
+        let remedy = "the CA names this server for this order, and nowhere else: ask the CA; after a few tries it is ordered anew";
+        Self { remedy: remedy.to_owned(), ..self }.about(About::Order)
+    }
+
     #[must_use]
     pub(super) fn until_its_time(self) -> Self {
         Self { prospect: Prospect::Early, ..self }
