@@ -70,7 +70,11 @@ async fn an_order_is_finished_whatever_answers_look_like() -> Result<()> {
         ),
         ("nameless", Endpoint::Authorization, with("identifier", serde_json::Value::Null)),
         ("unencrypted", Endpoint::NewOrder, with("finalize", "http://127.0.0.1:1/f".into())),
-        ("nowhere", Endpoint::NewOrder, with("authorizations", serde_json::json!(["no/URL:at all", 7]))),
+        (
+            "nowhere",
+            Endpoint::NewOrder,
+            with("authorizations", serde_json::json!(["http://127.0.0.1:1/a", 7])),
+        ),
         (
             "path",
             Endpoint::NewOrder,
@@ -150,5 +154,12 @@ async fn what_is_refused_is_not_ordered_again_at_once() -> Result<()> {
         ensure!(asked.count() == 1, "{word}: asked {} times", asked.count());
         ensure!(code == 1 || run.stderr.contains(" UTC"), "{}", run.stderr);
     }
+    // One kind of key is not to the CA's taste; the other is.
+    let refusal = Action::problem(400, "badCSR", "no such keys here");
+    stage.proxy.add_rule(Rule::on(Endpoint::Finalize).for_name("keys.example").nth(1).does(refusal));
+    stage.run_issue(&["--dual", "keys.example"]).await?.with_code(1)?;
+    let site = stage.site("keys.example").await?;
+    ensure!(site["certificates"].as_array().is_some_and(|all| all.len() == 1), "{site:#}");
+    ensure!(site["certificates"][0]["key_type"] == "rsa-2048", "{site:#}");
     Ok(())
 }

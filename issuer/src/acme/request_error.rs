@@ -187,11 +187,11 @@ impl RequestError {
             || self.status().is_none_or(|status| status >= 500 || matches!(status, 408 | 425))
     }
 
-    /// Who was asked, where it is not the CA that has answered.
+    /// Who was asked, where no problem document came back.
     pub fn silent_url(&self) -> Option<&str> {
         match self {
             Self::Transport { url, .. }
-            | Self::Body { url, from_ca: false, .. }
+            | Self::Body { url, .. }
             | Self::Malformed { url, .. }
             | Self::Chain { url, .. }
             | Self::TooLong { url, .. } => Some(url),

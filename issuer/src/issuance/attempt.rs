@@ -10,7 +10,7 @@ use super::{
     publication::promote_what_is_due,
     renewal::{Follows, Oracle, Renewals},
     site::{Published, Urge, lacking, merged, orderable, published},
-    verdict::Prospect,
+    verdict::{About, Prospect},
 };
 use crate::acme::RequestCounter;
 use jiff::Timestamp;
@@ -48,8 +48,6 @@ pub(super) struct Tally {
     pub(super) done: Vec<(Slot, Option<CertificateId>)>,
     /// The names of the certificate that this attempt has brought.
     pub(super) issued: Option<NameSet>,
-    /// The key type whose order failed.
-    pub(super) failed: Option<Slot>,
     /// Slots whose certificate the CA did not take for one that is replaced.
     pub(super) nameless: Vec<Slot>,
     pub(super) proofs: Proofs,
@@ -87,7 +85,6 @@ impl<'a> Attempt<'a> {
             before: BTreeMap::new(),
             done: Vec::new(),
             issued: None,
-            failed: None,
             nameless: Vec::new(),
             untouched: false,
             nothing_left: false,
@@ -207,9 +204,14 @@ impl<'a> Attempt<'a> {
                     names = names.map(|_| rest);
                 }
                 Err(verdict) => {
-                    tally.failed = Some(slot);
+                    if !verdict.keep_order {
+                        tally.done.push((slot, None));
+                    }
+                    let is_of_the_key = verdict.about == About::Key;
                     failed = Some(verdict);
-                    break;
+                    if !is_of_the_key {
+                        break;
+                    }
                 }
             }
         }
@@ -224,9 +226,6 @@ impl<'a> Attempt<'a> {
         if let Some(verdict) = failed {
             let is_limit = verdict.class == FailureClass::Limit && verdict.wait.is_some();
             let waits = is_limit || verdict.prospect == Prospect::Early;
-            if !verdict.keep_order {
-                tally.done.extend(tally.failed.map(|slot| (slot, None)));
-            }
             return if waits {
                 let before = tally.stored.failure.as_ref();
                 let mut failure = verdict.to_failure(before, Timestamp::now());

@@ -201,7 +201,7 @@ impl Verdict {
                 "the CA takes no such key or request: read its words; the next order is made with a new key, and `issuer site set NAME \
                  --key-type` asks for another kind",
             )
-            .about(About::Order),
+            .about(About::Key),
             _ if error.is_limit() => limit(what),
             _ => match error.fault() {
                 Fault::Ca => Self::new(Fault::Ca, FailureClass::Ca, what, "wait: the fault is the CA's")
@@ -334,8 +334,8 @@ mod tests {
             (429, "rateLimited", "", About::Limit),
             (400, "rateLimited", "", About::Limit),
             (429, "somethingNew", "", About::Limit),
-            (400, "badCSR", "", About::Order),
-            (400, "badPublicKey", "", About::Order),
+            (400, "badCSR", "", About::Key),
+            (400, "badPublicKey", "", About::Key),
             (500, "serverInternal", "", About::Ca),
             (403, "orderNotReady", "", About::Ca),
             (400, "malformed", "", About::Program),

@@ -20,8 +20,10 @@ const PATIENCE_FOR_A_DOMAIN: Duration = Duration::from_secs(600);
 pub enum About {
     /// Names of the order: their DNS, their servers, their CAA records, or what the CA's policy says of them.
     Names,
-    /// This order and no other: its profile, its key, what it replaces, its certificate.
+    /// This order and no other: its profile, what it replaces, its certificate.
     Order,
+    /// The kind of this order's key: what another key's order comes to is another matter.
+    Key,
     /// The account, or this order: the CA's words don't tell. It is asked for the account before anybody is held back.
     AccountOrOrder,
     Account,
@@ -158,7 +160,8 @@ impl Verdict {
     /// It was asked for where the CA has nothing else.
     #[must_use]
     pub(super) fn elsewhere(self) -> Self {
-        let remedy = "the CA names this server for this order, and nowhere else: ask the CA; after a few tries it is ordered anew";
+        let remedy = "the CA names this server for this order, and nowhere else: ask the CA; after some hours it is ordered anew, and with \
+                      `issuer retry --new-order NAME` at once";
         Self { remedy: remedy.to_owned(), ..self }.about(About::Order)
     }
 

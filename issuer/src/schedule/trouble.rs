@@ -91,7 +91,9 @@ impl Troubles {
                     fault(&mut known, of_account, site, verdict, 1)
                 }
                 // The CA has looked at the order, for this account: both work.
-                About::Names | About::Order if verdict.said_by_ca => ended(&mut known, [of_account, of_ca]),
+                About::Names | About::Order | About::Key if verdict.said_by_ca => {
+                    ended(&mut known, [of_account, of_ca])
+                }
                 _ => learned_nothing(&mut known, [of_account, of_ca], site),
             },
             _ => learned_nothing(&mut known, [of_account, of_ca], site),
@@ -253,7 +255,9 @@ mod tests {
     fn what_is_about_a_site_is_nobodys_trouble() {
         let troubles = Troubles::default();
         for number in 0..100 {
-            for about in [About::Names, About::Order, About::Limit, About::Network, About::Program] {
+            for about in
+                [About::Names, About::Order, About::Key, About::Limit, About::Network, About::Program]
+            {
                 assert_eq!(troubles.learn("a", "x", &site(number), &failed(about)), Change::None);
             }
         }
