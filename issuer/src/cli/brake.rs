@@ -89,7 +89,11 @@ pub(super) async fn resume(arguments: &Resume, config: Config, output: &Output) 
     let (what, scope) = arguments.which.parts();
     let released = context.store.release_brake(what, &scope).await.map_err(|e| of_store(&e))?;
     if !released {
-        let message = format!("{what} is not stopped for {}", scope.in_words());
+        let on = context.store.list_brakes().await.map_err(|e| of_store(&e))?.found;
+        let on: Vec<String> =
+            on.iter().map(|brake| format!("{} for {}", brake.what, brake.scope.in_words())).collect();
+        let stopped = if on.is_empty() { "nothing".to_owned() } else { on.join(", ") };
+        let message = format!("{what} is not stopped for {}; stopped: {stopped}", scope.in_words());
         return Err(Failed::new(Exit::NotFound, "not-found", message));
     }
     let said = format!("{what} goes on for {}", scope.in_words());

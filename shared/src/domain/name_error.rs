@@ -21,7 +21,7 @@ pub enum NameError {
     #[error("{0:?} needs at least one dot: a CA issues nothing for a bare top-level name")]
     NeedsDot(String),
     #[error(
-        "{0:?} contains an invalid character: only letters, digits and hyphens are allowed (no underscore, no space)"
+        "{0:?} contains an invalid character: only letters, digits and hyphens are allowed (no underscore, no space, no comma)"
     )]
     InvalidCharacter(String),
     #[error("{0:?} has a label that begins or ends with a hyphen")]

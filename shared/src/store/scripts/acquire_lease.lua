@@ -17,6 +17,11 @@ if not field(key, 'spec') then
   take(base .. 'retired', id)
   add(KEYS[2], id, '0')
   unset(key, 'retired')
+  -- What somebody wished for before it was removed is no wish for this one.
+  if not field(key, 'groups') then
+    unset(key, 'wrev')
+    unset(key, 'rev')
+  end
   set_sched(id, ARGV[7])
 end
 if not parts_of(field(key, 'sched')) then set_sched(id, ARGV[7]) end
